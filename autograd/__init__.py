@@ -1,0 +1,56 @@
+"""A small reverse-mode automatic differentiation engine on NumPy.
+
+>>> x = Tensor([1.0, 2.0, 3.0], requires_grad=True)
+>>> loss = (x * x).sum()
+>>> loss.backward()
+>>> x.grad
+array([2., 4., 6.])
+
+`backward.py` is the algorithm, `tensor.py` the Tensor and its ops, `check.py` the gradient checks.
+"""
+
+from autograd.check import GradientMismatch, GradientReport, gradcheck
+from autograd.tensor import (
+    Tensor,
+    as_tensor,
+    concatenate,
+    exp,
+    log,
+    matmul,
+    max,
+    mean,
+    no_grad,
+    record,
+    reshape,
+    sqrt,
+    sum,
+    swapaxes,
+    tanh,
+    transpose,
+    unbroadcast,
+    where,
+)
+
+__all__ = [
+    "GradientMismatch",
+    "GradientReport",
+    "Tensor",
+    "as_tensor",
+    "concatenate",
+    "exp",
+    "gradcheck",
+    "log",
+    "matmul",
+    "max",
+    "mean",
+    "no_grad",
+    "record",
+    "reshape",
+    "sqrt",
+    "sum",
+    "swapaxes",
+    "tanh",
+    "transpose",
+    "unbroadcast",
+    "where",
+]

@@ -1,0 +1,262 @@
+"""Gradient checks: the analytic vjp against numbers that do not use it.
+
+For outputs f(x) and a random cotangent g, let L(x) = <g, f(x)>. The vjp claims dL/dx; L itself
+can be evaluated at points near x, which tests the claim in three ways:
+
+- "directional": (L(x + h v) - L(x - h v)) / 2h against <dL/dx, v> along random unit directions
+  v. Two evaluations a direction, whatever the size: the check for whole models.
+- "full": the same along every single entry.
+- "complex": Im L(x + i h e_j) / h for every entry j. Nothing is subtracted, so h can be 1e-30
+  and the result is exact to rounding; needs ops that accept complex arrays.
+
+The cotangent is random because special ones hide mistakes: with g = 1 everywhere, a vjp that
+forgets g passes, and softmax has a gradient of 0.
+
+Sources: Baydin et al., Automatic differentiation in machine learning: a survey, JMLR 18 (2018),
+section 2.1 (the best h of a central difference is near the cube root of the rounding error);
+Martins, Sturdza & Alonso, The complex-step derivative approximation, ACM TOMS 29 (2003).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from autograd.tensor import Array, Tensor, no_grad
+
+Mode = Literal["directional", "full", "complex"]
+
+_STEP = {"directional": 6e-6, "full": 6e-6, "complex": 1e-30}
+_RTOL = {"directional": 1e-6, "full": 1e-6, "complex": 1e-11}
+_ATOL = {"directional": 1e-8, "full": 1e-8, "complex": 1e-13}
+_SEARCH_LIMIT = 20_000  # entries; beyond, a failed directional check does not look for the worst
+
+
+@dataclass(frozen=True)
+class GradientReport:
+    """Where analytic and numeric derivative differ the most, relative to what is allowed.
+
+    Attributes
+    ----------
+    mode
+        The check that was made.
+    input
+        Name or position of the worst input.
+    index
+        Its worst entry; None if only directions were compared.
+    analytic, numeric
+        The derivative there, from the vjp and without it.
+    tolerance
+        The largest difference allowed there.
+    checked
+        How many derivatives were compared.
+    """
+
+    mode: Mode
+    input: str
+    index: tuple[int, ...] | None
+    analytic: float
+    numeric: float
+    tolerance: float
+    checked: int
+
+    @property
+    def absolute_error(self) -> float:
+        """|analytic - numeric|."""
+        return abs(self.analytic - self.numeric)
+
+    @property
+    def relative_error(self) -> float:
+        """Absolute error over the larger magnitude of the two; 0 where both are 0."""
+        return self.absolute_error / (max(abs(self.analytic), abs(self.numeric)) or 1.0)
+
+    @property
+    def ok(self) -> bool:
+        """Whether all derivatives agree within the tolerance (NaN never does)."""
+        return self.absolute_error <= self.tolerance
+
+    def __str__(self) -> str:
+        where = "along a random direction" if self.index is None else f"at entry {self.index}"
+        return (
+            f"{'gradients agree' if self.ok else 'wrong gradient'} ({self.mode} check, "
+            f"{self.checked} derivatives): worst is input {self.input} {where}: "
+            f"analytic {self.analytic:.12g}, numeric {self.numeric:.12g}, "
+            f"absolute error {self.absolute_error:.3g} (allowed {self.tolerance:.3g}), "
+            f"relative error {self.relative_error:.3g}"
+        )
+
+
+class GradientMismatch(AssertionError):
+    """A vjp disagrees with the numbers; `.report` says where."""
+
+    def __init__(self, report: GradientReport) -> None:
+        super().__init__(str(report))
+        self.report = report
+
+
+def gradcheck(
+    f: Callable[..., Tensor],
+    inputs: Sequence[Tensor | ArrayLike] | Mapping[str, Tensor],
+    *,
+    mode: Mode = "directional",
+    cotangent: ArrayLike | None = None,
+    directions: int = 3,
+    rtol: float | None = None,
+    atol: float | None = None,
+    step: float | None = None,
+    rng: np.random.Generator | int = 0,
+) -> GradientReport:
+    """Check the gradients of f with respect to every input; return the report or raise it.
+
+    Parameters
+    ----------
+    f
+        Called as f(*inputs), returns a Tensor of any shape. Must be deterministic.
+    inputs
+        float64 arrays or Tensors; or a mapping of names to Tensors, which f may also read from
+        where they live: `gradcheck(lambda *_: loss(model), dict(model.named_parameters()))`.
+        Given Tensors have the same data and `.grad` afterwards as before.
+    mode
+        See the head of this module.
+    cotangent
+        Array-like of the output's shape; standard normal by default.
+    directions
+        Number of random directions for each input, in directional mode.
+    rtol, atol
+        Allowed is atol + rtol * scale, where scale is the larger of the two derivatives or, for
+        a direction, the norm of the input's gradient. Default: 1e-6 and 1e-8; for the complex
+        step 1e-11 and 1e-13.
+    step
+        h. Default: 6e-6, near the cube root of the float64 rounding error, where truncation and
+        rounding balance; 1e-30 for the complex step.
+    rng
+        Seed or generator of cotangent and directions.
+
+    Raises
+    ------
+    GradientMismatch
+        They disagree. After a directional check the worst entry is looked for.
+    TypeError
+        An input is not float64: a difference of float32 values is accurate to 1e-3 or so, which
+        cannot tell a right gradient from a slightly wrong one.
+    ValueError
+        No inputs, f is not deterministic, or a cotangent of the wrong shape.
+
+    Examples
+    --------
+    >>> x = np.array([0.5, -1.0, 2.0])
+    >>> gradcheck(lambda x: (x * x).sum(), [x], mode="full").ok
+    True
+    """
+    if mode not in _STEP:
+        raise ValueError(f"mode {mode!r} is unknown; choose one of {', '.join(_STEP)}")
+    named = inputs if isinstance(inputs, Mapping) else {str(i): x for i, x in enumerate(inputs)}
+    if not named:
+        raise ValueError("gradcheck needs at least one input")
+    leaves = {k: x if isinstance(x, Tensor) else Tensor(x) for k, x in named.items()}
+    for name, leaf in leaves.items():
+        if leaf.dtype != np.float64:
+            raise TypeError(
+                f"gradcheck needs float64, but input {name} is {leaf.dtype}; "
+                "differences of float32 values are too coarse to judge a gradient"
+            )
+    rng = np.random.default_rng(rng)
+    h = _STEP[mode] if step is None else step
+    rtol = _RTOL[mode] if rtol is None else rtol
+    atol = _ATOL[mode] if atol is None else atol
+
+    value = _evaluate(f, leaves)
+    if not np.array_equal(value, _evaluate(f, leaves), equal_nan=True):
+        raise ValueError(
+            "f gave two values for the same inputs: not deterministic; "
+            "for dropout, make a generator with the same seed inside f"
+        )
+    g = rng.standard_normal(value.shape) if cotangent is None else np.asarray(cotangent)
+    gradients = _analytic(f, leaves, g)
+
+    def derivative(name: str, v: Array) -> float:
+        """dL/dx along v, without the vjp."""
+        if mode == "complex":
+            return float(np.sum(g * _evaluate(f, leaves, name, 1j * h * v).imag) / h)
+        ahead, behind = (_evaluate(f, leaves, name, s * h * v) for s in (1.0, -1.0))
+        return float(np.sum(g * (ahead - behind)) / (2.0 * h))
+
+    def compare_entries(name: str) -> list[GradientReport]:
+        rows = []
+        for index in np.ndindex(gradients[name].shape):
+            v = np.zeros_like(gradients[name])
+            v[index] = 1.0
+            analytic, numeric = float(gradients[name][index]), derivative(name, v)
+            tolerance = atol + rtol * max(abs(analytic), abs(numeric))
+            rows.append(GradientReport(mode, name, index, analytic, numeric, tolerance, 1))
+        return rows
+
+    def compare_directions(name: str) -> list[GradientReport]:
+        rows = []
+        gradient = gradients[name]
+        for _ in range(directions if gradient.size else 0):
+            v = rng.standard_normal(gradient.shape)
+            v /= np.linalg.norm(v)
+            analytic, numeric = float(np.sum(gradient * v)), derivative(name, v)
+            tolerance = atol + rtol * max(float(np.linalg.norm(gradient)), abs(numeric))
+            rows.append(GradientReport(mode, name, None, analytic, numeric, tolerance, 1))
+        return rows
+
+    compare = compare_directions if mode == "directional" else compare_entries
+    rows = [row for name in leaves for row in compare(name)]
+    if not rows:
+        raise ValueError("gradcheck needs at least one input that is not empty")
+    worst = _worst(rows)
+    if worst.ok:
+        return worst
+    if mode == "directional" and gradients[worst.input].size <= _SEARCH_LIMIT:
+        worst_entry = _worst(compare_entries(worst.input))
+        worst = worst if worst_entry.ok else worst_entry
+    raise GradientMismatch(worst)
+
+
+def _worst(rows: list[GradientReport]) -> GradientReport:
+    """Return the row with the largest error relative to its tolerance, NaN first."""
+
+    def badness(row: GradientReport) -> float:
+        excess = row.absolute_error / row.tolerance if row.tolerance else row.absolute_error
+        return np.inf if np.isnan(excess) else excess
+
+    worst = max(rows, key=badness)
+    return GradientReport(**{**vars(worst), "checked": len(rows)})
+
+
+def _evaluate(
+    f: Callable[..., Tensor], leaves: dict[str, Tensor], name: str = "", change: Any = None
+) -> Array:
+    """f(*leaves) without a graph, the data of one leaf changed for the time being."""
+    if not name:
+        with no_grad():
+            return np.array(f(*leaves.values()).data)
+    leaf = leaves[name]
+    original = leaf.data
+    leaf.data = original + change
+    try:
+        return _evaluate(f, leaves)
+    finally:
+        leaf.data = original
+
+
+def _analytic(f: Callable[..., Tensor], leaves: dict[str, Tensor], g: Array) -> dict[str, Array]:
+    """<g, f> differentiated by the backward pass; zeros where f does not depend on a leaf."""
+    before = {k: (leaf.requires_grad, leaf.grad) for k, leaf in leaves.items()}
+    try:
+        for leaf in leaves.values():
+            leaf.requires_grad, leaf.grad = True, None
+        out = f(*leaves.values())
+        if out.requires_grad:
+            out.backward(g)
+        return {
+            k: np.zeros_like(leaf.data) if leaf.grad is None else leaf.grad
+            for k, leaf in leaves.items()
+        }
+    finally:
+        for k, leaf in leaves.items():
+            leaf.requires_grad, leaf.grad = before[k]

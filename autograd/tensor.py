@@ -1,0 +1,676 @@
+"""The primitive ops, each with its vjp beneath it; and Tensor, which has them as methods.
+
+How to read an op. It computes its value from the arrays of its operands; then comes an inner
+`vjp(g)` (vector-Jacobian product), the answer to the question one does on paper: *given the
+cotangent g = dL/dout, what are dL/da and dL/db?* A vjp is pure: it changes nothing and returns
+one gradient per parent. It closes over arrays, never over the result Tensor, so that no reference
+cycle keeps memory alive. It can be called at the prompt:
+
+>>> a, b = Tensor([2.0, 3.0], requires_grad=True), Tensor([10.0, 20.0], requires_grad=True)
+>>> out = a * b
+>>> out.vjp([1.0, 0.5])  # da = g * b,  db = g * a
+(array([10., 10.]), array([2. , 1.5]))
+
+An op of one's own needs nothing but `record`:
+
+>>> def square(a):
+...     x = a.data
+...     def vjp(g):
+...         return (g * 2.0 * x,)
+...     return record(x * x, (a,), vjp)
+>>> square(a).backward([1.0, 1.0])
+>>> a.grad
+array([4., 6.])
+
+Dtypes. float32 stays float32 and float64 stays float64: a constant takes the dtype of the Tensor
+it meets, and two Tensors of different precision are an error. Analytic ops accept complex arrays
+in the forward pass, which is what complex-step derivative checks need. There is no backward pass
+for complex values, and there are no derivatives of derivatives.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from math import prod
+from numbers import Integral, Real
+from types import EllipsisType, NoneType
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from autograd.backward import backward
+
+Array: TypeAlias = NDArray[Any]
+Axis: TypeAlias = int | tuple[int, ...] | None
+Operand: TypeAlias = "Tensor | ArrayLike"
+Vjp: TypeAlias = Callable[[Array], tuple[Any, ...]]
+
+
+class _Mode(threading.local):
+    recording = True
+
+
+_mode = _Mode()
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Record no graph inside this block (of this thread): values only, nothing saved.
+
+    >>> x = Tensor(3.0, requires_grad=True)
+    >>> with no_grad():
+    ...     y = x * x
+    >>> y.requires_grad
+    False
+    """
+    previous, _mode.recording = _mode.recording, False
+    try:
+        yield
+    finally:
+        _mode.recording = previous
+
+
+def record(data: ArrayLike, parents: tuple[Tensor, ...], vjp: Vjp) -> Tensor:
+    """Return `data` as a Tensor that remembers how it was computed.
+
+    Under `no_grad`, or where no parent requires a gradient, parents and vjp are dropped.
+
+    Parameters
+    ----------
+    data
+        The forward value.
+    parents
+        The Tensors it was computed from.
+    vjp
+        A pure function: given g of the shape and dtype of `data`, it returns one gradient per
+        parent, each of that parent's shape and dtype.
+    """
+    out = Tensor(data)
+    if _mode.recording:
+        for parent in parents:
+            if parent.requires_grad:
+                out.requires_grad, out.parents, out._vjp = True, parents, vjp
+                break
+    return out
+
+
+def as_tensor(x: Operand, like: Operand | None = None) -> Tensor:
+    """Return x if it is a Tensor, else a constant: of the dtype of `like`, if that is a Tensor.
+
+    So a Python or NumPy number never changes a precision: `t * np.float64(2)` has t's dtype.
+    """
+    if isinstance(x, Tensor):
+        return x
+    array = np.asarray(x)
+    if isinstance(like, Tensor) and array.dtype.kind in "fiub":
+        array = array.astype(like.dtype, copy=False)
+    return Tensor(array)
+
+
+def _operands(a: Operand, b: Operand) -> tuple[Tensor, Tensor]:
+    a, b = as_tensor(a, like=b), as_tensor(b, like=a)
+    if a.data.real.dtype != b.data.real.dtype:
+        raise TypeError(
+            f"operands have dtypes {a.dtype} and {b.dtype}; make both the same first, "
+            "so that no precision is lost or gained unnoticed"
+        )
+    return a, b
+
+
+def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
+    """Sum g over the axes along which `shape` was broadcast to g.shape.
+
+    Broadcasting uses one value many times; its gradient is the sum over all those uses. That
+    holds for new leading axes and for axes of size 1 alike.
+
+    >>> unbroadcast(np.ones((4, 2, 3)), (2, 1))
+    array([[12.],
+           [12.]])
+    """
+    if g.shape == shape:
+        return g
+    leading = g.ndim - len(shape)
+    axes = tuple(range(leading)) + tuple(
+        leading + i for i, n in enumerate(shape) if n == 1 and g.shape[leading + i] != 1
+    )
+    return cast(Array, g.sum(axis=axes).reshape(shape))
+
+
+# -- arithmetic, with broadcasting ---------------------------------------------------------------
+
+
+def add(a: Operand, b: Operand) -> Tensor:
+    """out = a + b;  da = g,  db = g  (summed over broadcast axes, here and below)."""
+    a, b = _operands(a, b)
+    a_shape, b_shape = a.shape, b.shape
+
+    def vjp(g: Array) -> tuple[Array, Array]:
+        return unbroadcast(g, a_shape), unbroadcast(g, b_shape)
+
+    return record(a.data + b.data, (a, b), vjp)
+
+
+def sub(a: Operand, b: Operand) -> Tensor:
+    """out = a - b;  da = g,  db = -g."""
+    a, b = _operands(a, b)
+    a_shape, b_shape = a.shape, b.shape
+
+    def vjp(g: Array) -> tuple[Array, Array]:
+        return unbroadcast(g, a_shape), unbroadcast(-g, b_shape)
+
+    return record(a.data - b.data, (a, b), vjp)
+
+
+def mul(a: Operand, b: Operand) -> Tensor:
+    """out = a * b;  da = g * b,  db = g * a."""
+    a, b = _operands(a, b)
+    x, y = a.data, b.data
+
+    def vjp(g: Array) -> tuple[Array, Array]:
+        return unbroadcast(g * y, x.shape), unbroadcast(g * x, y.shape)
+
+    return record(x * y, (a, b), vjp)
+
+
+def div(a: Operand, b: Operand) -> Tensor:
+    """out = a / b;  da = g / b,  db = -g * a / b**2."""
+    a, b = _operands(a, b)
+    x, y = a.data, b.data
+
+    def vjp(g: Array) -> tuple[Array, Array]:
+        da = g / y
+        return unbroadcast(da, x.shape), unbroadcast(-da * (x / y), y.shape)
+
+    return record(x / y, (a, b), vjp)
+
+
+def neg(a: Operand) -> Tensor:
+    """out = -a;  da = -g."""
+    a = as_tensor(a)
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (-g,)
+
+    return record(-a.data, (a,), vjp)
+
+
+def power(a: Operand, n: float) -> Tensor:
+    """out = a**n for a number n;  da = g * n * a**(n-1)."""
+    if not isinstance(n, Real):
+        raise TypeError(
+            f"the exponent must be a number, not {type(n).__name__}; "
+            "for a Tensor n, write exp(n * log(a))"
+        )
+    a = as_tensor(a)
+    x = a.data
+    n = int(n) if isinstance(n, Integral) else float(n)  # a NumPy number would promote float32
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (g * (n * x ** (n - 1 if n else 0)),)  # a**0 is constant, at 0 as well
+
+    return record(x**n, (a,), vjp)
+
+
+def matmul(a: Operand, b: Operand) -> Tensor:
+    """out = a @ b;  da = g @ b^T,  db = a^T @ g.  Leading axes broadcast, as in NumPy."""
+    a, b = _operands(a, b)
+    if a.ndim == 1 and b.ndim >= 1:
+        return matmul(a[None, :], b)[..., 0, :] if b.ndim > 1 else sum(a * b)
+    if b.ndim == 1 and a.ndim > 1:
+        return matmul(a, b[:, None])[..., 0]
+    x, y = a.data, b.data
+
+    def vjp(g: Array) -> tuple[Array, Array]:
+        da = g @ y.swapaxes(-1, -2)  # (..., n, m) @ (..., m, k) -> (..., n, k)
+        db = x.swapaxes(-1, -2) @ g  # (..., k, n) @ (..., n, m) -> (..., k, m)
+        return unbroadcast(da, x.shape), unbroadcast(db, y.shape)
+
+    return record(x @ y, (a, b), vjp)
+
+
+# -- elementwise functions -----------------------------------------------------------------------
+
+
+def exp(a: Operand) -> Tensor:
+    """out = exp(a);  da = g * out."""
+    a = as_tensor(a)
+    out = np.exp(a.data)
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (g * out,)
+
+    return record(out, (a,), vjp)
+
+
+def log(a: Operand) -> Tensor:
+    """out = log(a), the natural logarithm;  da = g / a."""
+    a = as_tensor(a)
+    x = a.data
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (g / x,)
+
+    return record(np.log(x), (a,), vjp)
+
+
+def tanh(a: Operand) -> Tensor:
+    """out = tanh(a);  da = g * (1 - out**2)."""
+    a = as_tensor(a)
+    out = np.tanh(a.data)
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (g * (1.0 - out * out),)
+
+    return record(out, (a,), vjp)
+
+
+def sqrt(a: Operand) -> Tensor:
+    """out = sqrt(a);  da = g / (2 * out)."""
+    a = as_tensor(a)
+    out = np.sqrt(a.data)
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (g / (2.0 * out),)
+
+    return record(out, (a,), vjp)
+
+
+def where(condition: ArrayLike, a: Operand, b: Operand) -> Tensor:
+    """out = a where the condition holds, else b;  da = g there,  db = g elsewhere."""
+    a, b = _operands(a, b)
+    a_shape, b_shape, condition = a.shape, b.shape, np.asarray(condition, dtype=bool)
+
+    def vjp(g: Array) -> tuple[Array, Array]:
+        da, db = np.where(condition, g, 0.0), np.where(condition, 0.0, g)
+        return unbroadcast(da, a_shape), unbroadcast(db, b_shape)
+
+    return record(np.where(condition, a.data, b.data), (a, b), vjp)
+
+
+# -- reductions ----------------------------------------------------------------------------------
+
+
+def _expand(reduced: Array, axis: Axis, keepdims: bool) -> Array:
+    """Give a reduced array its reduced axes back, with size 1, so that it broadcasts."""
+    return reduced if keepdims or axis is None else np.expand_dims(reduced, axis)
+
+
+def sum(a: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """out = sum of a over axis (an integer, a tuple, or None for all);  da = g, broadcast."""
+    a = as_tensor(a)
+    shape = a.shape
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (np.broadcast_to(_expand(g, axis, keepdims), shape),)
+
+    return record(a.data.sum(axis=axis, keepdims=keepdims), (a,), vjp)
+
+
+def mean(a: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """out = sum(a) / n, where n elements are averaged into each."""
+    a = as_tensor(a)
+    axes = range(a.ndim) if axis is None else np.atleast_1d(axis)
+    return sum(a, axis, keepdims) / prod(a.shape[i] for i in axes)
+
+
+def max(a: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """out = largest of a over axis;  da = g at the largest, shared equally between ties."""
+    a = as_tensor(a)
+    x = a.data
+    out = x.max(axis=axis, keepdims=keepdims)
+
+    def vjp(g: Array) -> tuple[Array]:
+        largest = x == _expand(out, axis, keepdims)
+        ties = largest.sum(axis=axis, keepdims=True, dtype=x.dtype)
+        return (largest * (_expand(g, axis, keepdims) / ties),)
+
+    return record(out, (a,), vjp)
+
+
+# -- shape and selection -------------------------------------------------------------------------
+
+
+def reshape(a: Operand, *shape: int | tuple[int, ...]) -> Tensor:
+    """out = a in another shape, a tuple or separate integers;  da = g in a's shape."""
+    a = as_tensor(a)
+    a_shape = a.shape
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (g.reshape(a_shape),)
+
+    return record(a.data.reshape(*cast(Any, shape)), (a,), vjp)
+
+
+def transpose(a: Operand, *axes: int) -> Tensor:
+    """out = a with its axes in the order given, or else reversed;  da = g, permuted back."""
+    a = as_tensor(a)
+    axes = tuple(i % a.ndim for i in axes) or tuple(range(a.ndim))[::-1]
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (g.transpose(np.argsort(axes)),)
+
+    return record(a.data.transpose(axes), (a,), vjp)
+
+
+def swapaxes(a: Operand, axis1: int, axis2: int) -> Tensor:
+    """out = a with two axes exchanged;  da = g with the same two exchanged."""
+    a = as_tensor(a)
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (g.swapaxes(axis1, axis2),)
+
+    return record(a.data.swapaxes(axis1, axis2), (a,), vjp)
+
+
+def getitem(a: Operand, index: Any) -> Tensor:
+    """out = a[index];  da = 0, with g added at index: once for every time it was selected.
+
+    index: whatever NumPy takes: integers, slices, None, ..., integer or boolean arrays, tuples.
+    """
+    a = as_tensor(a)
+    x = a.data
+    basic = (int, np.integer, slice, NoneType, EllipsisType)
+    items = index if isinstance(index, tuple) else (index,)
+    selects_once = all(isinstance(i, basic) and not isinstance(i, bool) for i in items)
+
+    def vjp(g: Array) -> tuple[Array]:
+        da = np.zeros_like(x)
+        if selects_once:
+            da[index] = g
+        else:
+            np.add.at(da, index, g)  # da[index] += g would count a repeated index once
+        return (da,)
+
+    return record(x[index], (a,), vjp)
+
+
+def concatenate(tensors: Sequence[Operand], axis: int = 0) -> Tensor:
+    """out = the tensors joined along an existing axis;  each gets its own stretch of g."""
+    if not tensors:
+        raise ValueError("concatenate needs at least one Tensor")
+    like = next((t for t in tensors if isinstance(t, Tensor)), None)
+    parents = tuple(_operands(t, tensors[0] if like is None else like)[0] for t in tensors)
+    ends = np.cumsum([p.shape[axis] for p in parents])[:-1]
+
+    def vjp(g: Array) -> tuple[Array, ...]:
+        return tuple(np.split(g, ends, axis=axis))
+
+    return record(np.concatenate([p.data for p in parents], axis=axis), parents, vjp)
+
+
+class Tensor:
+    """An array, and how it was computed.
+
+    Parameters
+    ----------
+    data
+        Anything `np.asarray` takes. Arrays of float32, float64 or complex numbers are used as
+        they are, without a copy; integers and booleans become float64.
+    requires_grad
+        Whether `backward` shall leave a gradient in `.grad`.
+
+    Attributes
+    ----------
+    data
+        The array.
+    grad
+        dL/ddata, an array of the same shape and dtype, once `backward` has reached this leaf;
+        None before. Later backward passes add to it; set it to None to start anew.
+    requires_grad
+        True for leaves made so, and for everything computed from them.
+    parents
+        The Tensors this one was computed from: empty at a leaf, None once freed.
+
+    Raises
+    ------
+    TypeError
+        Data of another dtype (float16, text, objects), or a gradient asked of a complex leaf.
+    """
+
+    __slots__ = ("__weakref__", "_vjp", "data", "grad", "parents", "requires_grad")
+    __array_ufunc__ = None  # so that `array * tensor` is left to Tensor.__rmul__
+
+    def __init__(self, data: ArrayLike, requires_grad: bool = False) -> None:
+        array = np.asarray(data)
+        if array.dtype.char not in "fdFD":
+            if array.dtype.kind not in "biu":
+                raise TypeError(
+                    f"Tensor holds float32, float64 or complex data, not {array.dtype}; "
+                    "convert it first, e.g. with .astype(np.float32)"
+                )
+            array = array.astype(np.float64)
+        if requires_grad and array.dtype.kind == "c":
+            raise TypeError("a complex leaf has no gradient here; use its real and imaginary parts")
+        self.data: Array = array
+        self.grad: Array | None = None
+        self.requires_grad = requires_grad
+        self.parents: tuple[Tensor, ...] | None = ()
+        self._vjp: Vjp | None = None
+
+    # -- the graph ---------------------------------------------------------------------------
+
+    def vjp(self, g: ArrayLike) -> tuple[Any, ...]:
+        """One gradient per parent, given the cotangent g = dL/dself. Changes nothing.
+
+        Parameters
+        ----------
+        g
+            Array-like of this Tensor's shape; taken in its dtype.
+
+        Raises
+        ------
+        RuntimeError
+            This is a leaf, or an earlier backward pass has freed it.
+        TypeError, ValueError
+            g is a Tensor or has another shape; or the op is wrong: its vjp returned another
+            number of gradients than there are parents, or a gradient of another shape or dtype.
+        """
+        if self._vjp is None or self.parents is None:
+            raise RuntimeError(
+                "no vjp here: this Tensor is a leaf"
+                if self.parents == ()
+                else "no vjp here: an earlier backward pass freed this graph; "
+                "keep it with backward(retain_graph=True)"
+            )
+        gradients = self._vjp(self._cotangent(g))
+        if len(gradients) != len(self.parents):
+            raise ValueError(
+                f"{self._vjp.__qualname__} returned {len(gradients)} gradients "
+                f"for {len(self.parents)} parents"
+            )
+        for i, (parent, gradient) in enumerate(zip(self.parents, gradients, strict=True)):
+            if parent.requires_grad and (
+                gradient.shape != parent.data.shape or gradient.dtype != parent.data.dtype
+            ):
+                raise ValueError(
+                    f"{self._vjp.__qualname__} returned a gradient of shape {gradient.shape} and "
+                    f"dtype {gradient.dtype} for parent {i}, which has shape {parent.shape} and "
+                    f"dtype {parent.dtype}"
+                )
+        return gradients
+
+    def backward(self, g: ArrayLike | None = None, retain_graph: bool = False) -> None:
+        """Add dL/dleaf to the `.grad` of every leaf this Tensor was computed from.
+
+        Parameters
+        ----------
+        g
+            The cotangent dL/dself, array-like of this Tensor's shape. May be left out where there
+            is just one element, and is 1 then.
+        retain_graph
+            Keep the graph for another backward pass. Else it is freed while the pass runs.
+
+        Raises
+        ------
+        RuntimeError
+            Nothing here requires a gradient, or the graph was freed before.
+        TypeError, ValueError
+            g is a Tensor, has another shape, or is missing where there is more than one element;
+            or an op is wrong (see `vjp`). Whatever the error, no `.grad` has been changed.
+        """
+        if not self.requires_grad:
+            raise RuntimeError(
+                "backward() of a Tensor that requires no gradient: nothing it was computed from "
+                "has requires_grad=True, or it was computed under no_grad()"
+            )
+        if g is None:
+            if self.data.size != 1:
+                raise ValueError(
+                    f"backward() of a Tensor of shape {self.shape} needs a cotangent of that "
+                    "shape: call backward(g), or reduce to a scalar first"
+                )
+            g = np.ones_like(self.data)
+        leaves = backward(self, self._cotangent(g), retain_graph=retain_graph)
+        while leaves:
+            node, gradient = leaves.pop()
+            leaf = cast(Tensor, node)
+            # A leaf owns its gradient: what a vjp returned may be shared or a view.
+            leaf.grad = np.array(gradient) if leaf.grad is None else leaf.grad + gradient
+
+    def _cotangent(self, g: ArrayLike) -> Array:
+        if isinstance(g, Tensor):
+            raise TypeError(
+                "a cotangent is an array, not a Tensor: derivatives of derivatives are not "
+                "supported; pass g.data"
+            )
+        if self.data.dtype.kind == "c":
+            raise TypeError("there is no backward pass for complex values")
+        array = np.asarray(g)
+        if array.shape != self.data.shape or array.dtype.kind not in "fiub":
+            raise ValueError(
+                f"cotangent of shape {array.shape} and dtype {array.dtype} "
+                f"for an output of shape {self.shape} and dtype {self.dtype}"
+            )
+        return array.astype(self.data.dtype, copy=False)
+
+    def free(self) -> None:
+        """Forget the parents and what the vjp saved (backward does this as it goes)."""
+        self.parents, self._vjp = None, None
+
+    def detach(self) -> Tensor:
+        """Return the same array as a leaf that requires no gradient."""
+        return Tensor(self.data)
+
+    # -- as an array -------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the data."""
+        return self.data.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the data."""
+        return self.data.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self.data.ndim
+
+    @property
+    def size(self) -> int:
+        """Number of elements, as NumPy calls it."""
+        return self.data.size
+
+    def numel(self) -> int:
+        """Return the number of elements, as torch calls it."""
+        return self.data.size
+
+    def item(self) -> Any:
+        """Return the one element as a Python number; ValueError if there are more."""
+        return self.data.item()
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
+        return np.array(self.data, dtype=dtype, copy=copy)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    def __float__(self) -> float:
+        return float(self.data.item())
+
+    def __bool__(self) -> bool:
+        return bool(self.data)
+
+    def __repr__(self) -> str:
+        values = np.array2string(self.data, separator=", ", prefix="Tensor(")
+        grad = ", requires_grad=True" if self.requires_grad else ""
+        return f"{type(self).__name__}({values}, dtype={self.dtype}{grad})"
+
+    def __getstate__(self) -> object:
+        if self.parents != ():
+            raise TypeError("only leaves can be copied or pickled; take tensor.detach()")
+        return object.__getstate__(self)
+
+    # -- the ops, as operators and methods -----------------------------------------------------
+
+    __add__ = __radd__ = add
+    __sub__ = sub
+    __mul__ = __rmul__ = mul
+    __truediv__ = div
+    __matmul__ = matmul
+    __pow__ = power
+    __neg__ = neg
+    __getitem__ = getitem
+
+    sum, mean, max = sum, mean, max
+    exp, log, tanh, sqrt = exp, log, tanh, sqrt
+    reshape, transpose, swapaxes = reshape, transpose, swapaxes
+
+    def __rsub__(self, other: ArrayLike) -> Tensor:
+        return sub(other, self)
+
+    def __rtruediv__(self, other: ArrayLike) -> Tensor:
+        return div(other, self)
+
+    def __rmatmul__(self, other: ArrayLike) -> Tensor:
+        return matmul(other, self)
+
+    @property
+    def T(self) -> Tensor:  # noqa: N802
+        """The transpose: all axes reversed."""
+        return transpose(self)
+
+    def _inplace(self, _other: object) -> Any:
+        if not self.requires_grad:
+            return NotImplemented  # then `x += y` means x = x + y, and changes no array
+        raise RuntimeError(
+            "an in-place operator on a Tensor that is part of a graph would falsify gradients; "
+            "write x = x + y, or change x.data between backward and the next forward"
+        )
+
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __imatmul__ = __ipow__ = _inplace
+
+    def __setitem__(self, index: object, value: object) -> None:
+        raise TypeError(
+            "Tensors do not support item assignment; use where(condition, a, b), or change "
+            "x.data between backward and the next forward"
+        )
+
+    # Comparisons are elementwise and give plain boolean arrays; hashing stays by identity.
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> Array:  # type: ignore[override]
+        return cast(Array, self.data == np.asarray(other))
+
+    def __ne__(self, other: object) -> Array:  # type: ignore[override]
+        return cast(Array, self.data != np.asarray(other))
+
+    def __lt__(self, other: Operand) -> Array:
+        return cast(Array, self.data < np.asarray(other))
+
+    def __le__(self, other: Operand) -> Array:
+        return cast(Array, self.data <= np.asarray(other))
+
+    def __gt__(self, other: Operand) -> Array:
+        return cast(Array, self.data > np.asarray(other))
+
+    def __ge__(self, other: Operand) -> Array:
+        return cast(Array, self.data >= np.asarray(other))

@@ -1,0 +1,104 @@
+"""GPT2Config: the hyperparameters of a GPT-2, checked, and the four sizes that were published.
+
+Letters used throughout: B batch, T time, C channels (n_embd), H heads, D = C/H channels of a
+head, V vocabulary, P positions.
+
+Source: Radford et al., Language Models are Unsupervised Multitask Learners (2019), table 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from npgpt2 import validate
+
+set_field = object.__setattr__  # a frozen dataclass sets its own fields this way, and only here
+
+
+@dataclass(frozen=True)
+class GPT2Config:
+    """Hyperparameters of a GPT-2. Frozen; `dataclasses.replace` makes a changed copy.
+
+    Parameters
+    ----------
+    vocab_size
+        V, number of token ids.
+    n_positions
+        P, the longest sequence.
+    n_embd
+        C, channels of the residual stream; a multiple of n_head.
+    n_layer, n_head
+        Number of blocks, and of attention heads in each.
+    n_inner
+        Hidden channels of the MLP; None means 4 * n_embd, and is replaced by that number.
+    resid_pdrop, embd_pdrop, attn_pdrop
+        Dropout probabilities in [0, 1): of what each sublayer adds to the residual stream, of
+        the embeddings, of the attention weights.
+    layer_norm_epsilon
+        Added to the variance.
+    initializer_range
+        Standard deviation of the initial weights.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A value of the wrong kind or outside its limits; the message has the name and the limit.
+
+    Examples
+    --------
+    >>> GPT2Config(vocab_size=65, n_positions=64, n_embd=128, n_layer=4, n_head=4).n_inner
+    512
+    """
+
+    vocab_size: int = 50257
+    n_positions: int = 1024
+    n_embd: int = 768
+    n_layer: int = 12
+    n_head: int = 12
+    n_inner: int = None  # type: ignore[assignment]  # a number once constructed
+    resid_pdrop: float = 0.1
+    embd_pdrop: float = 0.1
+    attn_pdrop: float = 0.1
+    layer_norm_epsilon: float = 1e-5
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.n_inner is None:
+            set_field(self, "n_inner", 4 * validate.integer("n_embd", self.n_embd))
+        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"):
+            set_field(self, name, validate.integer(name, getattr(self, name)))
+        for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
+            set_field(self, name, validate.fraction(name, getattr(self, name)))
+        for name in ("layer_norm_epsilon", "initializer_range"):
+            set_field(self, name, validate.positive(name, getattr(self, name)))
+        if self.n_embd % self.n_head:
+            raise ValueError(
+                f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}; "
+                "every head needs the same number of channels"
+            )
+
+    @property
+    def head_size(self) -> int:
+        """D = n_embd / n_head."""
+        return self.n_embd // self.n_head
+
+    @classmethod
+    def gpt2_small(cls, **changes: Any) -> GPT2Config:
+        """GPT-2 small: 124M parameters. Keyword arguments replace single values."""
+        return cls(**{"n_layer": 12, "n_embd": 768, "n_head": 12, **changes})
+
+    @classmethod
+    def gpt2_medium(cls, **changes: Any) -> GPT2Config:
+        """GPT-2 medium: 355M parameters."""
+        return cls(**{"n_layer": 24, "n_embd": 1024, "n_head": 16, **changes})
+
+    @classmethod
+    def gpt2_large(cls, **changes: Any) -> GPT2Config:
+        """GPT-2 large: 774M parameters."""
+        return cls(**{"n_layer": 36, "n_embd": 1280, "n_head": 20, **changes})
+
+    @classmethod
+    def gpt2_xl(cls, **changes: Any) -> GPT2Config:
+        """GPT-2 XL: 1.5B parameters."""
+        return cls(**{"n_layer": 48, "n_embd": 1600, "n_head": 25, **changes})

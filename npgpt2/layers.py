@@ -1,0 +1,126 @@
+"""The layers GPT-2 is made of: Linear, Embedding, LayerNorm, Dropout.
+
+Weights start at 0 unless an `rng` is given: GPT2Model initialises all of its own in one place.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from autograd import Tensor
+from npgpt2 import functional as F
+from npgpt2 import validate
+from npgpt2.module import Module, Parameter
+
+
+def _weight(
+    shape: tuple[int, int], rng: np.random.Generator | int | None, dtype: DTypeLike
+) -> Parameter:
+    """N(0, 0.02), GPT-2's initial scale, or zeros without an rng."""
+    parameter = Parameter(np.zeros(shape, dtype=dtype))
+    if rng is not None:
+        fill_normal(parameter.data, 0.02, np.random.default_rng(rng))
+    return parameter
+
+
+def fill_normal(array: NDArray[np.floating], std: float, rng: np.random.Generator) -> None:
+    """Fill with N(0, std) draws, the same for every dtype up to rounding."""
+    array[...] = rng.standard_normal(array.shape, dtype=np.float32)
+    array *= std
+
+
+class Linear(Module):
+    """x @ weight.T + bias;  (..., in_features) -> (..., out_features).
+
+    Attributes
+    ----------
+    weight
+        (out_features, in_features), as in torch.
+    bias
+        (out_features,), or None.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        rng: np.random.Generator | int | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        self.weight = _weight((out_features, in_features), rng, dtype)
+        self.bias = Parameter(np.zeros(out_features, dtype=dtype)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features)."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class Embedding(Module):
+    """A table of vectors;  (...) integers -> (..., embedding_dim).
+
+    Attributes
+    ----------
+    weight
+        (num_embeddings, embedding_dim).
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        *,
+        rng: np.random.Generator | int | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        self.weight = _weight((num_embeddings, embedding_dim), rng, dtype)
+
+    def forward(self, ids: ArrayLike) -> Tensor:
+        """(...) -> (..., embedding_dim); IndexError for ids out of range."""
+        return F.embedding(self.weight, ids)
+
+
+class LayerNorm(Module):
+    """Normalise the last axis to mean 0 and variance 1, then apply a gain and a shift.
+
+    Attributes
+    ----------
+    weight, bias
+        (channels,): the gain, initially 1, and the shift, initially 0.
+    normalized_shape
+        (channels,), as in torch.
+    eps
+        Added to the variance.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5, *, dtype: DTypeLike = np.float32) -> None:
+        self.weight = Parameter(np.ones(channels, dtype=dtype))
+        self.bias = Parameter(np.zeros(channels, dtype=dtype))
+        self.normalized_shape = (channels,)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., channels) -> (..., channels)."""
+        return F.layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class Dropout(Module):
+    """In training mode, zero entries with probability p and scale the others by 1/(1-p).
+
+    Attributes
+    ----------
+    p
+        Probability in [0, 1).
+    rng
+        The generator that masks are drawn from.
+    """
+
+    def __init__(self, p: float, rng: np.random.Generator | int = 0) -> None:
+        self.p = validate.fraction("p", p)
+        self.rng = np.random.default_rng(rng)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x, with dropout in training mode."""
+        return F.dropout(x, self.p, self.rng) if self.training else x

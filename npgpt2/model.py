@@ -1,0 +1,213 @@
+"""GPT-2: attention, MLP, the block made of both, and the model made of blocks.
+
+    ids (B, T) -> wte + wpe -> drop -> h[0] ... h[n_layer-1] -> ln_f -> lm_head -> logits (B, T, V)
+
+Names are those of the published checkpoints. Source: Radford et al., Language Models are
+Unsupervised Multitask Learners (2019), section 2.3: layer norm moved to the input of each
+sublayer, one more after the last block, residual projections initialised smaller.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from autograd import Tensor
+from npgpt2 import functional as F
+from npgpt2 import generation
+from npgpt2.config import GPT2Config
+from npgpt2.layers import Dropout, Embedding, LayerNorm, Linear, fill_normal
+from npgpt2.module import Module
+
+
+class CausalSelfAttention(Module):
+    """Multi-head attention in which position t sees positions 0 to t;  (B, T, C) -> (B, T, C)."""
+
+    def __init__(
+        self,
+        config: GPT2Config,
+        rng: np.random.Generator | int = 0,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        C = config.n_embd
+        self.n_head = config.n_head
+        self.c_attn = Linear(C, 3 * C, dtype=dtype)  # queries, keys, values
+        self.c_proj = Linear(C, C, dtype=dtype)
+        self.attn_dropout = Dropout(config.attn_pdrop, rng)
+        self.resid_dropout = Dropout(config.resid_pdrop, rng)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        qkv = self.c_attn(x)  # (B, T, C) -> (B, T, 3C)
+        p = self.attn_dropout.p if self.training else 0.0
+        x = F.causal_attention(qkv, self.n_head, p, self.attn_dropout.rng)  # -> (B, T, C)
+        return self.resid_dropout(self.c_proj(x))
+
+
+class MLP(Module):
+    """Two linear layers with a GELU between;  (B, T, C) -> (B, T, n_inner) -> (B, T, C)."""
+
+    def __init__(
+        self,
+        config: GPT2Config,
+        rng: np.random.Generator | int = 0,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        self.c_fc = Linear(config.n_embd, config.n_inner, dtype=dtype)
+        self.c_proj = Linear(config.n_inner, config.n_embd, dtype=dtype)
+        self.dropout = Dropout(config.resid_pdrop, rng)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        return self.dropout(self.c_proj(F.gelu(self.c_fc(x))))
+
+
+class TransformerBlock(Module):
+    """Attention and MLP, each reading a normalised copy of the residual stream and adding to it."""
+
+    def __init__(
+        self,
+        config: GPT2Config,
+        rng: np.random.Generator | int = 0,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        self.ln_1 = LayerNorm(config.n_embd, config.layer_norm_epsilon, dtype=dtype)
+        self.attn = CausalSelfAttention(config, rng, dtype)
+        self.ln_2 = LayerNorm(config.n_embd, config.layer_norm_epsilon, dtype=dtype)
+        self.mlp = MLP(config, rng, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT2Model(Module):
+    """GPT-2 with its language-modelling head.
+
+    Parameters
+    ----------
+    config
+        The hyperparameters.
+    rng
+        Seed or generator: of the initial weights, and of dropout afterwards.
+    dtype
+        float32 or float64.
+
+    Attributes
+    ----------
+    config
+        The config given.
+    wte, wpe
+        Embeddings of tokens (V, C) and of positions (P, C).
+    drop
+        Dropout of their sum.
+    h
+        The blocks, a list.
+    ln_f
+        The last layer norm.
+    lm_head
+        Linear without bias; its weight *is* `wte.weight`, one Parameter with two uses.
+        Source: Press & Wolf, arXiv:1608.05859 (2016), section 2.
+    rng
+        The generator that dropout draws from in training mode.
+
+    Examples
+    --------
+    >>> config = GPT2Config(vocab_size=10, n_positions=8, n_embd=16, n_layer=2, n_head=2)
+    >>> model = GPT2Model(config).eval()
+    >>> logits = model([[1, 2, 3]])
+    >>> logits.shape
+    (1, 3, 10)
+    >>> F.cross_entropy(logits, [[2, 3, 4]]).backward()
+    >>> model.wte.weight.grad.shape
+    (10, 16)
+    """
+
+    def __init__(
+        self,
+        config: GPT2Config,
+        rng: np.random.Generator | int = 0,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        V, P, C = config.vocab_size, config.n_positions, config.n_embd
+        self.config = config
+        self.rng = np.random.default_rng(rng)
+        self.wte = Embedding(V, C, dtype=dtype)
+        self.wpe = Embedding(P, C, dtype=dtype)
+        self.drop = Dropout(config.embd_pdrop, self.rng)
+        self.h = [TransformerBlock(config, self.rng, dtype) for _ in range(config.n_layer)]
+        self.ln_f = LayerNorm(C, config.layer_norm_epsilon, dtype=dtype)
+        self.lm_head = Linear(C, V, bias=False, dtype=dtype)
+        self.lm_head.weight = self.wte.weight
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        """Draw weights from N(0, initializer_range); biases stay 0 and gains 1.
+
+        The projections that add to the residual stream (2 * n_layer of them) are scaled by
+        1/sqrt(2 * n_layer), so that its variance does not grow with depth.
+        """
+        std = self.config.initializer_range
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                residual = name.endswith("c_proj.weight")
+                scale = 1.0 / math.sqrt(2 * self.config.n_layer) if residual else 1.0
+                fill_normal(parameter.data, std * scale, self.rng)
+
+    def forward(self, input_ids: ArrayLike) -> Tensor:
+        """Return the logits of the next token at every position.
+
+        Parameters
+        ----------
+        input_ids
+            (B, T) integers in [0, V), array-like; 1 <= T <= n_positions.
+
+        Returns
+        -------
+        Tensor
+            (B, T, V), before softmax.
+
+        Raises
+        ------
+        TypeError, IndexError, ValueError
+            Ids are not integers, out of range, not of two axes, none, or too many in a row.
+        """
+        ids = np.asarray(input_ids)
+        if ids.ndim != 2 or not ids.size:
+            raise ValueError(
+                f"input_ids must have shape (B, T) with B and T at least 1, not {ids.shape}"
+            )
+        T, P = ids.shape[1], self.config.n_positions
+        if T > P:
+            raise ValueError(
+                f"sequence of {T} tokens exceeds n_positions={P}; crop to input_ids[:, -{P}:]"
+            )
+        x = self.drop(self.wte(ids) + self.wpe(np.arange(T)))  # (B, T) -> (B, T, C)
+        for block in self.h:
+            x = block(x)
+        return self.lm_head(self.ln_f(x))  # (B, T, C) -> (B, T, V)
+
+    def get_num_params(self) -> int:
+        """Count the entries of all parameters, the tied one once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def generate(
+        self,
+        input_ids: ArrayLike,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        rng: np.random.Generator | int | None = None,
+        stop: int | Iterable[int] | None = None,
+        sliding_window: bool = False,
+    ) -> NDArray[Any]:
+        """Continue each row of input_ids; see `npgpt2.generation.generate`."""
+        return generation.generate(
+            self, input_ids, max_new_tokens, temperature, top_k, top_p, rng, stop, sliding_window
+        )

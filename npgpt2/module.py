@@ -1,0 +1,160 @@
+"""Module: a thing with parameters, found by walking its attributes. No registration, no magic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from autograd import Tensor, no_grad
+
+
+class Parameter(Tensor):
+    """A leaf Tensor that a Module owns and an optimizer changes."""
+
+    __slots__ = ()
+
+    def __init__(self, data: ArrayLike) -> None:
+        super().__init__(data, requires_grad=True)
+
+
+class Module:
+    """Base of all layers: subclasses set Parameters, Modules and lists of Modules as attributes.
+
+    The attribute path is the parameter's name: `model.h[0].attn.c_attn.weight` is
+    "h.0.attn.c_attn.weight". A Parameter reached by several paths (a tied weight) is one
+    parameter: it is counted, listed and saved once, under the first of them.
+
+    Attributes
+    ----------
+    training
+        Whether dropout is active; set by `train()` and `eval()`.
+    """
+
+    training: bool = True
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Compute the output; every subclass has its own."""
+        raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Call `forward`."""
+        return self.forward(*args, **kwargs)
+
+    def children(self) -> Iterator[tuple[str, Parameter | Module]]:
+        """Yield (name, Parameter or Module) for each attribute that holds one, lists by index."""
+        for name, value in vars(self).items():
+            for suffix, item in enumerate(value) if isinstance(value, list) else [("", value)]:
+                if isinstance(item, Parameter | Module):
+                    yield f"{name}.{suffix}".rstrip("."), item
+
+    def modules(self) -> Iterator[Module]:
+        """Yield this module and all below it, each once, parents first."""
+        seen: set[int] = set()
+        stack: list[Module] = [self]
+        while stack:
+            module = stack.pop()
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield module
+                below = [child for _, child in module.children() if isinstance(child, Module)]
+                stack.extend(reversed(below))
+
+    def named_parameters(self, aliases: bool = False) -> Iterator[tuple[str, Parameter]]:
+        """Yield (name, parameter), each parameter once; under all its names with `aliases`."""
+        seen: set[int] = set()
+        for name, parameter in self._parameter_paths():
+            if aliases or id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield name, parameter
+
+    def _parameter_paths(self) -> Iterator[tuple[str, Parameter]]:
+        for name, child in self.children():
+            if isinstance(child, Parameter):
+                yield name, child
+            else:
+                yield from ((f"{name}.{path}", p) for path, p in child._parameter_paths())
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Yield every parameter once."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch dropout on (or off) in all modules; return self."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Switch dropout off in all modules; return self."""
+        return self.train(False)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside this block: no dropout and no graph. Afterwards all is as it was before."""
+        before = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            with no_grad():
+                yield
+        finally:
+            for module, training in before:
+                module.training = training
+
+    def astype(self, dtype: DTypeLike) -> Self:
+        """Convert all parameters to float32 or float64, in place; return self. Ties stay."""
+        dtype = np.dtype(dtype)
+        if dtype not in (np.float32, np.float64):
+            raise TypeError(f"parameters are float32 or float64, not {dtype}")
+        for parameter in self.parameters():
+            parameter.data = parameter.data.astype(dtype, copy=False)
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad.astype(dtype, copy=False)
+        return self
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Return a copy of every parameter's array, by name."""
+        return {name: parameter.data.copy() for name, parameter in self.named_parameters()}
+
+    def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
+        """Copy arrays into the parameters, converting them to each parameter's dtype.
+
+        A tied parameter may come under several of its names, if the arrays are equal.
+
+        Raises
+        ------
+        ValueError
+            Names are missing or unexpected, shapes differ, values are not real numbers, or tied
+            names disagree: all of it in one error, and no parameter has been changed.
+        """
+        own = dict(self.named_parameters())
+        aliases = dict(self.named_parameters(aliases=True))
+        arrays = {name: np.asarray(value) for name, value in state.items()}
+        first_name = {id(parameter): name for name, parameter in own.items()}
+        problems = [f"missing: {name}" for name in own if name not in arrays]
+        for name, array in arrays.items():
+            parameter = aliases.get(name)
+            if parameter is None:
+                problems.append(f"unexpected: {name}")
+            elif array.shape != parameter.shape:
+                problems.append(f"wrong shape: {name} is {array.shape}, not {parameter.shape}")
+            elif array.dtype.kind != "f":
+                problems.append(f"wrong dtype: {name} is {array.dtype}, not a real float")
+            elif name not in own:
+                first = first_name[id(parameter)]
+                if first in arrays and not np.array_equal(array, arrays[first], equal_nan=True):
+                    problems.append(f"tied but different: {name} and {first}")
+        if problems:
+            raise ValueError(
+                f"state does not fit this {type(self).__name__}: " + "; ".join(problems)
+            )
+        for name, parameter in own.items():
+            parameter.data[...] = arrays[name]

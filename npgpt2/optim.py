@@ -1,0 +1,234 @@
+"""Optimizers, gradient clipping, and the learning-rate schedule GPT models are trained with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npgpt2 import validate
+from npgpt2.module import Parameter
+
+Array = NDArray[Any]
+
+
+class Optimizer:
+    """What AdamW and SGD share: the list of parameters, each once, and the learning rate.
+
+    Attributes
+    ----------
+    parameters
+        The Parameters, each once, however often it was given.
+    lr
+        Learning rate of the next step; may be set at any time.
+    """
+
+    def __init__(self, parameters: Iterable[Parameter], lr: float) -> None:
+        self.parameters = list({id(p): p for p in parameters}.values())
+        if not self.parameters:
+            raise ValueError("an optimizer needs at least one parameter")
+        self.lr = validate.number("lr", lr)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parameters."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay, on matrices only: not on biases, gains and shifts.
+
+    With g the gradient at step t (counted from 1, once a step, whatever the number of parameters):
+
+        m = beta1 m + (1 - beta1) g             v = beta2 v + (1 - beta2) g**2
+        p = p - lr * weight_decay * p           p = p - lr * (m / (1 - beta1**t))
+                                                        / (sqrt(v / (1 - beta2**t)) + eps)
+
+    A parameter whose gradient is None is left alone, its moments too.
+
+    Sources: Kingma & Ba, arXiv:1412.6980 (2014), algorithm 1; Loshchilov & Hutter,
+    arXiv:1711.05101 (2017), algorithm 2.
+
+    Parameters
+    ----------
+    parameters
+        Parameters to change, e.g. `model.parameters()`.
+    lr
+        Learning rate.
+    betas
+        Decay rates of the two moments, in [0, 1).
+    eps
+        Added to the root of the second moment.
+    weight_decay
+        Share of a matrix that a step with lr = 1 would take away.
+
+    Attributes
+    ----------
+    step_count
+        Number of steps done.
+    m, v
+        Moments, one array for each parameter.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(parameters, lr)
+        self.betas = (validate.fraction("beta1", betas[0]), validate.fraction("beta2", betas[1]))
+        self.eps = validate.positive("eps", eps)
+        self.weight_decay = validate.number("weight_decay", weight_decay)
+        self.step_count = 0
+        self.m = [np.zeros_like(p.data) for p in self.parameters]
+        self.v = [np.zeros_like(p.data) for p in self.parameters]
+
+    def step(self) -> None:
+        """Change every parameter that has a gradient, in place."""
+        self.step_count += 1
+        beta1, beta2 = self.betas
+        # With r = sqrt(1 - beta2**t):  m/(1 - beta1**t) / (sqrt(v)/r + eps)
+        #                            =  m * (r/(1 - beta1**t)) / (sqrt(v) + r eps)
+        r = math.sqrt(1.0 - beta2**self.step_count)
+        step_size = self.lr * r / (1.0 - beta1**self.step_count)
+        for parameter, m, v in zip(self.parameters, self.m, self.v, strict=True):
+            g = parameter.grad
+            if g is None:
+                continue
+            m *= beta1
+            m += (1.0 - beta1) * g
+            update = g * g
+            update *= 1.0 - beta2
+            v *= beta2
+            v += update
+            np.sqrt(v, out=update)
+            update += r * self.eps
+            np.divide(m, update, out=update)
+            update *= step_size
+            if parameter.ndim >= 2 and self.weight_decay:
+                parameter.data *= 1.0 - self.lr * self.weight_decay
+            parameter.data -= update
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy of what a resumed run needs: step count and moments."""
+        return {
+            "step_count": self.step_count,
+            "m": [m.copy() for m in self.m],
+            "v": [v.copy() for v in self.v],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state made by `state_dict` for the same parameters.
+
+        Raises
+        ------
+        ValueError
+            The moments do not have the parameters' number and shapes; nothing has been changed.
+        """
+        shapes = [p.shape for p in self.parameters]
+        for key in ("m", "v"):
+            found = [np.shape(moment) for moment in state[key]]
+            if found != shapes:
+                raise ValueError(
+                    f"optimizer state {key!r} has shapes {found}, the parameters have {shapes}"
+                )
+        self.step_count = validate.integer("step_count", state["step_count"], minimum=0)
+        for key, own in (("m", self.m), ("v", self.v)):
+            for moment, value in zip(own, state[key], strict=True):
+                moment[...] = value
+
+
+class SGD(Optimizer):
+    """Gradient descent with momentum:  buffer = momentum * buffer + g,  p = p - lr * buffer.
+
+    Parameters
+    ----------
+    parameters
+        Parameters to change.
+    lr
+        Learning rate.
+    momentum
+        In [0, 1); 0 is plain gradient descent.
+    """
+
+    def __init__(self, parameters: Iterable[Parameter], lr: float, momentum: float = 0.0) -> None:
+        super().__init__(parameters, lr)
+        self.momentum = validate.fraction("momentum", momentum)
+        self.buffers = [np.zeros_like(p.data) for p in self.parameters]
+
+    def step(self) -> None:
+        """Change every parameter that has a gradient, in place."""
+        for parameter, buffer in zip(self.parameters, self.buffers, strict=True):
+            if parameter.grad is not None:
+                buffer *= self.momentum
+                buffer += parameter.grad
+                parameter.data -= self.lr * buffer
+
+
+def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
+    """Scale all gradients by one factor, so that their joint norm is at most max_norm.
+
+    The factor is min(1, max_norm / (norm + 1e-6)), as in torch. Source: Pascanu, Mikolov &
+    Bengio, arXiv:1211.5063 (2012), section 3.2.
+
+    Returns
+    -------
+    float
+        The norm before clipping.
+
+    Raises
+    ------
+    FloatingPointError
+        The norm is infinite or NaN; no gradient has been changed.
+    """
+    max_norm = validate.positive("max_norm", max_norm)
+    with_grad = [p for p in {id(p): p for p in parameters}.values() if p.grad is not None]
+    gradients = [cast(Array, p.grad) for p in with_grad]
+    norm = math.sqrt(math.fsum(float(np.vdot(g, g)) for g in gradients))
+    if not math.isfinite(norm):
+        raise FloatingPointError(f"gradient norm is {norm}; lower the learning rate")
+    factor = max_norm / (norm + 1e-6)
+    if factor < 1.0:
+        for parameter, g in zip(with_grad, gradients, strict=True):
+            parameter.grad = np.multiply(g, factor)
+    return norm
+
+
+def cosine_schedule(
+    step: int, *, max_lr: float, min_lr: float, warmup_steps: int, total_steps: int
+) -> float:
+    """Learning rate of a step: linear warm-up to max_lr, then half a cosine down to min_lr.
+
+    Source: Loshchilov & Hutter, arXiv:1608.03983 (2016), equation 5, without restarts; with the
+    warm-up of GPT (Radford et al. 2018, section 4.1).
+
+    Parameters
+    ----------
+    step
+        Counted from 0.
+    max_lr, min_lr
+        Peak and end of the schedule.
+    warmup_steps
+        Steps until the peak; step s of them has max_lr * (s + 1) / warmup_steps.
+    total_steps
+        From this step on, min_lr.
+
+    Examples
+    --------
+    >>> lr = [cosine_schedule(s, max_lr=1.0, min_lr=0.1, warmup_steps=2, total_steps=6)
+    ...       for s in (0, 1, 2, 4, 6)]
+    >>> [round(x, 2) for x in lr]
+    [0.5, 1.0, 1.0, 0.55, 0.1]
+    """
+    if step < warmup_steps:
+        return max_lr * (step + 1) / warmup_steps
+    if step >= total_steps:
+        return min_lr
+    progress = (step - warmup_steps) / (total_steps - warmup_steps)
+    return min_lr + 0.5 * (max_lr - min_lr) * (1.0 + math.cos(math.pi * progress))

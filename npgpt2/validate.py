@@ -1,0 +1,77 @@
+"""Checks of arguments: each returns the value in plain form, or raises naming value and limit."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def integer(name: str, value: object, minimum: int = 1) -> int:
+    """Return value as an int of at least `minimum`."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, not {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name}={value} must be at least {minimum}")
+    return int(value)
+
+
+def number(name: str, value: object, minimum: float = 0.0, maximum: float = math.inf) -> float:
+    """Return value as a finite float from `minimum` to `maximum`, both included."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    value = float(value)
+    if not (math.isfinite(value) and minimum <= value <= maximum):
+        upper = "" if maximum == math.inf else f" and at most {maximum:g}"
+        raise ValueError(f"{name}={value} must be at least {minimum:g}{upper}, and finite")
+    return value
+
+
+def positive(name: str, value: object) -> float:
+    """Return value as a finite float above 0."""
+    value = number(name, value)
+    if value == 0.0:
+        raise ValueError(f"{name}=0 must be positive")
+    return value
+
+
+def fraction(name: str, value: object) -> float:
+    """Return value as a float in [0, 1), as a dropout probability must be."""
+    value = number(name, value)
+    if value >= 1.0:
+        raise ValueError(f"{name}={value} must lie in [0, 1)")
+    return value
+
+
+def ids(name: str, values: ArrayLike, limit: int, ignore: int | None = None) -> NDArray[Any]:
+    """Return values as an integer array, all in [0, limit) except those equal to `ignore`.
+
+    NumPy would take -1 for the last row in silence; here it is an error.
+
+    Raises
+    ------
+    TypeError
+        The values are not integers.
+    IndexError
+        One is out of range; the message has its value, its position and the limit.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "iu":
+        if array.size:
+            raise TypeError(
+                f"{name} must be integers, not {array.dtype}; convert with .astype(np.int64)"
+            )
+        array = array.astype(np.int64)
+    wrong = (array < 0) | (array >= limit)
+    if ignore is not None:
+        wrong &= array != ignore
+    if wrong.any():
+        position = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise IndexError(
+            f"{name}[{', '.join(map(str, position))}] = {array[position]} "
+            f"is out of range: it must lie in [0, {limit})"
+        )
+    return array
