@@ -6,9 +6,8 @@ top-k: Fan, Lewis & Dauphin, arXiv:1805.04833 (2018), section 5.4.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,7 +69,8 @@ class Sampling:
             raise FloatingPointError("logits are not finite; check the model's weights for NaN")
         V = z.shape[-1]
         if self.temperature == 0.0:
-            return np.eye(V)[z.argmax(axis=-1)]
+            most_probable: Array = np.eye(V)[z.argmax(axis=-1)]
+            return most_probable
         p: Array = np.exp((z - z.max(axis=-1, keepdims=True)) / self.temperature)
         p /= p.sum(axis=-1, keepdims=True)
         top_k, top_p = min(self.top_k or V, V), self.top_p or 1.0
@@ -93,7 +93,8 @@ class Sampling:
         total = cumulative[:, -1:]
         u = rng.random((len(logits), 1)) * total
         u = np.minimum(u, np.nextafter(total, 0.0))  # rounding must not reach past the last token
-        return np.count_nonzero(cumulative <= u, axis=-1)
+        tokens: Array = np.count_nonzero(cumulative <= u, axis=-1)
+        return tokens
 
 
 def generate(
@@ -104,7 +105,7 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     rng: np.random.Generator | int | None = None,
-    stop: int | Iterable[int] | None = None,
+    stop: ArrayLike | None = None,
     sliding_window: bool = False,
 ) -> Array:
     """Continue each row of input_ids by max_new_tokens tokens.
@@ -151,7 +152,7 @@ def stream(
     max_new_tokens: int,
     sampling: Sampling,
     rng: np.random.Generator | int | None = None,
-    stop: int | Iterable[int] | None = None,
+    stop: ArrayLike | None = None,
     sliding_window: bool = False,
 ) -> Iterator[Array]:
     """Yield the new tokens as they are drawn, (B,) at a time; arguments as for `generate`.
@@ -171,7 +172,7 @@ def stream(
             f"{T} tokens of prompt and {max_new_tokens} new ones exceed n_positions={P}; ask for "
             f"at most {max(P - T, 0)} new ones, or pass sliding_window=True"
         )
-    stops = [] if stop is None else [stop] if isinstance(stop, Integral) else list(stop)
+    stops = np.atleast_1d([] if stop is None else stop)
     validate.ids("stop", stops, V)
     return _stream(model, ids, max_new_tokens, sampling, np.random.default_rng(rng), stops)
 
@@ -182,7 +183,7 @@ def _stream(
     max_new_tokens: int,
     sampling: Sampling,
     rng: np.random.Generator,
-    stops: list[int],
+    stops: Array,
 ) -> Iterator[Array]:
     stopped = np.zeros(len(ids), dtype=bool)
     for _ in range(max_new_tokens):

@@ -10,7 +10,6 @@ sublayer, one more after the last block, residual projections initialised smalle
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -204,7 +203,7 @@ class GPT2Model(Module):
         top_k: int | None = None,
         top_p: float | None = None,
         rng: np.random.Generator | int | None = None,
-        stop: int | Iterable[int] | None = None,
+        stop: ArrayLike | None = None,
         sliding_window: bool = False,
     ) -> NDArray[Any]:
         """Continue each row of input_ids; see `npgpt2.generation.generate`."""
