@@ -102,3 +102,11 @@ class GPT2Config:
     def gpt2_xl(cls, **changes: Any) -> GPT2Config:
         """GPT-2 XL: 1.5B parameters."""
         return cls(**{"n_layer": 48, "n_embd": 1600, "n_head": 25, **changes})
+
+
+PRESETS = {
+    "gpt2-small": GPT2Config.gpt2_small,
+    "gpt2-medium": GPT2Config.gpt2_medium,
+    "gpt2-large": GPT2Config.gpt2_large,
+    "gpt2-xl": GPT2Config.gpt2_xl,
+}

@@ -1,0 +1,111 @@
+"""Models on disk: one .npz file, written so that a crash leaves the old or the new one whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npgpt2.config import GPT2Config
+from npgpt2.model import GPT2Model
+
+Array = NDArray[Any]
+
+_FORMAT = "npgpt2-1"
+_MODEL = "model/"  # in front of parameter names, so that other arrays can stand beside them
+
+
+def save_npz(
+    path: str | os.PathLike[str],
+    model: GPT2Model,
+    *,
+    arrays: Mapping[str, Array] | None = None,
+    meta: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the model's configuration and parameters, and whatever else is given.
+
+    Parameters
+    ----------
+    path
+        File to write or to replace.
+    model
+        The model.
+    arrays
+        More arrays, by names that do not begin with "model/".
+    meta
+        More values, as JSON can hold them.
+    """
+    header = {"format": _FORMAT, "config": asdict(model.config), **(meta or {})}
+    content = {_MODEL + name: p.data for name, p in model.named_parameters()}
+    content |= {"header": np.array(json.dumps(header)), **(arrays or {})}
+    # A file object keeps NumPy from appending ".npz"; the keywords are the names in the file.
+    write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **content))
+
+
+def load_npz(path: str | os.PathLike[str]) -> GPT2Model:
+    """Read a model written by `save_npz`, in the dtype it was saved in, in eval mode.
+
+    Raises
+    ------
+    OSError
+        No such file, or not readable.
+    ValueError
+        Not a checkpoint of npgpt2, or damaged.
+    """
+    return model_from(*read_npz(path), path)
+
+
+def read_npz(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Return (meta, arrays) of a file written by `save_npz`; errors as for `load_npz`."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        meta = json.loads(str(arrays.pop("header")))
+        if meta["format"] != _FORMAT:
+            raise ValueError(f"format {meta['format']!r} instead of {_FORMAT!r}")
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError,
+            zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
+        raise ValueError(
+            f"{os.fspath(path)} is damaged or not a checkpoint of npgpt2 "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    return meta, arrays
+
+
+def model_from(
+    meta: Mapping[str, Any], arrays: Mapping[str, Array], path: str | os.PathLike[str]
+) -> GPT2Model:
+    """Build the model that `read_npz` returned the parts of; path is for error messages."""
+    state = {k.removeprefix(_MODEL): v for k, v in arrays.items() if k.startswith(_MODEL)}
+    try:
+        config = GPT2Config(**meta["config"])
+        model = GPT2Model(config, dtype=state["wte.weight"].dtype).eval()
+        model.load_state_dict(state)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{os.fspath(path)} does not hold a whole model: {error}") from error
+    return model
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
+    """Call write(file) on a temporary file beside path, then move it into place.
+
+    Whatever happens in between, path holds either what it held before or all of the new.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,178 @@
+"""The command line: `npgpt2 train`, `npgpt2 generate`, `npgpt2 params`.
+
+Errors a user can mend are one line on standard error and a status of 2; a training run stopped by
+a signal ends with status 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from typing import NoReturn
+
+from npgpt2 import __version__, data
+from npgpt2.config import PRESETS
+from npgpt2.data import Vocabulary
+from npgpt2.generation import Sampling, stream
+from npgpt2.model import GPT2Model
+from npgpt2.parameter_table import format_table
+from npgpt2.run import Run, new_run_directory
+from npgpt2.training import Trainer, TrainingConfig, config_of
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line with the given arguments; return the exit status."""
+    args = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = args.command
+    try:
+        return command(args)
+    except BrokenPipeError:  # the reader of our output has gone, as in `npgpt2 ... | head`
+        sys.stderr.close()
+        return 1
+    except (OSError, ValueError, TypeError, IndexError, FloatingPointError) as error:
+        print(f"npgpt2: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _train(args: argparse.Namespace) -> int:
+    """Train a character-level GPT-2 on a text, and show a sample of what it has learned."""
+    names = {f.name for f in fields(TrainingConfig)}
+    given = {name: value for name, value in vars(args).items() if name in names}
+    if args.resume:
+        flags = [f"--{name.replace('_', '-')}" for name in given]
+        flags += ["--text"] * bool(args.text) + ["--out"] * bool(args.out)
+        if flags:
+            raise ValueError(
+                f"--resume goes on with the settings of the run; leave out {', '.join(flags)}"
+            )
+        trainer = Trainer.resume(args.resume)
+    else:
+        config = TrainingConfig(**given)
+        text = data.read_text(args.text) if args.text else data.python_reference()
+        trainer = Trainer.start(args.out or new_run_directory(), config, text)
+    model, run = trainer.model, trainer.run
+    print(
+        f"{run.directory}: {model.get_num_params():,} parameters, {len(run.vocabulary)} different "
+        f"characters, {len(trainer.tokens):,} to train on, {len(trainer.val_tokens):,} to validate "
+        f"on; step {trainer.step} of {trainer.config.steps}",
+        flush=True,
+    )
+    if not trainer.train():
+        print(
+            f"stopped and saved at step {trainer.step}; go on with: "
+            f"npgpt2 train --resume {run.directory}"
+        )
+        return 130
+    print(f"validation loss {trainer.validate():.4f} nats per character; a sample:\n")
+    _print_sample(model, run.vocabulary, None, 400, Sampling(0.8), trainer.config.seed)
+    print(f"\nmore: npgpt2 generate {run.directory} --prompt 'The '")
+    return 0
+
+
+def _generate(args: argparse.Namespace) -> int:
+    """Continue a prompt with a trained model, printing as it goes."""
+    sampling = Sampling(args.temperature, args.top_k, args.top_p)
+    run = Run.open(args.run)
+    model, _, _ = run.load()
+    _print_sample(model, run.vocabulary, args.prompt, args.max_new_tokens, sampling, args.seed)
+    return 0
+
+
+def _print_sample(
+    model: GPT2Model,
+    vocabulary: Vocabulary,
+    prompt: str | None,
+    max_new_tokens: int,
+    sampling: Sampling,
+    seed: int | None,
+) -> None:
+    if prompt is None:
+        prompt = "\n" if "\n" in vocabulary.characters else vocabulary.characters[0]
+    if not prompt:
+        raise ValueError("the prompt is empty; give at least one character")
+    ids = vocabulary.encode(prompt)[None, :]  # (T,) -> (1, T)
+    tokens = stream(model, ids, max_new_tokens, sampling, rng=seed, sliding_window=True)
+    print(prompt.lstrip("\n"), end="", flush=True)
+    for token in tokens:
+        print(vocabulary.decode(token), end="", flush=True)
+    print()
+
+
+def _params(args: argparse.Namespace) -> int:
+    """Show how the parameters of a model add up, without making its weights."""
+    preset = PRESETS.get(args.model) or PRESETS.get(f"gpt2-{args.model}")
+    if preset is not None:
+        config = preset()
+    elif os.path.exists(args.model):
+        run = Run.open(args.model)
+        config = config_of(run).model_config(len(run.vocabulary))
+    else:
+        raise ValueError(f"{args.model} is neither one of {', '.join(PRESETS)} nor a directory")
+    print(
+        f"{args.model}: n_layer={config.n_layer}, n_head={config.n_head}, n_embd={config.n_embd}, "
+        f"vocab_size={config.vocab_size}, n_positions={config.n_positions}\n"
+    )
+    print(format_table(config))
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake in the arguments in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"npgpt2: error: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="npgpt2", description="GPT-2 on NumPy alone.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        text = command.__doc__
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
+        return sub
+
+    train = add("train", _train)
+    train.add_argument(
+        "--text", metavar="FILE", help="UTF-8 text (default: Python's own reference texts)"
+    )
+    train.add_argument(
+        "--out", metavar="DIR", help="new run directory (default: runs/001, runs/002, ...)"
+    )
+    train.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped")
+    for f in fields(TrainingConfig):
+        train.add_argument(
+            f"--{f.name.replace('_', '-')}",
+            type=type(f.default),
+            default=argparse.SUPPRESS,
+            metavar=type(f.default).__name__.upper(),
+            help=f"{f.metadata['help']} (default: {f.default})",
+        )
+
+    generate = add("generate", _generate)
+    generate.add_argument("run", metavar="RUN", help="run directory made by train")
+    generate.add_argument("--prompt", metavar="TEXT", help="text to continue (default: a new line)")
+    for flag, kind, default, text in _SAMPLING_FLAGS:
+        generate.add_argument(
+            flag, type=kind, default=default, metavar=kind.__name__.upper(), help=text
+        )
+
+    params = add("params", _params)
+    params.add_argument(
+        "model", metavar="MODEL", help=f"{', '.join(PRESETS)}, or a run directory made by train"
+    )
+    return parser
+
+
+_SAMPLING_FLAGS: Iterable[tuple[str, type, float | None, str]] = (
+    ("--max-new-tokens", int, 400, "number of characters to add (default: 400)"),
+    ("--temperature", float, 0.8, "0 always takes the most probable (default: 0.8)"),
+    ("--top-k", int, None, "sample among the K most probable (default: all)"),
+    ("--top-p", float, None, "sample among the fewest of joint probability P (default: all)"),
+    ("--seed", int, None, "same seed, same text (default: a new one every time)"),
+)

@@ -1,0 +1,300 @@
+"""Training a character-level GPT-2; a stopped run goes on bit for bit as if never stopped."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npgpt2 import data, validate
+from npgpt2 import functional as F
+from npgpt2.config import GPT2Config
+from npgpt2.model import GPT2Model
+from npgpt2.optim import AdamW, clip_grad_norm, cosine_schedule
+from npgpt2.progress import Progress
+from npgpt2.run import Metrics, Run
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Hyperparameters of a run; `fields(TrainingConfig)` has the meaning of each as metadata.
+
+    The defaults are the setting that nanoGPT gives for a CPU, with fewer steps.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A value of the wrong kind or outside its limits.
+    """
+
+    n_layer: int = _option(4, "number of blocks")
+    n_head: int = _option(4, "attention heads in each")
+    n_embd: int = _option(128, "channels, a multiple of n_head")
+    n_positions: int = _option(64, "context, in characters")
+    dropout: float = _option(0.0, "dropout probability, in all three places")
+    batch_size: int = _option(12, "windows in a batch")
+    steps: int = _option(1000, "optimizer steps")
+    lr: float = _option(1e-3, "learning rate after the warm-up")
+    min_lr: float = _option(1e-4, "learning rate at the end of the cosine")
+    warmup_steps: int = _option(100, "steps of linear warm-up, at most a tenth of all")
+    beta1: float = _option(0.9, "AdamW's decay rate of the first moment")
+    beta2: float = _option(0.99, "AdamW's decay rate of the second moment")
+    weight_decay: float = _option(0.1, "AdamW's decay of matrices")
+    max_grad_norm: float = _option(1.0, "gradients are clipped to this norm")
+    val_fraction: float = _option(0.1, "part of the text kept for validation, at its end")
+    eval_every: int = _option(100, "steps between validations")
+    eval_batches: int = _option(20, "batches in a validation, the same ones every time")
+    save_every: int = _option(100, "steps between checkpoints")
+    seed: int = _option(0, "seed of weights, batches and dropout")
+    dtype: str = _option("float32", "float32 or float64")
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "steps", "eval_every", "eval_batches", "save_every"):
+            validate.integer(name, getattr(self, name))
+        for name in ("warmup_steps", "seed"):
+            validate.integer(name, getattr(self, name), minimum=0)
+        for name in ("lr", "max_grad_norm", "val_fraction"):
+            validate.positive(name, getattr(self, name))
+        for name in ("dropout", "beta1", "beta2", "val_fraction"):
+            validate.fraction(name, getattr(self, name))
+        validate.number("weight_decay", self.weight_decay)
+        validate.number("min_lr", self.min_lr, maximum=self.lr)
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype={self.dtype!r} must be float32 or float64")
+        self.model_config(vocab_size=1)
+
+    def model_config(self, vocab_size: int) -> GPT2Config:
+        """Return the configuration of the model."""
+        return GPT2Config(
+            vocab_size=vocab_size,
+            n_positions=self.n_positions,
+            n_embd=self.n_embd,
+            n_layer=self.n_layer,
+            n_head=self.n_head,
+            resid_pdrop=self.dropout,
+            embd_pdrop=self.dropout,
+            attn_pdrop=self.dropout,
+        )
+
+
+def config_of(run: Run) -> TrainingConfig:
+    """Return the hyperparameters of a run; ValueError if its config.json does not hold them."""
+    try:
+        return TrainingConfig(**run.settings)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{run.config_path} is damaged: {error}") from error
+
+
+class Trainer:
+    """A run and all that changes while it goes on.
+
+    `Trainer.start` makes a new run, `Trainer.resume` opens one; `train` goes on to the last step.
+
+    Attributes
+    ----------
+    run, config
+        The run directory and its hyperparameters.
+    model, optimizer
+        What is trained, and by what.
+    rng
+        Generator of the batches. (Dropout draws from `model.rng`.)
+    step
+        Number of steps done.
+    seconds
+        Time spent on them, over all sessions.
+    """
+
+    def __init__(self, run: Run, config: TrainingConfig, text: str) -> None:
+        self.run, self.config = run, config
+        tokens = run.vocabulary.encode(text)
+        self.tokens, self.val_tokens = data.split(tokens, config.val_fraction, config.n_positions)
+        self.rng = np.random.default_rng(config.seed)
+        self.model = GPT2Model(
+            config.model_config(len(run.vocabulary)), rng=config.seed, dtype=config.dtype
+        )
+        self.optimizer = AdamW(
+            self.model.parameters(),
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+        )
+        self.step = 0
+        self.seconds = 0.0
+
+    @classmethod
+    def start(cls, directory: str | Path, config: TrainingConfig, text: str) -> Trainer:
+        """Make a run directory and the run in it, at step 0.
+
+        Raises
+        ------
+        FileExistsError
+            The directory is there already, and not empty.
+        ValueError
+            The text is too short.
+        """
+        data.split(np.empty(len(text)), config.val_fraction, config.n_positions)
+        trainer = cls(Run.create(directory, asdict(config), text), config, text)
+        trainer.run.append(Metrics(0, val_loss=trainer.validate()))
+        trainer.save()
+        return trainer
+
+    @classmethod
+    def resume(cls, directory: str | Path) -> Trainer:
+        """Open a run where its last checkpoint left it.
+
+        Raises
+        ------
+        OSError, ValueError
+            The directory is missing, is no run directory, or is damaged.
+        """
+        run = Run.open(directory)
+        trainer = cls(run, config_of(run), run.read_text())
+        model, meta, arrays = run.load()
+        if model.config != trainer.model.config:
+            raise ValueError(
+                f"{run.checkpoint_path} belongs to another run: its model is {model.config}"
+            )
+        trainer.model.load_state_dict(model.state_dict())
+        try:
+            names = [name for name, _ in trainer.model.named_parameters()]
+            moments = {key: [arrays[f"{key}/{name}"] for name in names] for key in ("m", "v")}
+            trainer.optimizer.load_state_dict({"step_count": meta["step"], **moments})
+            trainer.rng.bit_generator.state = meta["rng"]
+            trainer.model.rng.bit_generator.state = meta["model_rng"]
+            trainer.step, trainer.seconds = meta["step"], meta["seconds"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{run.checkpoint_path} cannot be resumed from: {error!r}") from error
+        run.drop_metrics_after(trainer.step)
+        return trainer
+
+    def save(self) -> None:
+        """Write the checkpoint: all that `resume` needs beside what `start` wrote."""
+        names = [name for name, _ in self.model.named_parameters()]
+        arrays = {f"m/{name}": m for name, m in zip(names, self.optimizer.m, strict=True)}
+        arrays |= {f"v/{name}": v for name, v in zip(names, self.optimizer.v, strict=True)}
+        meta = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "rng": self.rng.bit_generator.state,
+            "model_rng": self.model.rng.bit_generator.state,
+        }
+        self.run.save(self.model, arrays=arrays, meta=meta)
+
+    def train_step(self) -> Metrics:
+        """Do one step: a batch, the loss, its gradients, and the change of the weights.
+
+        Raises
+        ------
+        FloatingPointError
+            Loss or gradients are not finite; weights and moments have not been changed.
+        """
+        config = self.config
+        inputs, targets = data.random_batch(
+            self.tokens, config.batch_size, config.n_positions, self.rng
+        )
+        loss = F.cross_entropy(self.model.train()(inputs), targets)
+        loss.backward()
+        grad_norm = clip_grad_norm(self.optimizer.parameters, config.max_grad_norm)
+        self.optimizer.lr = cosine_schedule(
+            self.step,
+            max_lr=config.lr,
+            min_lr=config.min_lr,
+            warmup_steps=min(config.warmup_steps, config.steps // 10),
+            total_steps=config.steps,
+        )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        return Metrics(self.step, loss.item(), None, self.optimizer.lr, grad_norm)
+
+    def validate(self) -> float:
+        """Return the mean loss, in nats per character, over fixed windows of the validation part.
+
+        They are spread evenly over it, and the same every time.
+        """
+        config = self.config
+        last = len(self.val_tokens) - config.n_positions - 1
+        starts = np.linspace(0, last, config.eval_batches * config.batch_size).astype(np.int64)
+        losses = []
+        with self.model.evaluating():
+            for batch in np.split(starts, config.eval_batches):
+                inputs, targets = data.windows(self.val_tokens, batch, config.n_positions)
+                losses.append(F.cross_entropy(self.model(inputs), targets).item())
+        return float(np.mean(losses))
+
+    def train(self, progress: Progress | None = None) -> bool:
+        """Go on to the last step; return False if a signal (Ctrl-C) stopped it before.
+
+        A checkpoint is written every `save_every` steps, at the end, and when stopped.
+
+        Raises
+        ------
+        FloatingPointError
+            Loss or gradients are not finite. The last checkpoint is as it was.
+        """
+        config = self.config
+        progress = progress or Progress(config.steps, self.step)
+        val_loss = float("nan")
+        began = time.monotonic() - self.seconds
+        with _signals_noted() as noted:
+            while self.step < config.steps and not noted:
+                before = time.monotonic()
+                try:
+                    metrics = self.train_step()
+                except FloatingPointError as error:
+                    progress.close()
+                    raise FloatingPointError(
+                        f"step {self.step + 1} of {self.run.directory}: {error}"
+                    ) from error
+                rate = config.batch_size * config.n_positions / (time.monotonic() - before)
+                evaluate = self.step % config.eval_every == 0 or self.step == config.steps
+                if evaluate:
+                    metrics.val_loss = val_loss = self.validate()
+                self.seconds = metrics.seconds = time.monotonic() - began
+                self.run.append(metrics)
+                if self.step % config.save_every == 0:
+                    self.save()
+                progress.update(
+                    self.step,
+                    f"loss {metrics.loss:.3f}  val {val_loss:.3f}  {rate:,.0f} tokens/s",
+                    milestone=evaluate,
+                )
+            self.save()
+        progress.close()
+        return self.step == config.steps
+
+
+@contextmanager
+def _signals_noted() -> Iterator[list[int]]:
+    """Note SIGINT and SIGTERM in the list yielded, instead of interrupting; once.
+
+    So a step is never cut in half. A second signal does what it always did.
+    """
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield noted  # only the main thread may set handlers
+        return
+
+    def note(number: int, _frame: object) -> None:
+        noted.append(number)
+        signal.signal(number, before[number])
+
+    before: dict[int, Any] = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
