@@ -66,8 +66,8 @@ def load_npz(path: str | os.PathLike[str]) -> GPT2Model:
 def read_npz(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return (meta, arrays) of a file written by `save_npz`; errors as for `load_npz`."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
         meta = json.loads(str(arrays.pop("header")))
         if meta["format"] != _FORMAT:
             raise ValueError(f"format {meta['format']!r} instead of {_FORMAT!r}")

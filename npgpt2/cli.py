@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return command(args)
     except BrokenPipeError:  # the reader of our output has gone, as in `npgpt2 ... | head`
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 1
     except (OSError, ValueError, TypeError, IndexError, FloatingPointError) as error:
         print(f"npgpt2: error: {error}", file=sys.stderr)
@@ -66,7 +66,7 @@ def _train(args: argparse.Namespace) -> int:
             f"npgpt2 train --resume {run.directory}"
         )
         return 130
-    print(f"validation loss {trainer.validate():.4f} nats per character; a sample:\n")
+    print(f"validation loss {trainer.val_loss:.4f} nats per character; a sample:\n")
     _print_sample(model, run.vocabulary, None, 400, Sampling(0.8), trainer.config.seed)
     print(f"\nmore: npgpt2 generate {run.directory} --prompt 'The '")
     return 0

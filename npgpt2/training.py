@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -44,7 +45,7 @@ class TrainingConfig:
     n_positions: int = _option(64, "context, in characters")
     dropout: float = _option(0.0, "dropout probability, in all three places")
     batch_size: int = _option(12, "windows in a batch")
-    steps: int = _option(1000, "optimizer steps")
+    steps: int = _option(1500, "optimizer steps")
     lr: float = _option(1e-3, "learning rate after the warm-up")
     min_lr: float = _option(1e-4, "learning rate at the end of the cosine")
     warmup_steps: int = _option(100, "steps of linear warm-up, at most a tenth of all")
@@ -111,6 +112,8 @@ class Trainer:
         Generator of the batches. (Dropout draws from `model.rng`.)
     step
         Number of steps done.
+    val_loss
+        The last validation loss.
     seconds
         Time spent on them, over all sessions.
     """
@@ -130,6 +133,7 @@ class Trainer:
             weight_decay=config.weight_decay,
         )
         self.step = 0
+        self.val_loss = math.nan
         self.seconds = 0.0
 
     @classmethod
@@ -145,7 +149,8 @@ class Trainer:
         """
         data.split(np.empty(len(text)), config.val_fraction, config.n_positions)
         trainer = cls(Run.create(directory, asdict(config), text), config, text)
-        trainer.run.append(Metrics(0, val_loss=trainer.validate()))
+        trainer.val_loss = trainer.validate()
+        trainer.run.append(Metrics(0, val_loss=trainer.val_loss))
         trainer.save()
         return trainer
 
@@ -172,7 +177,8 @@ class Trainer:
             trainer.optimizer.load_state_dict({"step_count": meta["step"], **moments})
             trainer.rng.bit_generator.state = meta["rng"]
             trainer.model.rng.bit_generator.state = meta["model_rng"]
-            trainer.step, trainer.seconds = meta["step"], meta["seconds"]
+            trainer.step, trainer.val_loss = meta["step"], meta["val_loss"]
+            trainer.seconds = meta["seconds"]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{run.checkpoint_path} cannot be resumed from: {error!r}") from error
         run.drop_metrics_after(trainer.step)
@@ -185,6 +191,7 @@ class Trainer:
         arrays |= {f"v/{name}": v for name, v in zip(names, self.optimizer.v, strict=True)}
         meta = {
             "step": self.step,
+            "val_loss": self.val_loss,
             "seconds": self.seconds,
             "rng": self.rng.bit_generator.state,
             "model_rng": self.model.rng.bit_generator.state,
@@ -245,7 +252,6 @@ class Trainer:
         """
         config = self.config
         progress = progress or Progress(config.steps, self.step)
-        val_loss = float("nan")
         began = time.monotonic() - self.seconds
         with _signals_noted() as noted:
             while self.step < config.steps and not noted:
@@ -260,14 +266,14 @@ class Trainer:
                 rate = config.batch_size * config.n_positions / (time.monotonic() - before)
                 evaluate = self.step % config.eval_every == 0 or self.step == config.steps
                 if evaluate:
-                    metrics.val_loss = val_loss = self.validate()
+                    metrics.val_loss = self.val_loss = self.validate()
                 self.seconds = metrics.seconds = time.monotonic() - began
                 self.run.append(metrics)
                 if self.step % config.save_every == 0:
                     self.save()
                 progress.update(
                     self.step,
-                    f"loss {metrics.loss:.3f}  val {val_loss:.3f}  {rate:,.0f} tokens/s",
+                    f"loss {metrics.loss:.3f}  val {self.val_loss:.3f}  {rate:,.0f} tokens/s",
                     milestone=evaluate,
                 )
             self.save()

@@ -1,0 +1,38 @@
+"""Lesson 4: the tied weight has two uses, and so two gradients.
+
+GPT-2 looks tokens up in wte, (V, C), and its head multiplies by the same matrix to get logits. As
+with x * x in lesson 1, the gradient of wte is the sum over both uses. Untying them shows the parts.
+"""
+
+import numpy as np
+
+from npgpt2 import GPT2Config, GPT2Model, Parameter
+from npgpt2 import functional as F
+
+config = GPT2Config(vocab_size=8, n_positions=6, n_embd=16, n_layer=2, n_head=2)
+ids = np.array([[1, 4, 2, 2, 5]])
+targets = np.array([[4, 2, 2, 5, 1]])
+
+tied = GPT2Model(config, rng=0, dtype=np.float64).eval()
+print(f"lm_head.weight is wte.weight: {tied.lm_head.weight is tied.wte.weight}")
+F.cross_entropy(tied(ids), targets).backward()
+
+untied = GPT2Model(config, rng=0, dtype=np.float64).eval()
+untied.lm_head.weight = Parameter(untied.wte.weight.data.copy())
+F.cross_entropy(untied(ids), targets).backward()
+embedding, head = untied.wte.weight.grad, untied.lm_head.weight.grad
+
+print("\nnorm of the gradient of each token's row:")
+print("  token  embedding    head    tied")
+for token in range(config.vocab_size):
+    norms = [np.linalg.norm(part[token]) for part in (embedding, head, tied.wte.weight.grad)]
+    note = "" if token in ids else "   not in the input: no embedding gradient"
+    print(f"  {token:5d}" + "".join(f"{norm:9.4f}" for norm in norms) + note)
+
+difference = np.abs(embedding + head - tied.wte.weight.grad).max()
+print(f"\nlargest difference between embedding + head and tied: {difference:.0e}")
+assert difference < 1e-14
+print(
+    f"parameters: {tied.get_num_params():,} tied, {untied.get_num_params():,} untied "
+    f"({config.vocab_size} x {config.n_embd} more)"
+)

@@ -1,0 +1,49 @@
+"""Lesson 5: training a character model, with nothing hidden: data, model, loss, step, sample.
+
+`npgpt2 train` does the same with checkpoints, a schedule and a progress line.
+"""
+
+import numpy as np
+
+from npgpt2 import AdamW, GPT2Config, GPT2Model, clip_grad_norm
+from npgpt2 import functional as F
+
+# Data: characters are tokens, and the target of each is the character that follows.
+text = "the cat sat on the mat. the dog sat on the log. " * 20
+characters = sorted(set(text))
+tokens = np.array([characters.index(c) for c in text])
+T = 16
+rng = np.random.default_rng(0)
+
+
+def batch(size):
+    """Return (inputs, targets), both (size, T)."""
+    starts = rng.integers(len(tokens) - T, size=size)
+    windows = tokens[starts[:, None] + np.arange(T + 1)]
+    return windows[:, :-1], windows[:, 1:]
+
+
+# Model: two blocks of 32 channels.
+config = GPT2Config(
+    vocab_size=len(characters), n_positions=T, n_embd=32, n_layer=2, n_head=4,
+    resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+)  # fmt: skip
+model = GPT2Model(config, rng=0)
+optimizer = AdamW(model.parameters(), lr=3e-3)
+print(f"{model.get_num_params():,} parameters, {len(characters)} characters")
+print(f"a blind guess costs ln {len(characters)} = {np.log(len(characters)):.3f} nats\n")
+
+for step in range(201):
+    inputs, targets = batch(16)
+    logits = model(inputs)  # (B, T) -> (B, T, V)
+    loss = F.cross_entropy(logits, targets)
+    loss.backward()  # fills .grad of every parameter
+    norm = clip_grad_norm(model.parameters(), 1.0)
+    optimizer.step()  # changes every parameter a little
+    optimizer.zero_grad()  # else the next gradients would be added to these
+    if step % 40 == 0:
+        print(f"step {step:3d}  loss {loss.item():.3f}  gradient norm {norm:.2f}")
+
+prompt = np.array([[characters.index(c) for c in "the "]])
+sample = model.generate(prompt, 60, temperature=0.5, rng=1, sliding_window=True)
+print("\nsample: " + "".join(characters[i] for i in sample[0]))

@@ -1,0 +1,110 @@
+"""Checkpoints: exact round trips, atomic writes, and one clear error for whatever is damaged."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from npgpt2 import GPT2Config, GPT2Model
+from npgpt2.checkpoint import load_npz, read_npz, save_npz, write_atomically
+
+CONFIG = GPT2Config(vocab_size=7, n_positions=5, n_embd=8, n_layer=2, n_head=2, attn_pdrop=0.25)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_model_comes_back_bit_for_bit(tmp_path, dtype):
+    model = GPT2Model(CONFIG, rng=3, dtype=dtype).eval()
+    save_npz(tmp_path / "model", model)  # no suffix is appended
+    again = load_npz(tmp_path / "model")
+    assert again.config == CONFIG
+    assert again.lm_head.weight is again.wte.weight
+    for (name, p), (other, q) in zip(
+        model.named_parameters(), again.named_parameters(), strict=True
+    ):
+        assert name == other and q.dtype == dtype
+        np.testing.assert_array_equal(p.data, q.data)
+    np.testing.assert_array_equal(model([[1, 2, 3]]).data, again([[1, 2, 3]]).data)
+
+
+def test_other_arrays_and_values_come_back_too(tmp_path):
+    path = tmp_path / "x.npz"
+    state = np.random.default_rng(5).bit_generator.state
+    save_npz(path, GPT2Model(CONFIG), arrays={"m/a": np.arange(3)}, meta={"rng": state})
+    meta, arrays = read_npz(path)
+    assert meta["rng"] == state
+    np.testing.assert_array_equal(arrays["m/a"], np.arange(3))
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fail(file):
+        file.write(b"half of the new")
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        write_atomically(path, fail)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def truncate(content):
+    return content[: len(content) // 2]
+
+
+@pytest.mark.parametrize(
+    "damage", [truncate, lambda content: b"", lambda content: b"hello", lambda c: c[:30]]
+)
+def test_a_damaged_file_is_a_value_error_that_names_it(tmp_path, damage):
+    path = tmp_path / "model.npz"
+    save_npz(path, GPT2Model(CONFIG))
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=f"{path} is damaged or not a checkpoint"):
+        load_npz(path)
+
+
+def test_a_changed_byte_is_noticed_or_does_not_matter(tmp_path):
+    path = tmp_path / "model.npz"
+    model = GPT2Model(CONFIG)
+    save_npz(path, model)
+    content = path.read_bytes()
+    noticed = 0
+    places = range(0, len(content), 101)
+    for i in places:
+        path.write_bytes(content[:i] + bytes([content[i] ^ 255]) + content[i + 1 :])
+        try:
+            again = load_npz(path)
+        except ValueError:
+            noticed += 1
+        else:  # a date, for instance
+            for p, q in zip(model.parameters(), again.parameters(), strict=True):
+                np.testing.assert_array_equal(p.data, q.data)
+    assert noticed > len(places) / 2
+
+
+def test_foreign_files_are_refused(tmp_path):
+    path = tmp_path / "model.npz"
+    np.savez(path, a=np.zeros(3))
+    with pytest.raises(ValueError, match="not a checkpoint of npgpt2"):
+        load_npz(path)
+    np.save(tmp_path / "pickle.npy", np.array([object()]), allow_pickle=True)
+    with pytest.raises(ValueError, match="not a checkpoint of npgpt2"):
+        load_npz(tmp_path / "pickle.npy")
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    with pytest.raises(ValueError, match="not a checkpoint of npgpt2"):
+        load_npz(tmp_path / "array.npy")
+    with pytest.raises(FileNotFoundError):
+        load_npz(tmp_path / "missing.npz")
+
+
+def test_what_does_not_fit_the_configuration_is_named(tmp_path):
+    path = tmp_path / "model.npz"
+    model = GPT2Model(CONFIG)
+    del model.h[1].mlp.c_fc.bias
+    model.ln_f.weight.data = np.ones(9, np.float32)
+    save_npz(path, model)
+    with pytest.raises(ValueError) as error:
+        load_npz(path)
+    assert "missing: h.1.mlp.c_fc.bias" in str(error.value)
+    assert "wrong shape: ln_f.weight is (9,), not (8,)" in str(error.value)

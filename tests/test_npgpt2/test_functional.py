@@ -1,0 +1,480 @@
+"""Every fused op equals its composed twin, torch's own and its numeric derivative; its properties.
+
+Inputs are random, also in size, and so is the cotangent: with a constant one, softmax has a
+gradient of 0, and a vjp that forgets its cotangent passes.
+"""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch.nn import functional as tF
+
+from autograd import Tensor, gradcheck
+from npgpt2 import composed
+from npgpt2 import functional as F
+from tests.test_npgpt2.torch_gpt2 import assert_as_accurate, assert_close
+
+P_DROP = 0.3
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def torch_attention(H: int, seed: int, p: float) -> Any:
+    """Attention spelled out, with the mask that a generator of this seed gives."""
+
+    def attention(qkv: torch.Tensor) -> torch.Tensor:
+        q, k, v = (a.unflatten(-1, (H, -1)).transpose(1, 2) for a in qkv.chunk(3, dim=-1))
+        if p == 0.0:
+            out = tF.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            T = q.shape[-2]
+            scores = q @ k.mT / math.sqrt(q.shape[-1])
+            above = torch.ones(T, T, dtype=torch.bool).triu(1)
+            weights = torch.softmax(scores.masked_fill(above, -math.inf), dim=-1)
+            out = torch_dropout(seed, p)(weights) @ v
+        return out.transpose(1, 2).flatten(-2)
+
+    return attention
+
+
+def torch_dropout(seed: int, p: float) -> Any:
+    def dropout(x: torch.Tensor) -> torch.Tensor:
+        keep = np.random.default_rng(seed).random(tuple(x.shape), dtype=np.float32) >= p
+        return x * torch.from_numpy(keep) / (1.0 - p)
+
+    return dropout
+
+
+def make_cases(
+    seed: int, largest: int, smallest: int = 1
+) -> dict[str, tuple[Any, Any, list[NDArray]]]:
+    """For each op: it (of a module and Tensors), the same of torch, and float64 inputs.
+
+    The inputs are float32 numbers, so that the float32 and the float64 computation have the same.
+    """
+    rng = np.random.default_rng(seed)
+    B, T, H, D, V = (int(n) for n in rng.integers(smallest, largest + 1, 5))
+    C = H * D
+    W = C + 2  # one channel normalises to 0 and two to +-1: gradients would be rounding errors
+    ids, targets = rng.integers(0, V, (2, B, T))
+    some = np.where(rng.random((B, T)) < 0.4, -100, targets)
+    some[0, 0] = 0  # one counts at least
+
+    def normal(*shape: int) -> NDArray:
+        return rng.standard_normal(shape, dtype=np.float32).astype(np.float64)
+
+    def same_draws() -> np.random.Generator:
+        return np.random.default_rng(seed)
+
+    def torch_loss(labels: NDArray) -> Any:
+        flat = torch.from_numpy(labels).flatten()
+        return lambda z: tF.cross_entropy(z.flatten(0, 1), flat, ignore_index=-100)
+
+    x, gain, shift, qkv, logits = (
+        normal(*shape) for shape in ((B, T, W), (W,), (W,), (B, T, 3 * C), (B, T, V))
+    )
+    return {
+        "linear": (
+            lambda F, x, w, b: F.linear(x, w, b),
+            tF.linear,
+            [x, normal(V, W), normal(V)],
+        ),
+        "linear without bias": (
+            lambda F, x, w: F.linear(x, w),
+            tF.linear,
+            [x, normal(V, W)],
+        ),
+        "embedding": (
+            lambda F, w: F.embedding(w, ids),
+            lambda w: tF.embedding(torch.from_numpy(ids), w),
+            [normal(V, C)],
+        ),
+        "layer_norm": (
+            lambda F, x, w, b: F.layer_norm(x, w, b),
+            lambda x, w, b: tF.layer_norm(x, (W,), w, b),
+            [x, gain, shift],
+        ),
+        "layer_norm, eps 0.5": (
+            lambda F, x, w, b: F.layer_norm(x, w, b, 0.5),
+            lambda x, w, b: tF.layer_norm(x, (W,), w, b, 0.5),
+            [x, gain, shift],
+        ),
+        "gelu": (
+            lambda F, x: F.gelu(x),
+            lambda x: tF.gelu(x, approximate="tanh"),
+            [2.0 * x],
+        ),
+        "softmax": (
+            lambda F, x: F.softmax(x),
+            lambda x: torch.softmax(x, dim=-1),
+            [2.0 * logits],
+        ),
+        "dropout": (
+            lambda F, x: F.dropout(x, P_DROP, same_draws()),
+            torch_dropout(seed, P_DROP),
+            [x],
+        ),
+        "causal_attention": (
+            lambda F, qkv: F.causal_attention(qkv, H),
+            torch_attention(H, seed, 0.0),
+            [qkv],
+        ),
+        "causal_attention with dropout": (
+            lambda F, qkv: F.causal_attention(qkv, H, P_DROP, same_draws()),
+            torch_attention(H, seed, P_DROP),
+            [qkv],
+        ),
+        "cross_entropy": (
+            lambda F, z: F.cross_entropy(z, targets),
+            torch_loss(targets),
+            [2.0 * logits],
+        ),
+        "cross_entropy with ignored targets": (
+            lambda F, z: F.cross_entropy(z, some),
+            torch_loss(some),
+            [2.0 * logits],
+        ),
+    }
+
+
+OPS = list(make_cases(0, 2))
+each_op = pytest.mark.parametrize("name", OPS)
+
+
+def cotangent(shape: tuple[int, ...]) -> NDArray:
+    rng = np.random.default_rng(99)
+    return rng.standard_normal(shape, dtype=np.float32).astype(np.float64)
+
+
+def differentiate(
+    op: Any, module: ModuleType, inputs: list[NDArray], dtype: type = np.float64
+) -> list[NDArray]:
+    """The value of an op, then its gradient for each input."""
+    leaves = [Tensor(a.astype(dtype), requires_grad=True) for a in inputs]
+    out = op(module, *leaves)
+    out.backward(cotangent(out.shape))
+    return [out.data, *(leaf.grad for leaf in leaves)]
+
+
+@each_op
+@given(seed=SEEDS)
+def test_fused_and_composed_agree(name: str, seed: int) -> None:
+    op, _, inputs = make_cases(seed, 5)[name]
+    pairs = zip(differentiate(op, F, inputs), differentiate(op, composed, inputs), strict=True)
+    for fused, twin in pairs:
+        assert_close(fused, twin, name)
+
+
+@each_op
+@pytest.mark.parametrize("seed", range(6))
+def test_fused_is_as_accurate_as_composed_in_float32(name: str, seed: int) -> None:
+    op, _, inputs = make_cases(seed, 12, smallest=4)[name]
+    reference = differentiate(op, composed, inputs)
+    twin = differentiate(op, composed, inputs, np.float32)
+    fused = differentiate(op, F, inputs, np.float32)
+    for triple in zip(fused, twin, reference, strict=True):
+        assert_as_accurate(*triple, name=name)
+
+
+@each_op
+@given(seed=SEEDS)
+def test_fused_equals_torch(name: str, seed: int) -> None:
+    op, torch_op, inputs = make_cases(seed, 5)[name]
+    leaves = [torch.from_numpy(a).requires_grad_() for a in inputs]
+    out = torch_op(*leaves)
+    out.backward(torch.from_numpy(cotangent(tuple(out.shape))))
+    theirs = [out.detach().numpy(), *(leaf.grad.numpy() for leaf in leaves)]
+    for a, b in zip(differentiate(op, F, inputs), theirs, strict=True):
+        assert_close(a, b, name)
+
+
+@each_op
+@given(seed=SEEDS)
+def test_gradients_equal_numeric_ones(name: str, seed: int) -> None:
+    op, _, inputs = make_cases(seed, 3)[name]
+    for mode in ("directional", "complex"):
+        report = gradcheck(lambda *leaves: op(F, *leaves), inputs, mode=mode, rng=seed)
+        assert report.ok and report.checked >= len(inputs)
+
+
+@each_op
+@pytest.mark.parametrize("module", [F, composed])
+def test_no_op_changes_its_inputs_or_its_cotangent(name: str, module: ModuleType) -> None:
+    op, _, inputs = make_cases(7, 5)[name]
+    leaves = [Tensor(a.copy(), requires_grad=True) for a in inputs]
+    out = op(module, *leaves)
+    g = cotangent(out.shape)
+    value, first = out.data.copy(), out.backward(g, retain_graph=True)
+    gradients = [leaf.grad for leaf in leaves]
+    out.backward(g)  # a second time: what the vjp saved has not changed either
+    assert first is None and np.array_equal(out.data, value)
+    assert np.array_equal(g, cotangent(out.shape))
+    for leaf, a, once in zip(leaves, inputs, gradients, strict=True):
+        assert np.array_equal(leaf.data, a)
+        assert np.array_equal(leaf.grad, 2.0 * once)
+
+
+# -- softmax and cross entropy -------------------------------------------------------------------
+
+
+@given(seed=SEEDS)
+def test_softmax_rows_are_distributions_whatever_is_added(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    z = rng.integers(-800, 800, (3, 7)) / 8.0
+    x = Tensor(z, requires_grad=True)
+    p = F.softmax(x)
+    assert (p.data >= 0.0).all()
+    np.testing.assert_allclose(p.data.sum(axis=-1), 1.0, rtol=1e-15 * 7)  # an ulp for each term
+    assert np.array_equal(F.softmax(Tensor(z + 1024.0)).data, p.data)  # all representable
+    p.backward(rng.standard_normal(p.shape))
+    np.testing.assert_allclose(x.grad.sum(axis=-1), 0.0, atol=1e-15 * 7)
+
+
+@pytest.mark.parametrize("size", [1e4, 1e30])
+def test_softmax_and_cross_entropy_take_large_float32_logits(size: float) -> None:
+    z = np.float32(size) * np.array([[1.0, -1.0, 0.5], [-1.0, -1.0, -1.0]], dtype=np.float32)
+    np.testing.assert_array_equal(F.softmax(Tensor(z)).data[0], [1.0, 0.0, 0.0])
+    x = Tensor(z, requires_grad=True)
+    loss = F.cross_entropy(x, [2, 0])
+    np.testing.assert_allclose(loss.item(), (0.5 * size + math.log(3.0)) / 2, rtol=1e-6)  # 8 ulp
+    loss.backward()
+    third = 1 / 3
+    expected = np.array([[1.0, 0.0, -1.0], [third - 1.0, third, third]]) / 2
+    np.testing.assert_allclose(x.grad, expected, atol=1e-7)  # an ulp of float32
+
+
+@given(seed=SEEDS)
+def test_cross_entropy_gradient_is_p_minus_y_over_n(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    B, T, V = (int(n) for n in rng.integers(1, 6, 3))
+    targets = rng.integers(0, V, (B, T))
+    ignored = rng.random((B, T)) < 0.5
+    ignored[0, 0] = False
+    targets[ignored] = -100
+    x = Tensor(rng.standard_normal((B, T, V)), requires_grad=True)
+    loss = F.cross_entropy(x, targets)
+    loss.backward()
+    p = F.softmax(x.detach()).data
+    y = np.eye(V)[np.where(ignored, 0, targets)]
+    n = np.count_nonzero(~ignored)
+    assert loss.item() >= 0.0
+    assert_close(x.grad[~ignored], (p - y)[~ignored] / n)
+    assert not x.grad[ignored].any()  # exactly 0
+    np.testing.assert_allclose(x.grad.sum(axis=-1), 0.0, atol=1e-15 * V)
+    assert_close(F.cross_entropy(x.detach() + 3.0, targets).data, loss.data)
+    relabel = rng.permutation(V)
+    shuffled = Tensor(x.data[..., np.argsort(relabel)])
+    labels = np.where(ignored, -100, relabel[np.where(ignored, 0, targets)])
+    assert_close(F.cross_entropy(shuffled, labels).data, loss.data)
+
+
+@pytest.mark.parametrize("V", [1, 2, 65, 50257])
+def test_cross_entropy_of_uniform_logits_is_ln_v(V: int) -> None:
+    loss = F.cross_entropy(Tensor(np.full((2, V), 3.25)), [0, V - 1])
+    np.testing.assert_allclose(loss.item(), math.log(V), rtol=1e-12)  # V roundings of a sum
+
+
+def test_ignored_targets_are_not_even_looked_at() -> None:
+    z = np.random.default_rng(0).standard_normal((4, 5))
+    targets = np.array([1, -1, 3, -1])
+    clean = F.cross_entropy(Tensor(z[[0, 2]]), targets[[0, 2]])
+    z[1], z[3] = np.nan, 1e300
+    x = Tensor(z, requires_grad=True)
+    loss = F.cross_entropy(x, targets, ignore_index=-1)
+    loss.backward()
+    assert loss.item() == clean.item()
+    assert np.array_equal(x.grad[[1, 3]], np.zeros((2, 5)))
+
+
+# -- layer norm, GELU, linear, embedding ---------------------------------------------------------
+
+
+@given(seed=SEEDS)
+def test_layer_norm_backward_is_the_three_term_formula(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    C, eps = int(rng.integers(3, 20)), 1e-5
+    x = Tensor(rng.standard_normal((4, C)), requires_grad=True)
+    w, b = (Tensor(rng.standard_normal(C), requires_grad=True) for _ in range(2))
+    out = F.layer_norm(x, w, b, eps)
+    g = rng.standard_normal(out.shape)
+    out.backward(g)
+    np.testing.assert_allclose(x.grad.sum(axis=-1), 0.0, atol=1e-12 * np.abs(x.grad).max())
+    dw, db = np.zeros(C), np.zeros(C)
+    for row, dout, dx in zip(x.data, g, x.grad, strict=True):
+        rstd = (np.var(row) + eps) ** -0.5
+        norm = (row - np.mean(row)) * rstd
+        dnorm = w.data * dout
+        dw, db = dw + norm * dout, db + dout
+        assert_close(dx, (dnorm - np.mean(dnorm) - norm * np.mean(dnorm * norm)) * rstd)
+    assert_close(w.grad, dw)
+    assert_close(b.grad, db)
+
+
+@given(seed=SEEDS)
+def test_layer_norm_normalises_and_ignores_shift_and_scale(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, ones, zeros = 5.0 * rng.standard_normal((3, 8)), np.ones(8), np.zeros(8)
+
+    def normalise(x: NDArray, eps: float) -> NDArray:
+        return F.layer_norm(Tensor(x), Tensor(ones), Tensor(zeros), eps).data
+
+    out = normalise(x, 1e-5)
+    np.testing.assert_allclose(out.mean(axis=-1), 0.0, atol=1e-14)  # some ulp of values near 1
+    assert_close(out.var(axis=-1), x.var(axis=-1) / (x.var(axis=-1) + 1e-5))
+    assert_close(normalise(x + 100.0, 1e-5), out)
+    assert_close(normalise(7.0 * x, 0.0), normalise(x, 0.0))
+
+
+def test_gelu_is_the_tanh_form() -> None:
+    x = np.linspace(-8.0, 8.0, 4001)
+    leaf = Tensor(x, requires_grad=True)
+    out = F.gelu(leaf)
+    np.testing.assert_allclose(out.data - F.gelu(Tensor(-x)).data, x, rtol=1e-14)
+    erf_form = x / 2.0 * (1.0 + np.vectorize(math.erf)(x / math.sqrt(2.0)))
+    assert 1e-4 < np.abs(out.data - erf_form).max() < 4.8e-4
+    out.backward(np.ones_like(x))
+    assert -0.13 < leaf.grad.min() < -0.12 and 1.12 < leaf.grad.max() < 1.13
+
+
+@pytest.mark.parametrize("argument", range(3))
+def test_linear_is_affine_in_each_argument(argument: int) -> None:
+    rng = np.random.default_rng(argument)
+    shapes = ((2, 3, 4), (5, 4), (5,))
+    both = [[Tensor(rng.standard_normal(s)) for s in shapes] for _ in range(2)]
+    first, second, between = list(both[0]), list(both[0]), list(both[0])
+    second[argument] = both[1][argument]
+    between[argument] = 0.3 * both[0][argument] + 0.7 * both[1][argument]
+    mixed = 0.3 * F.linear(*first) + 0.7 * F.linear(*second)
+    assert_close(F.linear(*between).data, mixed.data)
+
+
+@given(seed=SEEDS)
+def test_embedding_gradient_is_that_of_a_one_hot_product(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, 6, rng.integers(1, 5, 2)).astype(rng.choice(["uint16", "int64"]))
+    w = Tensor(rng.standard_normal((9, 4)), requires_grad=True)
+    out = F.embedding(w, ids)
+    g = rng.standard_normal(out.shape)
+    out.backward(g)
+    assert np.array_equal(out.data, w.data[ids])
+    assert_close(w.grad, np.eye(9)[ids.ravel()].T @ g.reshape(-1, 4))
+    absent = np.setdiff1d(np.arange(9), ids)
+    assert absent.size >= 3 and not w.grad[absent].any()  # exactly 0
+
+
+# -- attention and dropout -----------------------------------------------------------------------
+
+
+def join_heads(q: NDArray, k: NDArray, v: NDArray) -> Tensor:
+    """(B, T, C) each -> (B, T, 3C)."""
+    return Tensor(np.concatenate([q, k, v], axis=-1), requires_grad=True)
+
+
+@given(seed=SEEDS)
+def test_attention_averages_what_is_visible(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    B, T, H, D = (int(n) for n in rng.integers(1, 5, 4))
+    q, k, v = rng.standard_normal((3, B, T, H * D)) * 3.0
+    out = F.causal_attention(join_heads(q, k, v), H).data
+    lowest, highest = (f.accumulate(v, axis=1) for f in (np.minimum, np.maximum))
+    assert (lowest - 1e-12 <= out).all() and (out <= highest + 1e-12).all()  # up to rounding
+    assert_close(out[:, 0], v[:, 0])
+    constant = np.broadcast_to(v[:, :1], v.shape)
+    assert_close(F.causal_attention(join_heads(q, k, constant), H).data, constant)
+    same_keys = np.broadcast_to(k[:, :1], k.shape)
+    prefix_means = np.cumsum(v, axis=1) / np.arange(1, T + 1)[:, None]
+    equal = F.causal_attention(join_heads(q, same_keys, v), H).data
+    np.testing.assert_allclose(equal, prefix_means, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5])
+def test_attention_weights_above_the_diagonal_are_exactly_0(p: float) -> None:
+    T = 6
+    q, k = 9.0 * np.random.default_rng(3).standard_normal((2, 1, T, T))
+    qkv = join_heads(q, k, np.eye(T)[None])  # v = 1, so that the output is the weights
+    out = F.causal_attention(qkv, 1, p, np.random.default_rng(0))
+    assert np.array_equal(out.data, np.tril(out.data))
+    if p == 0.0:
+        assert (np.diagonal(out.data[0]) > 0.0).all()
+        scores = (q @ k.swapaxes(1, 2))[0] / math.sqrt(T)
+        for t in range(T):
+            e = np.exp(scores[t, : t + 1] - scores[t, : t + 1].max())
+            assert_close(out.data[0, t, : t + 1], e / e.sum())
+    for t in range(T):
+        qkv.grad, g = None, np.zeros_like(out.data)
+        g[:, t] = 1.0 + np.arange(T)
+        out.backward(g, retain_graph=True)
+        assert not qkv.grad[:, t + 1 :].any()
+        assert p > 0.0 or qkv.grad[:, : t + 1].any()
+
+
+def test_dropout_uses_one_mask_forward_and_backward() -> None:
+    x = Tensor(np.linspace(1.0, 2.0, 10_000).reshape(100, 100), requires_grad=True)
+    out = F.dropout(x, P_DROP, np.random.default_rng(5))
+    kept = out.data != 0.0
+    assert_close(out.data[kept], x.data[kept] / (1.0 - P_DROP))
+    g = cotangent(x.shape)
+    out.backward(g)
+    assert_close(x.grad, kept * g / (1.0 - P_DROP))
+    share = np.count_nonzero(kept) / x.size
+    assert abs(share - (1.0 - P_DROP)) < 5 * math.sqrt(P_DROP * (1.0 - P_DROP) / x.size)  # 5 sigma
+
+
+@pytest.mark.parametrize("module", [F, composed])
+def test_masks_come_from_the_generator_alone(module: ModuleType) -> None:
+    x = np.ones((3, 50))
+    a = module.dropout(Tensor(x), P_DROP, np.random.default_rng(1)).data
+    b = module.dropout(Tensor(x.astype(np.float32)), P_DROP, np.random.default_rng(1)).data
+    c = module.dropout(Tensor(x), P_DROP, np.random.default_rng(2)).data
+    assert b.dtype == np.float32 and np.array_equal(a == 0.0, b == 0.0)
+    assert not np.array_equal(a, c)
+
+
+@pytest.mark.parametrize("module", [F, composed])
+def test_dropout_of_probability_0_is_the_identity_and_draws_nothing(module: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    before = rng.bit_generator.state
+    x, qkv = Tensor(np.ones(3)), Tensor(cotangent((2, 3, 12)))
+    assert module.dropout(x, 0.0, rng) is x
+    attended = module.causal_attention(qkv, 2, 0.0, rng)
+    assert np.array_equal(attended.data, module.causal_attention(qkv, 2).data)
+    assert rng.bit_generator.state == before
+
+
+# -- errors --------------------------------------------------------------------------------------
+
+X, QKV, Z = Tensor(np.ones((2, 4))), Tensor(np.ones((1, 2, 12))), Tensor(np.ones((2, 3, 5)))
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: F.linear(X, Tensor(np.ones((4, 5)))), ValueError, "4 channels.* takes 5"),
+        (lambda: F.embedding(X, [0, 2]), IndexError, r"ids\[1\] = 2 .*\[0, 2\)"),
+        (lambda: F.embedding(X, [[0], [-1]]), IndexError, r"ids\[1, 0\] = -1 .*\[0, 2\)"),
+        (lambda: F.embedding(X, [0.0]), TypeError, "integers, not float64"),
+        (lambda: F.embedding(X, [True]), TypeError, "integers, not bool"),
+        (lambda: F.dropout(X, 1.0, RNG), ValueError, r"p=1.0 .*\[0, 1\)"),
+        (lambda: F.dropout(X, -0.1, RNG), ValueError, "p=-0.1 .*at least 0"),
+        (lambda: F.dropout(X, math.nan, RNG), ValueError, "p=nan"),
+        (lambda: F.causal_attention(QKV, 2, 1.0, RNG), ValueError, r"p=1.0 .*\[0, 1\)"),
+        (lambda: F.causal_attention(QKV, 2, 0.5), ValueError, "p=0.5 needs a generator"),
+        (lambda: F.cross_entropy(Z, [[0, 1, 5], [0, 0, 0]]), IndexError, r"\[0, 2\] = 5 .*\[0, 5"),
+        (lambda: F.cross_entropy(Z, [[0, 1, 0], [-1, 0, 0]]), IndexError, r"\[1, 0\] = -1 "),
+        (lambda: F.cross_entropy(Z, np.zeros((2, 3))), TypeError, "integers, not float64"),
+        (lambda: F.cross_entropy(Z, [0, 1]), ValueError, r"shape \(2,\).*need.*\(2, 3\)"),
+        (lambda: F.cross_entropy(Z, np.full((2, 3), -100)), ValueError, "all 6 targets are ignor"),
+    ],
+)
+def test_wrong_arguments_are_refused(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()

@@ -1,0 +1,283 @@
+"""Training: it learns, it is deterministic, and a stopped run goes on bit for bit."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import signal
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from npgpt2.checkpoint import read_npz
+from npgpt2.progress import Progress
+from npgpt2.run import Run, new_run_directory
+from npgpt2.training import Trainer, TrainingConfig, config_of
+
+TEXT = "the quick brown fox jumps over the lazy dog. " * 30
+TINY = TrainingConfig(
+    n_layer=2, n_head=2, n_embd=16, n_positions=8, dropout=0.1, batch_size=4, steps=12,
+    warmup_steps=2, eval_every=4, eval_batches=2, save_every=5, lr=1e-2,
+)  # fmt: skip
+
+
+def quiet(trainer):
+    return Progress(trainer.config.steps, trainer.step, stream=io.StringIO())
+
+
+def train(trainer):
+    return trainer.train(quiet(trainer))
+
+
+def rows(run, columns):
+    with open(run.metrics_path, newline="") as file:
+        return [tuple(row[c] for c in columns) for row in csv.DictReader(file)]
+
+
+MEASURED = ("step", "loss", "val_loss", "lr", "grad_norm")  # all but the seconds
+
+
+def assert_same_run(a, b):
+    """Everything but the time taken is equal, bit for bit."""
+    assert rows(a.run, MEASURED) == rows(b.run, MEASURED)
+    (meta, arrays), (other_meta, others) = (read_npz(x.run.checkpoint_path) for x in (a, b))
+    del meta["seconds"], other_meta["seconds"]
+    assert meta == other_meta
+    assert arrays.keys() == others.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, others[name], err_msg=name)
+
+
+def test_it_learns(tmp_path):
+    trainer = Trainer.start(tmp_path, replace(TINY, steps=150, dropout=0.0), TEXT)
+    before = trainer.validate()
+    assert before == pytest.approx(math.log(len(trainer.run.vocabulary)), rel=0.1)
+    assert train(trainer)
+    assert trainer.validate() < 0.5 * before
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path):
+    runs = [
+        Trainer.start(tmp_path / str(i), replace(TINY, seed=seed), TEXT)
+        for i, seed in enumerate([0, 0, 1])
+    ]
+    for trainer in runs:
+        assert train(trainer)
+    assert_same_run(runs[0], runs[1])
+    assert rows(runs[0].run, MEASURED) != rows(runs[2].run, MEASURED)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("stop", [1, 5, 7, 11])
+def test_a_resumed_run_equals_one_that_was_never_stopped(tmp_path, stop, dtype):
+    config = replace(TINY, dtype=dtype)
+    straight = Trainer.start(tmp_path / "straight", config, TEXT)
+    assert train(straight)
+
+    stopped = Trainer.start(tmp_path / "stopped", config, TEXT)
+
+    class StopAt(Progress):
+        def update(self, step, text, milestone=False):
+            if step == stop:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    assert not stopped.train(StopAt(config.steps, stream=io.StringIO()))
+    assert stopped.step == stop
+    resumed = Trainer.resume(tmp_path / "stopped")
+    assert resumed.step == stop
+    assert train(resumed)
+    assert_same_run(straight, resumed)
+
+
+def test_a_run_that_died_goes_on_from_its_last_checkpoint(tmp_path):
+    straight = Trainer.start(tmp_path / "straight", TINY, TEXT)
+    assert train(straight)
+    died = Trainer.start(tmp_path / "died", TINY, TEXT)
+
+    class DieAt8(Progress):
+        def update(self, step, text, milestone=False):
+            if step == 8:
+                raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        died.train(DieAt8(TINY.steps, stream=io.StringIO()))
+    with died.run.metrics_path.open("a") as file:
+        file.write("9,1.2")  # a row torn in two
+    resumed = Trainer.resume(tmp_path / "died")
+    assert resumed.step == 5, "the last multiple of save_every"
+    assert train(resumed)
+    assert_same_run(straight, resumed)
+
+
+def test_a_second_signal_interrupts_at_once_and_handlers_are_restored(tmp_path):
+    trainer = Trainer.start(tmp_path, TINY, TEXT)
+    before = signal.getsignal(signal.SIGINT)
+
+    class Impatient(Progress):
+        def update(self, step, text, milestone=False):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(Impatient(TINY.steps, stream=io.StringIO()))
+    assert signal.getsignal(signal.SIGINT) is before
+    assert Trainer.resume(tmp_path).step == 0
+
+
+def test_metrics_have_a_row_a_step_and_the_schedule(tmp_path):
+    trainer = Trainer.start(tmp_path, TINY, TEXT)
+    train(trainer)
+    table = rows(trainer.run, ("step", "loss", "val_loss", "lr", "grad_norm", "seconds"))
+    assert [int(row[0]) for row in table] == list(range(TINY.steps + 1))
+    assert [int(row[0]) for row in table if row[2]] == [0, 4, 8, 12]
+    lrs = [float(row[3]) for row in table[1:]]
+    assert lrs[0] == TINY.lr and lrs == sorted(lrs, reverse=True), "warm-up: a tenth of 12 is 1"
+    assert all(float(row[4]) > 0 for row in table[1:])
+    seconds = [float(row[5]) for row in table]
+    assert seconds == sorted(seconds)
+
+
+def test_progress_tells_losses_speed_and_time_left(tmp_path):
+    trainer = Trainer.start(tmp_path, TINY, TEXT)
+    stream = io.StringIO()
+    trainer.train(Progress(TINY.steps, stream=stream))
+    last = stream.getvalue().splitlines()[-1]
+    assert last.startswith("step 12/12  loss ")
+    for part in ("  val ", " tokens/s  ", "0:00 left"):
+        assert part in last
+
+
+def test_validation_is_the_same_every_time_and_draws_nothing(tmp_path):
+    trainer = Trainer.start(tmp_path, TINY, TEXT)
+    state = trainer.model.rng.bit_generator.state, trainer.rng.bit_generator.state
+    assert trainer.validate() == trainer.validate()
+    assert state == (trainer.model.rng.bit_generator.state, trainer.rng.bit_generator.state)
+
+
+def test_weights_that_are_not_finite_end_the_run_and_leave_the_checkpoint(tmp_path):
+    trainer = Trainer.start(tmp_path, TINY, TEXT)
+    before = trainer.run.checkpoint_path.read_bytes()
+    trainer.model.wpe.weight.data[0, 0] = np.nan
+    with pytest.raises(FloatingPointError, match=f"step 1 of {tmp_path}.*lower the learning rate"):
+        train(trainer)
+    assert trainer.run.checkpoint_path.read_bytes() == before
+    assert not np.isnan(trainer.model.wte.weight.data).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_head": 3}, "n_embd=16 is not divisible by n_head=3"),
+        ({"dropout": 1.0}, r"dropout=1.0 must lie in \[0, 1\)"),
+        ({"steps": 0}, "steps=0 must be at least 1"),
+        ({"batch_size": 2.5}, "batch_size must be an integer, not 2.5"),
+        ({"lr": 0.0}, "lr=0 must be positive"),
+        ({"lr": math.nan}, "lr=nan must be"),
+        ({"min_lr": 1.0}, "min_lr=1.0 must be at least 0 and at most 0.01"),
+        ({"beta2": 1.0}, r"beta2=1.0 must lie in \[0, 1\)"),
+        ({"val_fraction": 0.0}, "val_fraction=0 must be positive"),
+        ({"seed": -1}, "seed=-1 must be at least 0"),
+        ({"dtype": "float16"}, "dtype='float16' must be float32 or float64"),
+    ],
+)
+def test_nonsense_is_refused_with_value_and_limit(change, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        replace(TINY, **change)
+
+
+def test_a_short_text_is_refused_before_a_directory_is_made(tmp_path):
+    with pytest.raises(ValueError, match="text of 20 characters is too short"):
+        Trainer.start(tmp_path / "run", TINY, "x" * 20)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_in_use_is_left_alone(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(FileExistsError, match="exists and is not empty"):
+        Trainer.start(tmp_path, TINY, TEXT)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_new_directory_gets_the_next_number(tmp_path):
+    assert new_run_directory(tmp_path) == tmp_path / "001"
+    (tmp_path / "001").mkdir()
+    assert new_run_directory(tmp_path) == tmp_path / "002"
+
+
+class TestDamagedRuns:
+    @pytest.fixture
+    def run(self, tmp_path):
+        return Trainer.start(tmp_path / "run", TINY, TEXT).run
+
+    def test_missing_directory(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="there is no directory .*nowhere"):
+            Run.open(tmp_path / "nowhere")
+
+    def test_foreign_directory(self, tmp_path):
+        message = "no config.json, no text.txt, no vocabulary.json, no checkpoint.npz"
+        with pytest.raises(ValueError, match=message):
+            Run.open(tmp_path)
+
+    @pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff", b""])
+    def test_config(self, run, content):
+        run.config_path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{run.config_path} is damaged"):
+            Run.open(run.directory)
+
+    @pytest.mark.parametrize("change", [{"steps": "many"}, {"n_heads": 3}, {"n_head": 3}])
+    def test_settings(self, run, change):
+        run.config_path.write_text(json.dumps(json.loads(run.config_path.read_text()) | change))
+        with pytest.raises(ValueError, match=f"{run.config_path} is damaged"):
+            config_of(Run.open(run.directory))
+
+    @pytest.mark.parametrize("content", [b'["b", "a"]', b"[1]", b"{}", b"x"])
+    def test_vocabulary(self, run, content):
+        run.vocabulary_path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{run.vocabulary_path} is damaged"):
+            Run.open(run.directory)
+
+    def test_vocabulary_of_another_run(self, run):
+        run.vocabulary_path.write_text('["a", "b"]')
+        with pytest.raises(ValueError, match="has 2 characters, but the model .* vocab_size=28"):
+            Run.open(run.directory).load()
+
+    def test_another_text(self, run):
+        run.text_path.write_text(TEXT + "!")
+        with pytest.raises(ValueError, match="is not the text that the run began with"):
+            Trainer.resume(run.directory)
+
+    def test_checkpoint(self, run):
+        run.checkpoint_path.write_bytes(run.checkpoint_path.read_bytes()[:1000])
+        with pytest.raises(ValueError, match=f"{run.checkpoint_path} is damaged"):
+            Trainer.resume(run.directory)
+
+    def test_checkpoint_of_another_run(self, run, tmp_path):
+        other = Trainer.start(tmp_path / "other", replace(TINY, n_layer=1), TEXT).run
+        os.replace(other.checkpoint_path, run.checkpoint_path)
+        with pytest.raises(ValueError, match="belongs to another run"):
+            Trainer.resume(run.directory)
+
+    def test_checkpoint_without_moments(self, run):
+        model, meta, _ = run.load()
+        run.save(model, arrays={}, meta=meta)
+        with pytest.raises(ValueError, match="cannot be resumed from"):
+            Trainer.resume(run.directory)
+
+
+def test_outside_the_main_thread_signals_are_left_alone(tmp_path):
+    import threading
+
+    trainer = Trainer.start(tmp_path, TINY, TEXT)
+    finished = []
+    thread = threading.Thread(target=lambda: finished.append(train(trainer)))
+    thread.start()
+    thread.join()
+    assert finished == [True]
+
+
+def test_every_option_has_a_help_text():
+    assert all(f.metadata["help"] for f in fields(TrainingConfig))
