@@ -1,0 +1,349 @@
+"""Optimizers, clipping and schedule follow their formulas, and torch's step for step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from npgpt2 import SGD, AdamW, GPT2Config, Parameter, clip_grad_norm, cosine_schedule
+from npgpt2 import functional as F
+from tests.test_npgpt2 import torch_gpt2
+from tests.test_npgpt2.torch_gpt2 import assert_close
+
+SHAPES = ((5, 3), (4,), (2, 3, 2))
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def make_parameters(seed: int = 0) -> list[Parameter]:
+    rng = np.random.default_rng(seed)
+    return [Parameter(rng.standard_normal(shape)) for shape in SHAPES]
+
+
+def as_torch(parameters: list[Parameter]) -> list[torch.nn.Parameter]:
+    return [torch.nn.Parameter(torch.from_numpy(p.data.copy())) for p in parameters]
+
+
+def set_gradients(parameters: list[Parameter], seed: int, size: float = 1.0) -> None:
+    rng = np.random.default_rng(seed)
+    for parameter in parameters:
+        parameter.grad = size * rng.standard_normal(parameter.shape)
+
+
+def decayed_apart(parameters: Any, weight_decay: float) -> list[dict[str, Any]]:
+    """Torch's way to say that only matrices decay."""
+    groups: dict[bool, list[Any]] = {True: [], False: []}
+    for parameter in parameters:
+        groups[parameter.ndim >= 2].append(parameter)
+    return [
+        {"params": groups[matrices], "weight_decay": weight_decay if matrices else 0.0}
+        for matrices in groups
+    ]
+
+
+# -- trajectories --------------------------------------------------------------------------------
+
+OPTIMIZERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "AdamW": (
+        lambda ps: AdamW(ps, lr=0.01),
+        lambda ps: torch.optim.AdamW(decayed_apart(ps, 0.01), lr=0.01),
+    ),
+    "AdamW, other values": (
+        lambda ps: AdamW(ps, lr=0.1, betas=(0.5, 0.7), eps=0.1, weight_decay=0.3),
+        lambda ps: torch.optim.AdamW(decayed_apart(ps, 0.3), lr=0.1, betas=(0.5, 0.7), eps=0.1),
+    ),
+    "AdamW, no decay": (
+        lambda ps: AdamW(ps, weight_decay=0.0),
+        lambda ps: torch.optim.AdamW(ps, lr=1e-3, weight_decay=0.0),
+    ),
+    "SGD": (lambda ps: SGD(ps, lr=0.1), lambda ps: torch.optim.SGD(ps, lr=0.1)),
+    "SGD with momentum": (
+        lambda ps: SGD(ps, lr=0.1, momentum=0.8),
+        lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.8),
+    ),
+}
+each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+
+
+@each_optimizer
+@given(seed=SEEDS)
+def test_ten_steps_equal_torchs(name: str, seed: int) -> None:
+    parameters = make_parameters(seed % 1000)
+    theirs = as_torch(parameters)
+    make, make_torch = OPTIMIZERS[name]
+    optimizer, torch_optimizer = make(parameters), make_torch(theirs)
+    for step in range(10):
+        set_gradients(parameters, seed + step)
+        for parameter, other in zip(parameters, theirs, strict=True):
+            other.grad = torch.from_numpy(parameter.grad.copy())
+        optimizer.step()
+        torch_optimizer.step()
+    for parameter, other in zip(parameters, theirs, strict=True):
+        assert_close(parameter.data, other.detach().numpy(), name)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_ten_steps_of_gpt2_with_clipping_and_schedule_follow_torch(seed: int) -> None:
+    max_norm = 0.3
+    config = torch_gpt2.random_config(seed)
+    model = torch_gpt2.random_model(config, seed)
+    oracle = torch_gpt2.load(config, model.state_dict())
+    optimizer = AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
+    torch_optimizer = torch.optim.AdamW(decayed_apart(oracle.parameters(), 0.1), betas=(0.9, 0.95))
+    clipped = 0
+    for step in range(10):
+        lr = cosine_schedule(step, max_lr=1e-2, min_lr=1e-3, warmup_steps=3, total_steps=9)
+        ids, targets = torch_gpt2.random_batch(config, 100 * seed + step)
+        ours = torch_gpt2.run(model, ids, targets)
+        theirs = torch_gpt2.run_torch(oracle, ids, targets)
+        np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-8)
+        norm = clip_grad_norm(model.parameters(), max_norm)
+        torch_norm = torch.nn.utils.clip_grad_norm_(oracle.parameters(), max_norm)
+        np.testing.assert_allclose(norm, float(torch_norm), rtol=1e-8)
+        clipped += norm > max_norm
+        optimizer.lr = lr
+        for group in torch_optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+        torch_optimizer.step()
+    assert clipped >= 5  # the clipping has been at work
+    weights = model.state_dict()
+    for name, parameter in oracle.named_parameters():
+        # Ten steps carry the rounding of ten gradients, hence 1e-8, also of the largest entry.
+        expected = parameter.detach().numpy()
+        atol = 1e-8 * np.abs(expected).max()
+        np.testing.assert_allclose(weights[name], expected, rtol=1e-8, atol=atol, err_msg=name)
+    assert optimizer.step_count == 10
+
+
+# -- AdamW ---------------------------------------------------------------------------------------
+
+
+def test_the_first_adamw_step_is_the_sign_of_the_gradient() -> None:
+    """With m/(1 - beta1) = g and v/(1 - beta2) = g**2, the step is lr * g / (|g| + eps)."""
+    for g in (3.0, -1e-3):
+        parameter = Parameter(np.array([2.0]))
+        parameter.grad = np.array([g])
+        AdamW([parameter], lr=0.5, eps=1e-4).step()
+        assert_close(parameter.data, [2.0 - 0.5 * g / (abs(g) + 1e-4)])
+
+
+def test_adamw_only_shrinks_matrices_where_the_gradient_is_0() -> None:
+    matrix, vector = Parameter(np.full((2, 2), 3.0)), Parameter(np.full(2, 3.0))
+    matrix.grad, vector.grad = np.zeros((2, 2)), np.zeros(2)
+    optimizer = AdamW([matrix, vector], lr=0.1, weight_decay=0.5)
+    for _ in range(3):
+        optimizer.step()
+    assert_close(matrix.data, np.full((2, 2), 3.0 * 0.95**3))
+    assert np.array_equal(vector.data, [3.0, 3.0])
+
+
+def test_adamw_counts_one_step_for_all_parameters() -> None:
+    parameters = make_parameters()
+    optimizer = AdamW(parameters)
+    for step in range(1, 4):
+        set_gradients(parameters, step)
+        optimizer.step()
+        assert optimizer.step_count == step
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD with momentum"])
+def test_a_parameter_given_twice_is_stepped_once(name: str) -> None:
+    once, twice = make_parameters(), make_parameters()
+    for parameters, given_ in ((once, once), (twice, twice + twice)):
+        optimizer = OPTIMIZERS[name][0](given_)
+        set_gradients(parameters, 1)
+        optimizer.step()
+        assert len(optimizer.parameters) == len(parameters)
+    for a, b in zip(once, twice, strict=True):
+        assert np.array_equal(a.data, b.data)
+
+
+@each_optimizer
+def test_a_parameter_without_gradient_is_left_alone(name: str) -> None:
+    parameters = make_parameters()
+    optimizer = OPTIMIZERS[name][0](parameters)
+    set_gradients(parameters, 0)
+    optimizer.step()
+    before = [p.data.copy() for p in parameters]
+    set_gradients(parameters, 1)
+    parameters[0].grad = None
+    optimizer.step()
+    assert np.array_equal(parameters[0].data, before[0])
+    assert not np.array_equal(parameters[1].data, before[1])
+
+
+@each_optimizer
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_steps_are_in_place_and_keep_the_dtype(name: str, dtype: type) -> None:
+    parameter = Parameter(np.ones((2, 3), dtype=dtype))
+    parameter.grad = np.full((2, 3), 2.0, dtype=dtype)
+    array, gradient = parameter.data, parameter.grad
+    optimizer = OPTIMIZERS[name][0]([parameter])
+    optimizer.step()
+    assert parameter.data is array and array.dtype == dtype and (array < 1.0).all()
+    assert parameter.grad is gradient and (gradient == 2.0).all()
+    optimizer.zero_grad()
+    assert parameter.grad is None
+
+
+def test_adamw_goes_on_from_its_state_bit_for_bit() -> None:
+    straight, parts = make_parameters(), make_parameters()
+    first = AdamW(straight)
+    second = AdamW(parts)
+    for step in range(4):
+        if step == 2:
+            state = second.state_dict()
+            second.step_count, second.m[0][...] = 99, 99.0  # the state is a copy
+            second = AdamW(parts)
+            second.load_state_dict(state)
+        for parameters, optimizer in ((straight, first), (parts, second)):
+            set_gradients(parameters, step)
+            optimizer.step()
+    assert second.step_count == 4
+    for a, b in zip(straight, parts, strict=True):
+        assert np.array_equal(a.data, b.data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"m": [np.zeros(3)]}, r"'m' has shapes \[\(3,\)\], the parameters have \[\(2, 2\)\]"),
+        ({"v": []}, r"'v' has shapes \[\]"),
+        ({"step_count": -1}, "step_count=-1 must be at least 0"),
+    ],
+)
+def test_a_state_of_other_parameters_is_refused(change: dict[str, Any], message: str) -> None:
+    optimizer = AdamW([Parameter(np.ones((2, 2)))])
+    wrong = {"step_count": 3, "m": [np.ones((2, 2))], "v": [np.ones((2, 2))], **change}
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(wrong)
+    assert optimizer.step_count == 0 and not optimizer.m[0].any() and not optimizer.v[0].any()
+
+
+# -- clipping ------------------------------------------------------------------------------------
+
+
+@given(seed=SEEDS, size=st.floats(1e-3, 1e3), max_norm=st.floats(1e-2, 1e2))
+def test_clipping_keeps_the_direction_and_bounds_the_norm(
+    seed: int, size: float, max_norm: float
+) -> None:
+    parameters = make_parameters()
+    set_gradients(parameters, seed, size)
+    before = [p.grad.copy() for p in parameters]
+    theirs = as_torch(parameters)
+    for parameter, other in zip(parameters, theirs, strict=True):
+        other.grad = torch.from_numpy(parameter.grad.copy())
+    norm = clip_grad_norm(parameters, max_norm)
+    torch_norm = torch.nn.utils.clip_grad_norm_(theirs, max_norm)
+    flat = np.concatenate([g.ravel() for g in before])
+    after = np.concatenate([p.grad.ravel() for p in parameters])
+    assert_close(norm, np.linalg.norm(flat))
+    assert_close(norm, float(torch_norm))
+    assert np.linalg.norm(after) <= min(norm, max_norm) * (1 + 1e-12)  # rounding
+    assert_close(after * norm, flat * np.linalg.norm(after))
+    assert_close(after, np.concatenate([p.grad.numpy().ravel() for p in theirs]))
+
+
+def test_clipping_leaves_small_gradients_as_they_are() -> None:
+    parameters = make_parameters()
+    set_gradients(parameters, 0, 1e-3)
+    before = [p.grad for p in parameters]
+    norm = clip_grad_norm(iter(parameters), 1.0)
+    assert norm < 1.0 and all(p.grad is g for p, g in zip(parameters, before, strict=True))
+
+
+def test_clipping_counts_a_tied_parameter_once_and_skips_those_without_gradient() -> None:
+    tied, other = Parameter(np.zeros(2)), Parameter(np.zeros(2))
+    tied.grad = np.array([3.0, 4.0])
+    assert clip_grad_norm([tied, other, tied], 2.5) == 5.0
+    assert other.grad is None
+    np.testing.assert_allclose(tied.grad, [1.5, 2.0], rtol=1e-6)  # the 1e-6 in the formula
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_clipping_refuses_gradients_that_are_not_finite(bad: float) -> None:
+    parameters = make_parameters()
+    set_gradients(parameters, 0, 100.0)
+    parameters[1].grad[2] = bad
+    before = [p.grad.copy() for p in parameters]
+    with pytest.raises(FloatingPointError, match="gradient norm is (nan|inf).*learning rate"):
+        clip_grad_norm(parameters, 1.0)
+    for parameter, g in zip(parameters, before, strict=True):
+        assert np.array_equal(parameter.grad, g, equal_nan=True)
+
+
+# -- schedule ------------------------------------------------------------------------------------
+
+
+@given(
+    warmup=st.integers(0, 20),
+    decay=st.integers(1, 40),
+    max_lr=st.floats(1e-5, 1.0),
+    share=st.floats(0.0, 1.0),
+)
+def test_the_schedule_rises_linearly_then_falls_as_half_a_cosine(
+    warmup: int, decay: int, max_lr: float, share: float
+) -> None:
+    total, min_lr = warmup + decay, share * max_lr
+    lr = [
+        cosine_schedule(step, max_lr=max_lr, min_lr=min_lr, warmup_steps=warmup, total_steps=total)
+        for step in range(total + 3)
+    ]
+    assert_close(lr[:warmup], [max_lr * (step + 1) / warmup for step in range(warmup)])
+    assert_close(lr[warmup], max_lr)
+    assert lr[total:] == [min_lr] * 3
+    falling = np.array(lr[warmup : total + 1])
+    assert (np.diff(falling) <= 1e-15).all()
+    assert_close(falling + falling[::-1], np.full(decay + 1, max_lr + min_lr))  # point symmetry
+
+
+# -- errors --------------------------------------------------------------------------------------
+
+P = Parameter(np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: AdamW([]), ValueError, "at least one parameter"),
+        (lambda: SGD(iter(()), lr=0.1), ValueError, "at least one parameter"),
+        (lambda: AdamW([P], lr=-1.0), ValueError, "lr=-1.0 must be at least 0"),
+        (lambda: AdamW([P], lr="big"), TypeError, "lr must be a number, not 'big'"),
+        (lambda: AdamW([P], betas=(1.0, 0.9)), ValueError, r"beta1=1.0 must lie in \[0, 1\)"),
+        (lambda: AdamW([P], betas=(0.9, -0.1)), ValueError, "beta2=-0.1 must be at least 0"),
+        (lambda: AdamW([P], eps=0), ValueError, "eps=0 must be positive"),
+        (lambda: AdamW([P], weight_decay=math.nan), ValueError, "weight_decay=nan"),
+        (lambda: SGD([P], lr=math.inf), ValueError, "lr=inf"),
+        (lambda: SGD([P], lr=0.1, momentum=1.0), ValueError, "momentum=1.0"),
+        (lambda: clip_grad_norm([P], 0.0), ValueError, "max_norm=0 must be positive"),
+    ],
+)
+def test_nonsense_is_refused(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_training_lowers_the_loss_of_a_batch() -> None:
+    """A pulse check of all parts together; exactness is stated above."""
+    config = GPT2Config(vocab_size=11, n_positions=8, n_embd=16, n_layer=1, n_head=2)
+    model = torch_gpt2.random_model(config, dtype=np.float32)
+    optimizer = AdamW(model.parameters(), lr=1e-2)
+    rng = np.random.default_rng(0)
+    ids, targets = rng.integers(0, 11, (2, 4, 8))
+    losses: list[NDArray] = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model.eval()(ids), targets)
+        loss.backward()
+        clip_grad_norm(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
