@@ -1,7 +1,7 @@
 """The command line: `npgpt2 train`, `npgpt2 generate`, `npgpt2 params`.
 
-Errors a user can mend are one line on standard error and a status of 2; a training run stopped by
-a signal ends with status 130.
+Errors a user can mend are one line on standard error and a status of 2; what is stopped by Ctrl-C
+ends with status 130.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `npgpt2 ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return 1
+    except KeyboardInterrupt:
+        print()  # what follows begins on a new line
+        return 130
     except (OSError, ValueError, TypeError, IndexError, FloatingPointError) as error:
         print(f"npgpt2: error: {error}", file=sys.stderr)
         return 2

@@ -111,6 +111,10 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
     eps
         Added to the variance.
     """
+    if x.shape[-1:] != weight.shape or weight.shape != bias.shape:
+        raise ValueError(
+            f"layer_norm: x has shape {x.shape}, but weight {weight.shape} and bias {bias.shape}"
+        )
     centred = x.data - x.data.mean(axis=-1, keepdims=True)
     rstd = 1.0 / np.sqrt(_mean_product(centred, centred) + eps)  # (..., 1)
     xhat = np.multiply(centred, rstd, out=centred)
@@ -214,6 +218,11 @@ def causal_attention(
     Tensor
         (B, T, C).
     """
+    if qkv.ndim != 3 or qkv.shape[2] % (3 * n_head):
+        raise ValueError(
+            f"causal_attention: qkv of shape {qkv.shape} must be (B, T, 3C) "
+            f"with C a multiple of n_head={n_head}"
+        )
     B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     D = C // n_head
     scale = 1.0 / math.sqrt(D)

@@ -178,6 +178,16 @@ def test_ctrl_c_saves_and_resume_finishes(tmp_path, text):
     assert f"--resume {directory}".encode() in out
 
 
+def test_ctrl_c_ends_a_sample_without_a_traceback(run):
+    argv = [sys.executable, "-m", "npgpt2", "generate", run, "--max-new-tokens", "1000000"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert len(process.stdout.read(5)) == 5
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert out.endswith(b"\n") and err == b""
+
+
 def test_a_reader_that_goes_away_is_no_traceback(run):
     script = f"{sys.executable} -m npgpt2 generate {run} --max-new-tokens 3000 | head -c 10"
     done = subprocess.run(["bash", "-c", script], capture_output=True, timeout=60)

@@ -459,6 +459,8 @@ RNG = np.random.default_rng(0)
     ("call", "error", "message"),
     [
         (lambda: F.linear(X, Tensor(np.ones((4, 5)))), ValueError, "4 channels.* takes 5"),
+        (lambda: F.layer_norm(X, X, X), ValueError, r"shape \(2, 4\), but weight \(2, 4\)"),
+        (lambda: F.layer_norm(X, X[0], X[0, :1]), ValueError, r"\(4,\) and bias \(1,\)"),
         (lambda: F.embedding(X, [0, 2]), IndexError, r"ids\[1\] = 2 .*\[0, 2\)"),
         (lambda: F.embedding(X, [[0], [-1]]), IndexError, r"ids\[1, 0\] = -1 .*\[0, 2\)"),
         (lambda: F.embedding(X, [0.0]), TypeError, "integers, not float64"),
@@ -466,6 +468,8 @@ RNG = np.random.default_rng(0)
         (lambda: F.dropout(X, 1.0, RNG), ValueError, r"p=1.0 .*\[0, 1\)"),
         (lambda: F.dropout(X, -0.1, RNG), ValueError, "p=-0.1 .*at least 0"),
         (lambda: F.dropout(X, math.nan, RNG), ValueError, "p=nan"),
+        (lambda: F.causal_attention(QKV, 3), ValueError, r"\(1, 2, 12\).*multiple of n_head=3"),
+        (lambda: F.causal_attention(X, 2), ValueError, r"\(2, 4\) must be \(B, T, 3C\)"),
         (lambda: F.causal_attention(QKV, 2, 1.0, RNG), ValueError, r"p=1.0 .*\[0, 1\)"),
         (lambda: F.causal_attention(QKV, 2, 0.5), ValueError, "p=0.5 needs a generator"),
         (lambda: F.cross_entropy(Z, [[0, 1, 5], [0, 0, 0]]), IndexError, r"\[0, 2\] = 5 .*\[0, 5"),

@@ -1,0 +1,366 @@
+"""Module: what it finds on its attributes, and that a tied parameter stays one parameter."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autograd import Tensor
+from npgpt2 import Dropout, LayerNorm, Linear, Module, Parameter
+
+
+class Scale(Module):
+    """x * gain: the smallest module with a parameter of its own."""
+
+    def __init__(self) -> None:
+        self.gain = Parameter(np.array([1.0, -2.0, 0.5], np.float32))
+        self.drop = Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(x * self.gain)
+
+
+class Tree(Module):
+    """Every kind of attribute: parameters, modules, lists of both, ties, and other things."""
+
+    def __init__(self) -> None:
+        self.first = Linear(2, 3, rng=0)
+        self.name, self.sizes, self.nothing = "a tree", [2, 3], None
+        self.constant = Tensor(np.ones(3, np.float32))
+        self.shift = Parameter(np.zeros(3, np.float32))
+        self.layers = [Scale(), LayerNorm(3), Scale()]
+        self.gains = [Parameter(np.ones(3, np.float32)), Parameter(np.ones(1, np.float32))]
+        self.head = Linear(2, 3, bias=False)
+        self.head.weight = self.first.weight
+        self.again = self.first
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x) + self.shift
+        for layer in self.layers:
+            x = layer(x)
+        return (x * self.gains[0] * self.gains[1]) @ self.head.weight
+
+
+NAMES = [
+    "first.weight", "first.bias", "shift", "layers.0.gain", "layers.1.weight", "layers.1.bias",
+    "layers.2.gain", "gains.0", "gains.1",
+]  # fmt: skip
+ALIASES = ["head.weight", "again.weight", "again.bias"]
+X = np.array([[1.0, -1.0], [0.5, 2.0]], np.float32)
+
+
+def give_gradients(module: Module) -> None:
+    """A gradient for every parameter but the last."""
+    for parameter in list(module.parameters())[:-1]:
+        parameter.grad = np.full_like(parameter.data, 2.0)
+
+
+# -- walking -------------------------------------------------------------------------------------
+
+
+def test_a_parameter_is_a_leaf_that_requires_a_gradient() -> None:
+    parameter = Parameter([1.0, 2.0])
+    assert isinstance(parameter, Tensor)
+    assert parameter.requires_grad and parameter.parents == () and parameter.grad is None
+
+
+def test_names_are_attribute_paths_in_order_of_assignment() -> None:
+    assert [name for name, _ in Tree().named_parameters()] == NAMES
+
+
+def test_a_tied_parameter_is_listed_once_and_with_aliases_under_all_its_names() -> None:
+    tree = Tree()
+    listed = list(tree.named_parameters(aliases=True))
+    assert [name for name, _ in listed] == NAMES + ALIASES
+    for name, parameter in listed:
+        owner: Any = tree
+        for part in name.split("."):
+            owner = owner[int(part)] if part.isdigit() else getattr(owner, part)
+        assert parameter is owner, name
+
+
+def test_parameters_are_those_of_named_parameters() -> None:
+    tree = Tree()
+    named = [parameter for _, parameter in tree.named_parameters()]
+    assert all(p is q for p, q in zip(tree.parameters(), named, strict=True))
+
+
+def test_modules_come_once_each_and_parents_first() -> None:
+    tree = Tree()
+    a, norm, b = tree.layers
+    expected = [tree, tree.first, a, a.drop, norm, b, b.drop, tree.head]
+    assert all(m is n for m, n in zip(tree.modules(), expected, strict=True))
+
+
+def test_a_parameter_set_later_is_found_and_one_set_to_none_is_not() -> None:
+    tree = Tree()
+    tree.late = Parameter(np.zeros(1))
+    tree.shift = None
+    names = [name for name, _ in tree.named_parameters()]
+    assert names == [name for name in NAMES if name != "shift"] + ["late"]
+
+
+def test_calling_a_module_is_calling_forward() -> None:
+    class Both(Module):
+        def forward(self, a: Tensor, *, b: Tensor) -> Tensor:
+            return a - b
+
+    assert Both()(Tensor(5.0), b=Tensor(3.0)).item() == 2.0
+
+
+def test_a_module_without_forward_says_so() -> None:
+    class Empty(Module):
+        pass
+
+    with pytest.raises(NotImplementedError, match="Empty defines no forward"):
+        Empty()(Tensor(1.0))
+
+
+# -- training and evaluation ---------------------------------------------------------------------
+
+
+def test_modules_are_made_in_training_mode() -> None:
+    assert all(module.training is True for module in Tree().modules())
+
+
+def test_eval_and_train_switch_every_module_and_return_self() -> None:
+    tree = Tree()
+    assert tree.eval() is tree
+    assert not any(module.training for module in tree.modules())
+    assert tree.train() is tree
+    assert all(module.training for module in tree.modules())
+    assert tree.train(False) is tree
+    assert not any(module.training for module in tree.modules())
+    assert Tree().training, "another instance is not concerned"
+
+
+def test_evaluating_has_no_dropout_and_no_graph() -> None:
+    tree = Tree()
+    expected = copy.deepcopy(tree).eval()(Tensor(X))
+    with tree.evaluating():
+        out = tree(Tensor(X))
+    assert np.array_equal(out.data, expected.data)
+    assert expected.requires_grad and not out.requires_grad and out.parents == ()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_evaluating_restores_every_module_also_after_an_exception(fails: bool) -> None:
+    tree = Tree()
+    tree.layers[1].eval()
+    tree.layers[2].drop.eval()
+    before = [module.training for module in tree.modules()]
+    assert True in before and False in before
+    try:
+        with tree.evaluating():
+            assert not any(module.training for module in tree.modules())
+            if fails:
+                raise KeyError("inside")
+    except KeyError:
+        assert fails
+    assert [module.training for module in tree.modules()] == before
+    assert tree(Tensor(X)).requires_grad
+
+
+def test_evaluating_may_be_nested() -> None:
+    tree = Tree()
+    with tree.evaluating():
+        with tree.evaluating():
+            pass
+        assert not tree.training and not tree(Tensor(X)).requires_grad
+    assert tree.training and tree(Tensor(X)).requires_grad
+
+
+def test_zero_grad_forgets_all_gradients() -> None:
+    tree = Tree()
+    give_gradients(tree)
+    tree.zero_grad()
+    assert all(parameter.grad is None for parameter in tree.parameters())
+
+
+# -- dtype ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float64, "float32", np.dtype("float64")])
+def test_astype_converts_values_and_gradients_in_place_and_keeps_ties(dtype: Any) -> None:
+    tree, before = Tree(), Tree().state_dict()
+    parameters = list(tree.parameters())
+    give_gradients(tree)
+    assert tree.astype(dtype) is tree
+    assert [id(p) for p in tree.parameters()] == [id(p) for p in parameters]
+    assert tree.head.weight is tree.first.weight
+    for name, parameter in tree.named_parameters():
+        assert parameter.dtype == dtype and np.array_equal(parameter.data, before[name])
+    for parameter in parameters[:-1]:
+        assert parameter.grad.dtype == dtype and (parameter.grad == 2.0).all()
+    assert parameters[-1].grad is None
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.int64, complex, bool, "U3", np.longdouble])
+def test_astype_refuses_all_but_float32_and_float64(dtype: Any) -> None:
+    tree = Tree()
+    with pytest.raises(TypeError, match=f"float32 or float64, not {np.dtype(dtype)}"):
+        tree.astype(dtype)
+    assert all(parameter.dtype == np.float32 for parameter in tree.parameters())
+
+
+# -- state_dict and load_state_dict --------------------------------------------------------------
+
+
+def test_state_dict_has_every_parameter_once_by_name() -> None:
+    tree = Tree()
+    state = tree.state_dict()
+    assert list(state) == NAMES
+    for name, parameter in tree.named_parameters():
+        assert type(state[name]) is np.ndarray and state[name].dtype == np.float32
+        assert np.array_equal(state[name], parameter.data)
+
+
+def test_state_dict_is_a_copy() -> None:
+    tree, before = Tree(), Tree().state_dict()
+    for array in tree.state_dict().values():
+        array += 1.0
+    assert all(np.array_equal(p.data, before[name]) for name, p in tree.named_parameters())
+
+
+def random_state(dtype: Any = np.float32) -> dict[str, Any]:
+    rng = np.random.default_rng(8)
+    return {name: rng.normal(size=a.shape).astype(dtype) for name, a in Tree().state_dict().items()}
+
+
+def test_load_state_dict_takes_values_into_the_same_parameters_as_a_copy() -> None:
+    tree, state = Tree(), random_state()
+    parameters, arrays = list(tree.parameters()), [p.data for p in tree.parameters()]
+    tree.load_state_dict(dict(reversed(state.items())))  # the order does not matter
+    for parameter, array, now in zip(parameters, arrays, tree.parameters(), strict=True):
+        assert parameter is now and array is now.data
+    for array in state.values():
+        array += 1.0
+    expected = random_state()
+    assert all(np.array_equal(p.data, expected[name]) for name, p in tree.named_parameters())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("given", [np.float16, np.float32, np.float64])
+def test_loaded_values_take_the_dtype_of_the_parameters(dtype: Any, given: Any) -> None:
+    tree, state = Tree().astype(dtype), random_state(given)
+    tree.load_state_dict(state)
+    for name, parameter in tree.named_parameters():
+        assert parameter.dtype == dtype
+        assert np.array_equal(parameter.data, state[name].astype(dtype))
+
+
+def test_nested_lists_and_tensors_may_be_loaded() -> None:
+    tree, state = Tree(), random_state()
+    mixed: dict[str, Any] = {name: array.tolist() for name, array in state.items()}
+    tree.load_state_dict({**mixed, "shift": Tensor(state["shift"])})
+    assert all(np.array_equal(p.data, state[name]) for name, p in tree.named_parameters())
+
+
+@pytest.mark.parametrize("value", [1.5, np.nan])
+def test_aliases_of_a_tied_parameter_are_taken_if_equal(value: float) -> None:
+    tree, state = Tree(), random_state()
+    state["first.weight"][0] = value
+    tree.load_state_dict({**state, "head.weight": state["first.weight"].copy()})
+    assert np.array_equal(tree.head.weight.data, state["first.weight"], equal_nan=True)
+    assert tree.head.weight is tree.first.weight
+
+
+Change = Callable[[dict[str, Any]], Any]
+MISFITS: dict[str, Change] = {
+    "missing: shift": lambda s: s.pop("shift"),
+    "missing: gains.1": lambda s: s.pop("gains.1"),
+    "unexpected: shifts": lambda s: s.update(shifts=np.zeros(3)),
+    "unexpected: layers.3.gain": lambda s: s.update({"layers.3.gain": np.zeros(3)}),
+    "wrong shape: first.bias is (1,), not (3,)": lambda s: s.update({"first.bias": np.ones(1)}),
+    "wrong shape: head.weight is (2, 3), not (3, 2)": lambda s: s.update(
+        {"head.weight": s["first.weight"].T}
+    ),
+    "wrong dtype: layers.0.gain is int64": lambda s: s.update(
+        {"layers.0.gain": np.zeros(3, np.int64)}
+    ),
+    "wrong dtype: layers.1.weight is complex128": lambda s: s.update(
+        {"layers.1.weight": np.zeros(3, complex)}
+    ),
+    "wrong dtype: layers.1.bias is bool": lambda s: s.update({"layers.1.bias": np.zeros(3, bool)}),
+    "tied but different: again.weight and first.weight": lambda s: s.update(
+        {"again.weight": s["first.weight"] + 1.0}
+    ),
+    "tied but different: again.bias and first.bias": lambda s: s.update(
+        {"again.bias": np.full(3, np.nan)}
+    ),
+}
+
+
+def refusal(tree: Tree, state: dict[str, Any]) -> str:
+    """The message with which the state is refused; and the tree is unchanged."""
+    before = tree.state_dict()
+    with pytest.raises(ValueError, match="state does not fit this Tree") as error:
+        tree.load_state_dict(state)
+    assert all(np.array_equal(p.data, before[name]) for name, p in tree.named_parameters())
+    return str(error.value)
+
+
+@pytest.mark.parametrize("problem", MISFITS)
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(problem: str) -> None:
+    tree, state = Tree(), random_state()
+    MISFITS[problem](state)
+    message = refusal(tree, state)
+    assert problem in message and ";" not in message, "this problem and no other"
+
+
+def test_all_problems_are_in_one_error() -> None:
+    tree, state = Tree(), random_state()
+    together = [p for p in MISFITS if "again.bias" not in p]  # first.bias already has another
+    for problem in together:
+        MISFITS[problem](state)
+    message = refusal(tree, state)
+    assert all(problem in message for problem in together)
+    assert message.count(";") == len(together) - 1
+
+
+def test_an_alias_does_not_stand_in_for_the_first_name() -> None:
+    state = random_state()
+    state["head.weight"] = state.pop("first.weight")
+    assert "missing: first.weight" in refusal(Tree(), state)
+
+
+# -- copies --------------------------------------------------------------------------------------
+
+
+def pickled(tree: Tree) -> Tree:
+    return pickle.loads(pickle.dumps(tree))
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, pickled])
+def test_copies_have_equal_values_and_the_same_ties(duplicate: Callable[[Tree], Tree]) -> None:
+    tree = Tree().eval()
+    give_gradients(tree)
+    again = duplicate(tree)
+    pairs = zip(again.named_parameters(), tree.named_parameters(), strict=True)
+    for (name, ours), (other, theirs) in pairs:
+        assert name == other and type(ours) is Parameter and ours.requires_grad
+        assert ours is not theirs and not np.shares_memory(ours.data, theirs.data)
+        assert ours.dtype == theirs.dtype and np.array_equal(ours.data, theirs.data)
+        assert (ours.grad is None) == (theirs.grad is None)
+        assert ours.grad is None or np.array_equal(ours.grad, theirs.grad)
+    assert again.head.weight is again.first.weight and again.again is again.first
+    assert not any(module.training for module in again.modules())
+    assert np.array_equal(again(Tensor(X)).data, tree(Tensor(X)).data)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, pickled])
+def test_a_copy_goes_its_own_way(duplicate: Callable[[Tree], Tree]) -> None:
+    tree = Tree()
+    again = duplicate(tree)
+    for parameter in again.parameters():
+        parameter.data += 1.0
+    expected = Tree().state_dict()
+    assert all(np.array_equal(p.data, expected[name]) for name, p in tree.named_parameters())
+    again.layers[0].drop.rng.random()
+    states = [t.layers[0].drop.rng.bit_generator.state for t in (tree, again)]
+    assert states[0] != states[1]
