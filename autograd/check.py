@@ -17,6 +17,7 @@ section 2.1 (the best h of a central difference is near the cube root of the rou
 Martins, Sturdza & Alonso, The complex-step derivative approximation, ACM TOMS 29 (2003).
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from autograd.tensor import Array, Tensor, no_grad
+from autograd.tensor import Array, Tensor, enable_grad, no_grad
 
 Mode = Literal["directional", "full", "complex"]
 
@@ -126,8 +127,9 @@ def gradcheck(
         Number of random directions for each input, in directional mode.
     rtol, atol
         Allowed is atol + rtol * scale, where scale is the larger of the two derivatives or, for
-        a direction, the norm of the input's gradient. Default: 1e-6 and 1e-8; for the complex
-        step 1e-11 and 1e-13.
+        a direction, of the numeric one and the root mean square of the gradient's entries, the
+        size that <gradient, v> typically has. Default: 1e-6 and 1e-8; for the complex step 1e-11
+        and 1e-13.
     step
         h. Default: 6e-6, near the cube root of the float64 rounding error, where truncation and
         rounding balance; 1e-30 for the complex step.
@@ -174,6 +176,8 @@ def gradcheck(
             "for dropout, make a generator with the same seed inside f"
         )
     g = rng.standard_normal(value.shape) if cotangent is None else np.asarray(cotangent)
+    if g.shape != value.shape:
+        raise ValueError(f"cotangent of shape {g.shape} for an output of shape {value.shape}")
     gradients = _analytic(f, leaves, g)
 
     def derivative(name: str, v: Array) -> float:
@@ -200,7 +204,8 @@ def gradcheck(
             v = rng.standard_normal(gradient.shape)
             v /= np.linalg.norm(v)
             analytic, numeric = float(np.sum(gradient * v)), derivative(name, v)
-            tolerance = atol + rtol * max(float(np.linalg.norm(gradient)), abs(numeric))
+            typical = float(np.linalg.norm(gradient)) / math.sqrt(gradient.size)  # of <gradient, v>
+            tolerance = atol + rtol * max(typical, abs(numeric))
             rows.append(GradientReport(mode, name, None, analytic, numeric, tolerance, 1))
         return rows
 
@@ -250,7 +255,8 @@ def _analytic(f: Callable[..., Tensor], leaves: dict[str, Tensor], g: Array) -> 
     try:
         for leaf in leaves.values():
             leaf.requires_grad, leaf.grad = True, None
-        out = f(*leaves.values())
+        with enable_grad():
+            out = f(*leaves.values())
         if out.requires_grad:
             out.backward(g)
         return {

@@ -31,14 +31,15 @@ for complex values, and there are no derivatives of derivatives.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from math import prod
 from numbers import Integral, Real
 from types import EllipsisType, NoneType
 from typing import Any, TypeAlias, cast
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from autograd.backward import backward
@@ -57,7 +58,15 @@ _mode = _Mode()
 
 
 @contextmanager
-def no_grad() -> Iterator[None]:
+def _recording(wanted: bool) -> Iterator[None]:
+    previous, _mode.recording = _mode.recording, wanted
+    try:
+        yield
+    finally:
+        _mode.recording = previous
+
+
+def no_grad() -> AbstractContextManager[None]:
     """Record no graph inside this block (of this thread): values only, nothing saved.
 
     >>> x = Tensor(3.0, requires_grad=True)
@@ -66,11 +75,12 @@ def no_grad() -> Iterator[None]:
     >>> y.requires_grad
     False
     """
-    previous, _mode.recording = _mode.recording, False
-    try:
-        yield
-    finally:
-        _mode.recording = previous
+    return _recording(False)
+
+
+def enable_grad() -> AbstractContextManager[None]:
+    """Record the graph inside this block, even where it stands inside `no_grad`."""
+    return _recording(True)
 
 
 def record(data: ArrayLike, parents: tuple[Tensor, ...], vjp: Vjp) -> Tensor:
@@ -217,10 +227,10 @@ def power(a: Operand, n: float) -> Tensor:
 def matmul(a: Operand, b: Operand) -> Tensor:
     """out = a @ b;  da = g @ b^T,  db = a^T @ g.  Leading axes broadcast, as in NumPy."""
     a, b = _operands(a, b)
-    if a.ndim == 1 and b.ndim >= 1:
-        return matmul(a[None, :], b)[..., 0, :] if b.ndim > 1 else sum(a * b)
-    if b.ndim == 1 and a.ndim > 1:
+    if b.ndim == 1 and a.ndim:  # a vector is a matrix of one column, or of one row
         return matmul(a, b[:, None])[..., 0]
+    if a.ndim == 1 and b.ndim:
+        return matmul(a[None, :], b)[..., 0, :]
     x, y = a.data, b.data
 
     def vjp(g: Array) -> tuple[Array, Array]:
@@ -344,15 +354,16 @@ def reshape(a: Operand, *shape: int | tuple[int, ...]) -> Tensor:
     return record(a.data.reshape(*cast(Any, shape)), (a,), vjp)
 
 
-def transpose(a: Operand, *axes: int) -> Tensor:
+def transpose(a: Operand, *axes: int | tuple[int, ...]) -> Tensor:
     """out = a with its axes in the order given, or else reversed;  da = g, permuted back."""
     a = as_tensor(a)
-    axes = tuple(i % a.ndim for i in axes) or tuple(range(a.ndim))[::-1]
+    given: Any = axes[0] if len(axes) == 1 and isinstance(axes[0], tuple) else axes
+    order = normalize_axis_tuple(given or range(a.ndim)[::-1], a.ndim)
 
     def vjp(g: Array) -> tuple[Array]:
-        return (g.transpose(np.argsort(axes)),)
+        return (g.transpose(np.argsort(order)),)
 
-    return record(a.data.transpose(axes), (a,), vjp)
+    return record(a.data.transpose(order), (a,), vjp)
 
 
 def swapaxes(a: Operand, axis1: int, axis2: int) -> Tensor:
@@ -387,8 +398,9 @@ def getitem(a: Operand, index: Any) -> Tensor:
     return record(x[index], (a,), vjp)
 
 
-def concatenate(tensors: Sequence[Operand], axis: int = 0) -> Tensor:
+def concatenate(tensors: Iterable[Operand], axis: int = 0) -> Tensor:
     """out = the tensors joined along an existing axis;  each gets its own stretch of g."""
+    tensors = list(tensors)
     if not tensors:
         raise ValueError("concatenate needs at least one Tensor")
     like = next((t for t in tensors if isinstance(t, Tensor)), None)
@@ -465,8 +477,8 @@ class Tensor:
         RuntimeError
             This is a leaf, or an earlier backward pass has freed it.
         TypeError, ValueError
-            g is a Tensor or has another shape; or the op is wrong: its vjp returned another
-            number of gradients than there are parents, or a gradient of another shape or dtype.
+            g is a Tensor or has another shape; or the op is wrong: its vjp did not return a tuple
+            of one gradient per parent, each an array of that parent's shape and dtype.
         """
         if self._vjp is None or self.parents is None:
             raise RuntimeError(
@@ -475,18 +487,24 @@ class Tensor:
                 else "no vjp here: an earlier backward pass freed this graph; "
                 "keep it with backward(retain_graph=True)"
             )
-        gradients = self._vjp(self._cotangent(g))
+        gradients, name = self._vjp(self._cotangent(g)), self._vjp.__qualname__
+        if not isinstance(gradients, tuple):
+            raise TypeError(
+                f"{name} returned a {type(gradients).__name__}: a vjp returns a tuple, "
+                "with one gradient per parent"
+            )
         if len(gradients) != len(self.parents):
             raise ValueError(
-                f"{self._vjp.__qualname__} returned {len(gradients)} gradients "
-                f"for {len(self.parents)} parents"
+                f"{name} returned {len(gradients)} gradients for {len(self.parents)} parents"
             )
         for i, (parent, gradient) in enumerate(zip(self.parents, gradients, strict=True)):
-            if parent.requires_grad and (
-                gradient.shape != parent.data.shape or gradient.dtype != parent.data.dtype
-            ):
+            if not parent.requires_grad:
+                continue
+            if not isinstance(gradient, np.ndarray | np.generic):
+                raise TypeError(f"{name} returned {gradient!r} for parent {i}, not an array")
+            if gradient.shape != parent.data.shape or gradient.dtype != parent.data.dtype:
                 raise ValueError(
-                    f"{self._vjp.__qualname__} returned a gradient of shape {gradient.shape} and "
+                    f"{name} returned a gradient of shape {gradient.shape} and "
                     f"dtype {gradient.dtype} for parent {i}, which has shape {parent.shape} and "
                     f"dtype {parent.dtype}"
                 )
@@ -528,7 +546,7 @@ class Tensor:
             node, gradient = leaves.pop()
             leaf = cast(Tensor, node)
             # A leaf owns its gradient: what a vjp returned may be shared or a view.
-            leaf.grad = np.array(gradient) if leaf.grad is None else leaf.grad + gradient
+            leaf.grad = np.array(gradient if leaf.grad is None else leaf.grad + gradient)
 
     def _cotangent(self, g: ArrayLike) -> Array:
         if isinstance(g, Tensor):
