@@ -18,7 +18,7 @@ def _weight(
     shape: tuple[int, int], rng: np.random.Generator | int | None, dtype: DTypeLike
 ) -> Parameter:
     """N(0, 0.02), GPT-2's initial scale, or zeros without an rng."""
-    parameter = Parameter(np.zeros(shape, dtype=dtype))
+    parameter = Parameter(np.zeros(shape, dtype=validate.dtype(dtype)))
     if rng is not None:
         fill_normal(parameter.data, 0.02, np.random.default_rng(rng))
     return parameter
@@ -96,7 +96,7 @@ class LayerNorm(Module):
     """
 
     def __init__(self, channels: int, eps: float = 1e-5, *, dtype: DTypeLike = np.float32) -> None:
-        self.weight = Parameter(np.ones(channels, dtype=dtype))
+        self.weight = Parameter(np.ones(channels, dtype=validate.dtype(dtype)))
         self.bias = Parameter(np.zeros(channels, dtype=dtype))
         self.normalized_shape = (channels,)
         self.eps = eps

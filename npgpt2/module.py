@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from autograd import Tensor, no_grad
+from npgpt2 import validate
 
 
 class Parameter(Tensor):
@@ -111,9 +112,7 @@ class Module:
 
     def astype(self, dtype: DTypeLike) -> Self:
         """Convert all parameters to float32 or float64, in place; return self. Ties stay."""
-        dtype = np.dtype(dtype)
-        if dtype not in (np.float32, np.float64):
-            raise TypeError(f"parameters are float32 or float64, not {dtype}")
+        dtype = validate.dtype(dtype)
         for parameter in self.parameters():
             parameter.data = parameter.data.astype(dtype, copy=False)
             if parameter.grad is not None:

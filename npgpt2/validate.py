@@ -7,7 +7,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 
 def integer(name: str, value: object, minimum: int = 1) -> int:
@@ -44,6 +44,14 @@ def fraction(name: str, value: object) -> float:
     if value >= 1.0:
         raise ValueError(f"{name}={value} must lie in [0, 1)")
     return value
+
+
+def dtype(value: DTypeLike) -> np.dtype[Any]:
+    """Return value as the dtype float32 or float64."""
+    kind = np.dtype(value)
+    if kind not in (np.float32, np.float64):
+        raise TypeError(f"dtype must be float32 or float64, not {kind}")
+    return kind
 
 
 def ids(name: str, values: ArrayLike, limit: int, ignore: int | None = None) -> NDArray[Any]:
