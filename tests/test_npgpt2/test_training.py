@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import os
 import signal
+import threading
 from dataclasses import fields, replace
 
 import numpy as np
@@ -15,8 +15,7 @@ import pytest
 
 from npgpt2.checkpoint import read_npz
 from npgpt2.progress import Progress
-from npgpt2.run import Run, new_run_directory
-from npgpt2.training import Trainer, TrainingConfig, config_of
+from npgpt2.training import Trainer, TrainingConfig
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 30
 TINY = TrainingConfig(
@@ -202,75 +201,7 @@ def test_a_directory_in_use_is_left_alone(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_new_directory_gets_the_next_number(tmp_path):
-    assert new_run_directory(tmp_path) == tmp_path / "001"
-    (tmp_path / "001").mkdir()
-    assert new_run_directory(tmp_path) == tmp_path / "002"
-
-
-class TestDamagedRuns:
-    @pytest.fixture
-    def run(self, tmp_path):
-        return Trainer.start(tmp_path / "run", TINY, TEXT).run
-
-    def test_missing_directory(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="there is no directory .*nowhere"):
-            Run.open(tmp_path / "nowhere")
-
-    def test_foreign_directory(self, tmp_path):
-        message = "no config.json, no text.txt, no vocabulary.json, no checkpoint.npz"
-        with pytest.raises(ValueError, match=message):
-            Run.open(tmp_path)
-
-    @pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff", b""])
-    def test_config(self, run, content):
-        run.config_path.write_bytes(content)
-        with pytest.raises(ValueError, match=f"{run.config_path} is damaged"):
-            Run.open(run.directory)
-
-    @pytest.mark.parametrize("change", [{"steps": "many"}, {"n_heads": 3}, {"n_head": 3}])
-    def test_settings(self, run, change):
-        run.config_path.write_text(json.dumps(json.loads(run.config_path.read_text()) | change))
-        with pytest.raises(ValueError, match=f"{run.config_path} is damaged"):
-            config_of(Run.open(run.directory))
-
-    @pytest.mark.parametrize("content", [b'["b", "a"]', b"[1]", b"{}", b"x"])
-    def test_vocabulary(self, run, content):
-        run.vocabulary_path.write_bytes(content)
-        with pytest.raises(ValueError, match=f"{run.vocabulary_path} is damaged"):
-            Run.open(run.directory)
-
-    def test_vocabulary_of_another_run(self, run):
-        run.vocabulary_path.write_text('["a", "b"]')
-        with pytest.raises(ValueError, match="has 2 characters, but the model .* vocab_size=28"):
-            Run.open(run.directory).load()
-
-    def test_another_text(self, run):
-        run.text_path.write_text(TEXT + "!")
-        with pytest.raises(ValueError, match="is not the text that the run began with"):
-            Trainer.resume(run.directory)
-
-    def test_checkpoint(self, run):
-        run.checkpoint_path.write_bytes(run.checkpoint_path.read_bytes()[:1000])
-        with pytest.raises(ValueError, match=f"{run.checkpoint_path} is damaged"):
-            Trainer.resume(run.directory)
-
-    def test_checkpoint_of_another_run(self, run, tmp_path):
-        other = Trainer.start(tmp_path / "other", replace(TINY, n_layer=1), TEXT).run
-        os.replace(other.checkpoint_path, run.checkpoint_path)
-        with pytest.raises(ValueError, match="belongs to another run"):
-            Trainer.resume(run.directory)
-
-    def test_checkpoint_without_moments(self, run):
-        model, meta, _ = run.load()
-        run.save(model, arrays={}, meta=meta)
-        with pytest.raises(ValueError, match="cannot be resumed from"):
-            Trainer.resume(run.directory)
-
-
 def test_outside_the_main_thread_signals_are_left_alone(tmp_path):
-    import threading
-
     trainer = Trainer.start(tmp_path, TINY, TEXT)
     finished = []
     thread = threading.Thread(target=lambda: finished.append(train(trainer)))
