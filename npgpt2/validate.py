@@ -55,7 +55,7 @@ def dtype(value: DTypeLike) -> np.dtype[Any]:
 
 
 def ids(name: str, values: ArrayLike, limit: int, ignore: int | None = None) -> NDArray[Any]:
-    """Return values as an integer array, all in [0, limit) except those equal to `ignore`.
+    """Return values as an array of np.intp, all in [0, limit) except those equal to `ignore`.
 
     NumPy would take -1 for the last row in silence; here it is an error.
 
@@ -66,20 +66,21 @@ def ids(name: str, values: ArrayLike, limit: int, ignore: int | None = None) -> 
     IndexError
         One is out of range; the message has its value, its position and the limit.
     """
-    array = np.asarray(values)
-    if array.dtype.kind not in "iu":
-        if array.size:
-            raise TypeError(
-                f"{name} must be integers, not {array.dtype}; convert with .astype(np.int64)"
-            )
-        array = array.astype(np.int64)
+    given = np.asarray(values)
+    if given.size and given.dtype.kind not in "iu":
+        raise TypeError(
+            f"{name} must be integers, not {given.dtype}; convert with .astype(np.int64)"
+        )
+    # Signed and wide, since NumPy before 2.3 can crash where it compares unsigned integers with
+    # a number that their dtype cannot hold.
+    array = given.astype(np.intp, copy=False)
     wrong = (array < 0) | (array >= limit)
     if ignore is not None:
         wrong &= array != ignore
     if wrong.any():
         position = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise IndexError(
-            f"{name}[{', '.join(map(str, position))}] = {array[position]} "
+            f"{name}[{', '.join(map(str, position))}] = {given[position]} "
             f"is out of range: it must lie in [0, {limit})"
         )
     return array

@@ -1,12 +1,10 @@
-"""GPT2Config takes what makes sense and refuses the rest; so do the checks it is made of."""
+"""GPT2Config takes what makes sense and refuses the rest."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import pickle
-import re
-from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -15,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npgpt2 import GPT2Config, validate
+from npgpt2 import GPT2Config
 from npgpt2.config import PRESETS
+from tests.test_npgpt2.test_validate import assert_refused
 
 SIZES = ["vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"]
 PDROPS = ["resid_pdrop", "embd_pdrop", "attn_pdrop"]
@@ -27,12 +26,6 @@ DEFAULTS = {
     "n_inner": 3072, "resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1,
     "layer_norm_epsilon": 1e-5, "initializer_range": 0.02,
 }  # fmt: skip
-
-
-def assert_refused(error: type[Exception], message: str, call: Callable[[], object]) -> None:
-    """The call raises this error, and the message contains the text given."""
-    with pytest.raises(error, match=re.escape(message)):
-        call()
 
 
 # -- values that are taken -----------------------------------------------------------------------
@@ -203,86 +196,3 @@ def test_n_embd_must_be_a_multiple_of_n_head(n_embd: int, n_head: int) -> None:
 def test_unknown_names_are_refused() -> None:
     assert_refused(TypeError, "n_heads", lambda: GPT2Config(n_heads=12))
     assert_refused(TypeError, "n_heads", lambda: GPT2Config.gpt2_xl(n_heads=12))
-
-
-# -- the checks themselves, in validate.py -------------------------------------------------------
-
-
-@given(st.integers(), st.integers())
-def test_integer_has_a_minimum(value: int, minimum: int) -> None:
-    if value >= minimum:
-        assert validate.integer("n", value, minimum) == value
-    else:
-        message = f"n={value} must be at least {minimum}"
-        assert_refused(ValueError, message, lambda: validate.integer("n", value, minimum))
-
-
-@given(st.floats())
-def test_number_includes_its_limits_and_excludes_all_else(value: float) -> None:
-    for inside in (-2.0, 3.0):
-        assert validate.number("x", inside, -2.0, 3.0) == inside
-    if -2.0 <= value <= 3.0:
-        assert validate.number("x", value, -2.0, 3.0) == value
-    else:
-        message = f"x={value} must be at least -2 and at most 3, and finite"
-        assert_refused(ValueError, message, lambda: validate.number("x", value, -2.0, 3.0))
-
-
-@given(st.floats())
-def test_fraction_is_from_0_up_to_but_not_1(value: float) -> None:
-    if 0.0 <= value < 1.0:
-        assert validate.fraction("p", value) == value
-    else:
-        assert_refused(ValueError, f"p={value} must", lambda: validate.fraction("p", value))
-
-
-@given(st.floats())
-def test_positive_is_above_0_and_finite(value: float) -> None:
-    if 0.0 < value < math.inf:
-        assert validate.positive("x", value) == value
-    else:
-        assert_refused(ValueError, " must be ", lambda: validate.positive("x", value))
-
-
-@given(st.lists(st.integers(-3, 12), min_size=1), st.sampled_from(["i1", "i2", "i4", "i8", "O"]))
-def test_ids_are_returned_or_the_first_wrong_one_is_named(values: list[int], dtype: str) -> None:
-    array = values if dtype == "O" else np.array(values, dtype)  # "O" stands for a plain list
-    wrong = [i for i, value in enumerate(values) if not 0 <= value < 10]
-    if wrong:
-        position, value = wrong[0], values[wrong[0]]
-        message = f"ids[{position}] = {value} is out of range: it must lie in [0, 10)"
-        assert_refused(IndexError, message, lambda: validate.ids("ids", array, 10))
-    else:
-        assert validate.ids("ids", array, 10).tolist() == values
-
-
-@pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "u8"])
-def test_ids_may_be_unsigned_whatever_the_limit(dtype: str) -> None:
-    array = np.array([[0, 255]], dtype)
-    assert validate.ids("ids", array, 256, ignore=-100) is array
-    assert validate.ids("ids", array, 100_000) is array
-    message = "ids[0, 1] = 255 is out of range: it must lie in [0, 255)"
-    assert_refused(IndexError, message, lambda: validate.ids("ids", array, 255))
-
-
-@pytest.mark.parametrize("ignore", [-100, -1, 99])
-def test_ids_equal_to_ignore_pass(ignore: int) -> None:
-    values = [[1, ignore], [ignore, 9]]
-    assert validate.ids("ids", values, 10, ignore).tolist() == values
-    message = f"ids[1] = {ignore - 1} "
-    assert_refused(IndexError, message, lambda: validate.ids("ids", [0, ignore - 1], 10, ignore))
-    assert_refused(IndexError, f"ids[0, 1] = {ignore} ", lambda: validate.ids("ids", values, 10))
-
-
-@pytest.mark.parametrize(
-    ("values", "dtype"),
-    [([1.0, 2.0], "float64"), ([True, False], "bool"), (["1"], "<U1"), ([1j], "complex128")],
-)
-def test_ids_that_are_not_integers_are_refused(values: list[Any], dtype: str) -> None:
-    message = f"ids must be integers, not {dtype}"
-    assert_refused(TypeError, message, lambda: validate.ids("ids", values, 10))
-
-
-def test_no_ids_at_all_are_integers_too() -> None:
-    array = validate.ids("ids", [], 10)
-    assert array.shape == (0,) and array.dtype.kind == "i"
