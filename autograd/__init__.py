@@ -11,6 +11,7 @@ array([2., 4., 6.])
 
 from autograd.check import GradientMismatch, GradientReport, gradcheck
 from autograd.tensor import (
+    Operand,
     Tensor,
     as_tensor,
     concatenate,
@@ -35,6 +36,7 @@ from autograd.tensor import (
 __all__ = [
     "GradientMismatch",
     "GradientReport",
+    "Operand",
     "Tensor",
     "as_tensor",
     "concatenate",

@@ -141,10 +141,11 @@ def gradcheck(
     GradientMismatch
         They disagree. After a directional check the worst entry is looked for.
     TypeError
-        An input is not float64: a difference of float32 values is accurate to 1e-3 or so, which
-        cannot tell a right gradient from a slightly wrong one.
+        f does not return a Tensor. Or an input is not float64: a difference of float32 values is
+        accurate to 1e-3 or so, which cannot tell a right gradient from a slightly wrong one.
     ValueError
-        No inputs, f is not deterministic, or a cotangent of the wrong shape.
+        No inputs, or one that is not a leaf; f is not deterministic; a cotangent of the wrong
+        shape; no directions; a step that is not positive.
 
     Examples
     --------
@@ -154,6 +155,8 @@ def gradcheck(
     """
     if mode not in _STEP:
         raise ValueError(f"mode {mode!r} is unknown; choose one of {', '.join(_STEP)}")
+    if isinstance(inputs, Tensor | np.ndarray):
+        raise TypeError("inputs are a sequence or a mapping: for a single one, write [x]")
     named = inputs if isinstance(inputs, Mapping) else {str(i): x for i, x in enumerate(inputs)}
     if not named:
         raise ValueError("gradcheck needs at least one input")
@@ -164,8 +167,12 @@ def gradcheck(
                 f"gradcheck needs float64, but input {name} is {leaf.dtype}; "
                 "differences of float32 values are too coarse to judge a gradient"
             )
+        if leaf.parents != ():
+            raise ValueError(f"input {name} is part of a graph; pass its .detach()")
     rng = np.random.default_rng(rng)
     h = _STEP[mode] if step is None else step
+    if not (h > 0.0 and directions >= 1):
+        raise ValueError(f"step={step} must be positive, and directions={directions} at least 1")
     rtol = _RTOL[mode] if rtol is None else rtol
     atol = _ATOL[mode] if atol is None else atol
 
@@ -239,7 +246,10 @@ def _evaluate(
     """f(*leaves) without a graph, the data of one leaf changed for the time being."""
     if not name:
         with no_grad():
-            return np.array(f(*leaves.values()).data)
+            out = f(*leaves.values())
+        if not isinstance(out, Tensor):
+            raise TypeError(f"f must return a Tensor, not {type(out).__name__}")
+        return np.array(out.data)
     leaf = leaves[name]
     original = leaf.data
     leaf.data = original + change

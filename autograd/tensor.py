@@ -22,6 +22,9 @@ An op of one's own needs nothing but `record`:
 >>> a.grad
 array([4., 6.])
 
+An op keeps the arrays it was given instead of copying them, so they must stay as they are until
+the backward pass is done: change `x.data` between backward and the next forward.
+
 Dtypes. float32 stays float32 and float64 stays float64: a constant takes the dtype of the Tensor
 it meets, and two Tensors of different precision are an error. Analytic ops accept complex arrays
 in the forward pass, which is what complex-step derivative checks need. There is no backward pass
@@ -31,8 +34,9 @@ for complex values, and there are no derivatives of derivatives.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
 from math import prod
 from numbers import Integral, Real
 from types import EllipsisType, NoneType
@@ -97,13 +101,21 @@ def record(data: ArrayLike, parents: tuple[Tensor, ...], vjp: Vjp) -> Tensor:
     vjp
         A pure function: given g of the shape and dtype of `data`, it returns one gradient per
         parent, each of that parent's shape and dtype.
+
+    Raises
+    ------
+    TypeError
+        A graph is recorded, and data and parents are not all float32 or all float64.
     """
     out = Tensor(data)
-    if _mode.recording:
-        for parent in parents:
-            if parent.requires_grad:
-                out.requires_grad, out.parents, out._vjp = True, parents, vjp
-                break
+    if _mode.recording and any([parent.requires_grad for parent in parents]):
+        for i, parent in enumerate(parents):
+            if parent.data.real.dtype != out.data.real.dtype:
+                raise TypeError(
+                    f"{vjp.__qualname__}: parent {i} has dtype {parent.dtype}, the result "
+                    f"{out.dtype}; a graph holds one precision, so make all the same first"
+                )
+        out.requires_grad, out.parents, out._vjp = True, parents, vjp
     return out
 
 
@@ -143,9 +155,7 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
     if g.shape == shape:
         return g
     leading = g.ndim - len(shape)
-    axes = tuple(range(leading)) + tuple(
-        leading + i for i, n in enumerate(shape) if n == 1 and g.shape[leading + i] != 1
-    )
+    axes = tuple(range(leading)) + tuple(leading + i for i, n in enumerate(shape) if n == 1)
     return cast(Array, g.sum(axis=axes).reshape(shape))
 
 
@@ -289,9 +299,14 @@ def sqrt(a: Operand) -> Tensor:
 
 
 def where(condition: ArrayLike, a: Operand, b: Operand) -> Tensor:
-    """out = a where the condition holds, else b;  da = g there,  db = g elsewhere."""
+    """out = a where the condition holds, else b;  da = g there,  db = g elsewhere.
+
+    A branch that is not chosen gets a gradient of 0, but what it was computed from may still get
+    NaN, from 0 * inf: write sqrt(where(x > 0, x, 1)) instead of where(x > 0, sqrt(x), 0).
+    """
     a, b = _operands(a, b)
-    a_shape, b_shape, condition = a.shape, b.shape, np.asarray(condition, dtype=bool)
+    # A copy of the condition, as the caller may change it before the backward pass.
+    a_shape, b_shape, condition = a.shape, b.shape, np.array(condition, dtype=bool)
 
     def vjp(g: Array) -> tuple[Array, Array]:
         da, db = np.where(condition, g, 0.0), np.where(condition, 0.0, g)
@@ -354,10 +369,10 @@ def reshape(a: Operand, *shape: int | tuple[int, ...]) -> Tensor:
     return record(a.data.reshape(*cast(Any, shape)), (a,), vjp)
 
 
-def transpose(a: Operand, *axes: int | tuple[int, ...]) -> Tensor:
+def transpose(a: Operand, *axes: int | Sequence[int]) -> Tensor:
     """out = a with its axes in the order given, or else reversed;  da = g, permuted back."""
     a = as_tensor(a)
-    given: Any = axes[0] if len(axes) == 1 and isinstance(axes[0], tuple) else axes
+    given: Any = axes[0] if len(axes) == 1 and isinstance(axes[0], tuple | list) else axes
     order = normalize_axis_tuple(given or range(a.ndim)[::-1], a.ndim)
 
     def vjp(g: Array) -> tuple[Array]:
@@ -385,7 +400,9 @@ def getitem(a: Operand, index: Any) -> Tensor:
     x = a.data
     basic = (int, np.integer, slice, NoneType, EllipsisType)
     items = index if isinstance(index, tuple) else (index,)
-    selects_once = all(isinstance(i, basic) and not isinstance(i, bool) for i in items)
+    selects_once = all(isinstance(i, basic) for i in items)
+    if not selects_once:
+        index = deepcopy(index)  # as the caller may change it before the backward pass
 
     def vjp(g: Array) -> tuple[Array]:
         da = np.zeros_like(x)
@@ -405,12 +422,13 @@ def concatenate(tensors: Iterable[Operand], axis: int = 0) -> Tensor:
         raise ValueError("concatenate needs at least one Tensor")
     like = next((t for t in tensors if isinstance(t, Tensor)), None)
     parents = tuple(_operands(t, tensors[0] if like is None else like)[0] for t in tensors)
+    out = np.concatenate([p.data for p in parents], axis=axis)
     ends = np.cumsum([p.shape[axis] for p in parents])[:-1]
 
     def vjp(g: Array) -> tuple[Array, ...]:
         return tuple(np.split(g, ends, axis=axis))
 
-    return record(np.concatenate([p.data for p in parents], axis=axis), parents, vjp)
+    return record(out, parents, vjp)
 
 
 class Tensor:
@@ -447,7 +465,7 @@ class Tensor:
 
     def __init__(self, data: ArrayLike, requires_grad: bool = False) -> None:
         array = np.asarray(data)
-        if array.dtype.char not in "fdFD":
+        if array.dtype.char not in "fdFD" or not array.dtype.isnative:
             if array.dtype.kind not in "biu":
                 raise TypeError(
                     f"Tensor holds float32, float64 or complex data, not {array.dtype}; "
@@ -527,7 +545,8 @@ class Tensor:
             Nothing here requires a gradient, or the graph was freed before.
         TypeError, ValueError
             g is a Tensor, has another shape, or is missing where there is more than one element;
-            or an op is wrong (see `vjp`). Whatever the error, no `.grad` has been changed.
+            an op is wrong (see `vjp`); or a leaf has a `.grad` of another shape or dtype than its
+            own. Whatever the error, no `.grad` has been changed.
         """
         if not self.requires_grad:
             raise RuntimeError(
@@ -541,10 +560,19 @@ class Tensor:
                     "shape: call backward(g), or reduce to a scalar first"
                 )
             g = np.ones_like(self.data)
-        leaves = backward(self, self._cotangent(g), retain_graph=retain_graph)
+        leaves = cast(
+            list[tuple[Tensor, Array]],
+            backward(self, self._cotangent(g), retain_graph=retain_graph),
+        )
+        for leaf, gradient in leaves:
+            so_far = gradient if leaf.grad is None else leaf.grad
+            if so_far.shape != gradient.shape or so_far.dtype != gradient.dtype:
+                raise ValueError(
+                    f".grad has shape {so_far.shape} and dtype {so_far.dtype} on a leaf of shape "
+                    f"{leaf.shape} and dtype {leaf.dtype}; set it to None to start anew"
+                )
         while leaves:
-            node, gradient = leaves.pop()
-            leaf = cast(Tensor, node)
+            leaf, gradient = leaves.pop()
             # A leaf owns its gradient: what a vjp returned may be shared or a view.
             leaf.grad = np.array(gradient if leaf.grad is None else leaf.grad + gradient)
 
@@ -610,6 +638,9 @@ class Tensor:
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[i] for i in range(len(self)))
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item() if spec else str(self), spec)
 
     def __float__(self) -> float:
         return float(self.data.item())

@@ -1,7 +1,7 @@
 """The ops of GPT-2 spelled in autograd primitives: the definitions that `functional.py` must equal.
 
 Read these first. Same names, same arguments, same shapes as there; no derivative is written by
-hand here, the engine derives them all.
+hand here, the engine derives them all. Nor are arguments checked: see there for their limits.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def causal_attention(
     scores = q @ k.swapaxes(-1, -2) / math.sqrt(D)  # (B, H, T, T)
     visible = np.tri(T, dtype=bool)  # row t sees columns 0 to t
     weights = softmax(where(visible, scores, -np.inf))
-    if rng is not None:
+    if p:
+        assert rng is not None, "dropout needs a generator"
         weights = dropout(weights, p, rng)
     return (weights @ v).swapaxes(1, 2).reshape(B, T, C)
 

@@ -18,7 +18,10 @@ set_field = object.__setattr__  # a frozen dataclass sets its own fields this wa
 
 @dataclass(frozen=True)
 class GPT2Config:
-    """Hyperparameters of a GPT-2. Frozen; `dataclasses.replace` makes a changed copy.
+    """Hyperparameters of a GPT-2.
+
+    Frozen; `dataclasses.replace` makes a changed copy. With a new n_embd, pass it n_inner=None
+    too: else n_inner keeps its number.
 
     Parameters
     ----------

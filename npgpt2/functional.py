@@ -7,6 +7,7 @@ memory, and the tests hold both together.
 Letters: B batch, T time, C channels, H heads, D = C/H, V vocabulary; `...` any leading axes; N
 all of them multiplied. All ops keep the caller's dtype (float32 or float64), and accept complex
 arrays in the forward pass for complex-step checks: hence no `abs`, and comparisons on `.real`.
+An array in place of a Tensor is a constant.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from autograd import Tensor, record
+from autograd import Operand, Tensor, as_tensor, record
 from npgpt2 import validate
 
 Array = NDArray[Any]
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Operand, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """out = x @ weight.T + bias.
 
     Parameters
@@ -39,11 +40,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     -------
     Tensor
         (..., n_out).
+
+    Raises
+    ------
+    ValueError
+        The shapes do not fit.
     """
-    if x.shape[-1] != weight.shape[1]:
+    x = as_tensor(x, like=weight)
+    if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:]:
         raise ValueError(
-            f"linear: x has {x.shape[-1]} channels, the weight takes {weight.shape[1]}"
+            f"linear: x of shape {x.shape} must end in the last axis of the weight, {weight.shape}"
         )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"linear: the weight has shape {weight.shape}, but the bias {bias.shape}")
     rows, w = x.data.reshape(-1, x.shape[-1]), weight.data  # (..., n_in) -> (N, n_in)
     out = rows @ w.T  # (N, n_in) @ (n_in, n_out) -> (N, n_out)
     if bias is not None:
@@ -57,7 +66,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return (dx, dw) if bias is None else (dx, dw, _sum_rows(g))
 
     parents = (x, weight) if bias is None else (x, weight, bias)
-    return record(out.reshape(*shape[:-1], -1), parents, vjp)
+    return record(out.reshape(*shape[:-1], len(w)), parents, vjp)
 
 
 def embedding(weight: Tensor, ids: ArrayLike) -> Tensor:
@@ -79,24 +88,27 @@ def embedding(weight: Tensor, ids: ArrayLike) -> Tensor:
     ------
     TypeError, IndexError
         An id is not an integer, or out of range (negative ids too).
+    ValueError
+        The weight is not a table of two axes.
     """
+    if weight.ndim != 2:
+        raise ValueError(f"embedding: the weight must have shape (V, C), not {weight.shape}")
     w = weight.data
     indices = validate.ids("ids", ids, w.shape[0])
 
     def vjp(g: Array) -> tuple[Array]:
         # Row v of the table receives the sum of g over all the places where v was looked up.
         dw = np.zeros_like(w)
-        if indices.size:
-            order = indices.reshape(-1).argsort(kind="stable")
-            ordered = indices.reshape(-1)[order]
-            starts = np.flatnonzero(np.diff(ordered, prepend=-1))  # where a new id begins
-            dw[ordered[starts]] = np.add.reduceat(g.reshape(-1, w.shape[1])[order], starts, axis=0)
+        order = indices.reshape(-1).argsort(kind="stable")
+        ordered = indices.reshape(-1)[order]
+        starts = np.flatnonzero(np.diff(ordered, prepend=-1))  # where a new id begins
+        dw[ordered[starts]] = np.add.reduceat(g.reshape(-1, w.shape[1])[order], starts, axis=0)
         return (dw,)
 
     return record(w[indices], (weight,), vjp)
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+def layer_norm(x: Operand, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
     """out = (x - mean) / sqrt(var + eps) * weight + bias, over the last axis.
 
     The variance is the biased one (divided by C). Source: Ba, Kiros & Hinton, Layer
@@ -110,7 +122,18 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
         (C,), the gain and the shift.
     eps
         Added to the variance.
+
+    Returns
+    -------
+    Tensor
+        (..., C).
+
+    Raises
+    ------
+    ValueError
+        The shapes do not fit.
     """
+    x = as_tensor(x, like=weight)
     if x.shape[-1:] != weight.shape or weight.shape != bias.shape:
         raise ValueError(
             f"layer_norm: x has shape {x.shape}, but weight {weight.shape} and bias {bias.shape}"
@@ -136,42 +159,42 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
     return record(_plus(xhat * w, bias.data), (x, weight, bias), vjp)
 
 
-def gelu(x: Tensor) -> Tensor:
+def gelu(x: Operand) -> Tensor:
     """out = x/2 * (1 + tanh(u)),  u = sqrt(2/pi) * (x + 0.044715 x**3).
 
     Source: Hendrycks & Gimpel, Gaussian Error Linear Units, arXiv:1606.08415 (2016), section 2.
     This tanh form is the one that GPT-2 was trained with; it differs from the erf form by up to
     4.8e-4.
     """
+    x = as_tensor(x)
     a, c = 0.044715, math.sqrt(2.0 / math.pi)
     z = x.data
-    t = z * z
-    t *= a * c
-    t += c
-    t *= z  # u
-    np.tanh(t, out=t)
-    out = t + 1.0
-    out *= z
-    out *= 0.5
+    s = z * z
+    s *= a * c
+    s += c
+    s *= z  # u
+    np.tanh(s, out=s)
+    s += 1.0
+    s *= 0.5  # s = (1 + tanh(u))/2, so that out = x * s
 
     def vjp(g: Array) -> tuple[Array]:
-        # d/dx = (1 + t)/2 + x/2 * (1 - t**2) * du/dx,  du/dx = c * (1 + 3 a x**2)
+        # d/dx = s + x * ds/dx,  ds/dx = 2 s (1 - s) * du/dx,  du/dx = c * (1 + 3 a x**2)
         dx = z * z
-        dx *= 3.0 * a * c
-        dx += c
-        dx *= z
-        dx *= 1.0 - t * t
-        dx += t
+        dx *= 6.0 * a * c
+        dx += 2.0 * c
+        dx *= z  # 2 x du/dx
+        dx *= 1.0 - s
         dx += 1.0
-        dx *= 0.5
+        dx *= s
         dx *= g
         return (dx,)
 
-    return record(out, (x,), vjp)
+    return record(z * s, (x,), vjp)
 
 
-def softmax(x: Tensor) -> Tensor:
+def softmax(x: Operand) -> Tensor:
     """out = exp(x) / sum(exp(x)), over the last axis."""
+    x = as_tensor(x)
     p = _softmax_inplace(x.data.copy())
 
     def vjp(g: Array) -> tuple[Array]:
@@ -181,12 +204,13 @@ def softmax(x: Tensor) -> Tensor:
     return record(p, (x,), vjp)
 
 
-def dropout(x: Tensor, p: float, rng: np.random.Generator) -> Tensor:
+def dropout(x: Operand, p: float, rng: np.random.Generator) -> Tensor:
     """out = x * mask / (1 - p), where each entry of mask is 0 with probability p and else 1.
 
     Source: Srivastava et al., Dropout, JMLR 15 (2014), section 10 (the inverted form). With
     p = 0 the result is x itself and nothing is drawn.
     """
+    x = as_tensor(x)
     if validate.fraction("p", p) == 0.0:
         return x
     scaled_mask = _dropout_mask(x.data, p, rng)
@@ -198,7 +222,7 @@ def dropout(x: Tensor, p: float, rng: np.random.Generator) -> Tensor:
 
 
 def causal_attention(
-    qkv: Tensor, n_head: int, p: float = 0.0, rng: np.random.Generator | None = None
+    qkv: Operand, n_head: int, p: float = 0.0, rng: np.random.Generator | None = None
 ) -> Tensor:
     """out = softmax(q @ k.T / sqrt(D), over the positions up to one's own) @ v, for every head.
 
@@ -217,11 +241,17 @@ def causal_attention(
     -------
     Tensor
         (B, T, C).
+
+    Raises
+    ------
+    TypeError, ValueError
+        n_head or the shape do not fit, p is outside [0, 1), or p > 0 without a generator.
     """
-    if qkv.ndim != 3 or qkv.shape[2] % (3 * n_head):
+    qkv, n_head = as_tensor(qkv), validate.integer("n_head", n_head)
+    if qkv.ndim != 3 or not qkv.shape[1] or qkv.shape[2] % (3 * n_head):
         raise ValueError(
             f"causal_attention: qkv of shape {qkv.shape} must be (B, T, 3C) "
-            f"with C a multiple of n_head={n_head}"
+            f"with T at least 1, and C a multiple of n_head={n_head}"
         )
     B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     D = C // n_head
@@ -266,7 +296,7 @@ def causal_attention(
     return record(out, (qkv,), vjp)
 
 
-def cross_entropy(logits: Tensor, targets: ArrayLike, ignore_index: int = -100) -> Tensor:
+def cross_entropy(logits: Operand, targets: ArrayLike, ignore_index: int = -100) -> Tensor:
     """Mean of -log softmax(logits)[target], in nats, over the targets that are not ignored.
 
     Parameters
@@ -290,6 +320,9 @@ def cross_entropy(logits: Tensor, targets: ArrayLike, ignore_index: int = -100) 
     ValueError
         Targets of the wrong shape, or all of them ignored (their mean would be 0/0).
     """
+    logits = as_tensor(logits)
+    if not logits.ndim:
+        raise ValueError("cross_entropy: logits must have shape (..., V), not ()")
     labels = validate.ids("targets", targets, logits.shape[-1], ignore=ignore_index)
     if labels.shape != logits.shape[:-1]:
         raise ValueError(

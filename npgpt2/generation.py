@@ -90,9 +90,7 @@ class Sampling:
     def draw(self, logits: Array, rng: np.random.Generator) -> Array:
         """Draw one token for each row, from its own probabilities;  (B, V) -> (B,)."""
         cumulative = self.probabilities(logits).cumsum(axis=-1)
-        total = cumulative[:, -1:]
-        u = rng.random((len(logits), 1)) * total
-        u = np.minimum(u, np.nextafter(total, 0.0))  # rounding must not reach past the last token
+        u = rng.random((len(logits), 1)) * cumulative[:, -1:]  # the last is 1 up to rounding
         tokens: Array = np.count_nonzero(cumulative <= u, axis=-1)
         return tokens
 
@@ -139,7 +137,7 @@ def generate(
     FloatingPointError
         The model's logits are not finite.
     """
-    prompt = np.asarray(input_ids)
+    prompt = validate.ids("input_ids", input_ids, model.config.vocab_size)
     sampling = Sampling(temperature, top_k, top_p)
     new = list(stream(model, prompt, max_new_tokens, sampling, rng, stop, sliding_window))
     new += new[-1:] * (max_new_tokens - len(new))  # all rows stopped early
@@ -160,12 +158,11 @@ def stream(
     They are checked at once, before the first token is asked for. Ends early once every row has
     met a stop id.
     """
-    ids = np.array(input_ids)
     validate.integer("max_new_tokens", max_new_tokens, minimum=0)
     P, V = model.config.n_positions, model.config.vocab_size
+    ids = validate.ids("input_ids", input_ids, V)
     if ids.ndim != 2 or not ids.size:
         raise ValueError(f"the prompt must have shape (B, T), T at least 1, not {ids.shape}")
-    validate.ids("input_ids", ids, V)
     T = ids.shape[1]
     if T + max_new_tokens > P and not sliding_window:
         raise ValueError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from autograd import Tensor
+from autograd import Operand, Tensor
 from npgpt2 import functional as F
 from npgpt2 import validate
 from npgpt2.module import Module, Parameter
@@ -35,6 +35,8 @@ class Linear(Module):
 
     Attributes
     ----------
+    in_features, out_features
+        The numbers of channels.
     weight
         (out_features, in_features), as in torch.
     bias
@@ -50,10 +52,12 @@ class Linear(Module):
         rng: np.random.Generator | int | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        self.weight = _weight((out_features, in_features), rng, dtype)
+        self.in_features = validate.integer("in_features", in_features)
+        self.out_features = validate.integer("out_features", out_features)
+        self.weight = _weight((self.out_features, self.in_features), rng, dtype)
         self.bias = Parameter(np.zeros(out_features, dtype=dtype)) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Operand) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
         return F.linear(x, self.weight, self.bias)
 
@@ -63,6 +67,8 @@ class Embedding(Module):
 
     Attributes
     ----------
+    num_embeddings, embedding_dim
+        Number of ids, and of channels.
     weight
         (num_embeddings, embedding_dim).
     """
@@ -75,7 +81,9 @@ class Embedding(Module):
         rng: np.random.Generator | int | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        self.weight = _weight((num_embeddings, embedding_dim), rng, dtype)
+        self.num_embeddings = validate.integer("num_embeddings", num_embeddings)
+        self.embedding_dim = validate.integer("embedding_dim", embedding_dim)
+        self.weight = _weight((self.num_embeddings, self.embedding_dim), rng, dtype)
 
     def forward(self, ids: ArrayLike) -> Tensor:
         """(...) -> (..., embedding_dim); IndexError for ids out of range."""
@@ -96,12 +104,12 @@ class LayerNorm(Module):
     """
 
     def __init__(self, channels: int, eps: float = 1e-5, *, dtype: DTypeLike = np.float32) -> None:
+        self.normalized_shape = (validate.integer("channels", channels),)
+        self.eps = validate.number("eps", eps)
         self.weight = Parameter(np.ones(channels, dtype=validate.dtype(dtype)))
         self.bias = Parameter(np.zeros(channels, dtype=dtype))
-        self.normalized_shape = (channels,)
-        self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Operand) -> Tensor:
         """(..., channels) -> (..., channels)."""
         return F.layer_norm(x, self.weight, self.bias, self.eps)
 
@@ -121,6 +129,6 @@ class Dropout(Module):
         self.p = validate.fraction("p", p)
         self.rng = np.random.default_rng(rng)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Operand) -> Tensor:
         """Return x, with dropout in training mode."""
-        return F.dropout(x, self.p, self.rng) if self.training else x
+        return F.dropout(x, self.p if self.training else 0.0, self.rng)

@@ -2,7 +2,8 @@
 
     ids (B, T) -> wte + wpe -> drop -> h[0] ... h[n_layer-1] -> ln_f -> lm_head -> logits (B, T, V)
 
-Names are those of the published checkpoints. Source: Radford et al., Language Models are
+Names are those of the published checkpoints. Weights are 0 until GPT2Model draws them, all in one
+place; the `rng` of the parts is that of dropout. Source: Radford et al., Language Models are
 Unsupervised Multitask Learners (2019), section 2.3: layer norm moved to the input of each
 sublayer, one more after the last block, residual projections initialised smaller.
 """
@@ -32,7 +33,7 @@ class CausalSelfAttention(Module):
         rng: np.random.Generator | int = 0,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        C = config.n_embd
+        C, rng = config.n_embd, np.random.default_rng(rng)  # one generator for all dropout here
         self.n_head = config.n_head
         self.c_attn = Linear(C, 3 * C, dtype=dtype)  # queries, keys, values
         self.c_proj = Linear(C, C, dtype=dtype)
@@ -42,8 +43,9 @@ class CausalSelfAttention(Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         qkv = self.c_attn(x)  # (B, T, C) -> (B, T, 3C)
-        p = self.attn_dropout.p if self.training else 0.0
-        x = F.causal_attention(qkv, self.n_head, p, self.attn_dropout.rng)  # -> (B, T, C)
+        drop = self.attn_dropout
+        p = drop.p if drop.training else 0.0
+        x = F.causal_attention(qkv, self.n_head, p, drop.rng)  # (B, T, 3C) -> (B, T, C)
         return self.resid_dropout(self.c_proj(x))
 
 
@@ -74,6 +76,7 @@ class TransformerBlock(Module):
         rng: np.random.Generator | int = 0,
         dtype: DTypeLike = np.float32,
     ) -> None:
+        rng = np.random.default_rng(rng)
         self.ln_1 = LayerNorm(config.n_embd, config.layer_norm_epsilon, dtype=dtype)
         self.attn = CausalSelfAttention(config, rng, dtype)
         self.ln_2 = LayerNorm(config.n_embd, config.layer_norm_epsilon, dtype=dtype)

@@ -46,11 +46,12 @@ class Module:
         return self.forward(*args, **kwargs)
 
     def children(self) -> Iterator[tuple[str, Parameter | Module]]:
-        """Yield (name, Parameter or Module) for each attribute that holds one, lists by index."""
+        """Yield (name, Parameter or Module) for each attribute that is one or a list of them."""
         for name, value in vars(self).items():
-            for suffix, item in enumerate(value) if isinstance(value, list) else [("", value)]:
+            several = isinstance(value, list | tuple)
+            for i, item in enumerate(value if several else [value]):
                 if isinstance(item, Parameter | Module):
-                    yield f"{name}.{suffix}".rstrip("."), item
+                    yield f"{name}.{i}" if several else name, item
 
     def modules(self) -> Iterator[Module]:
         """Yield this module and all below it, each once, parents first."""
@@ -100,7 +101,10 @@ class Module:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Inside this block: no dropout and no graph. Afterwards all is as it was before."""
+        """Inside this block: no dropout and no graph. Afterwards all is as it was before.
+
+        Of one thread at a time, as dropout is switched off for all of them.
+        """
         before = [(module, module.training) for module in self.modules()]
         self.eval()
         try:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autograd import Tensor
 from npgpt2 import validate
-from npgpt2.module import Parameter
 
 Array = NDArray[Any]
 
@@ -21,13 +21,13 @@ class Optimizer:
     Attributes
     ----------
     parameters
-        The Parameters, each once, however often it was given.
+        The Parameters (or other leaf Tensors), each once, however often it was given.
     lr
         Learning rate of the next step; may be set at any time.
     """
 
-    def __init__(self, parameters: Iterable[Parameter], lr: float) -> None:
-        self.parameters = list({id(p): p for p in parameters}.values())
+    def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
+        self.parameters = _distinct(parameters)
         if not self.parameters:
             raise ValueError("an optimizer needs at least one parameter")
         self.lr = validate.number("lr", lr)
@@ -36,6 +36,18 @@ class Optimizer:
         """Forget the gradients of all parameters."""
         for parameter in self.parameters:
             parameter.grad = None
+
+
+def _distinct(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """Return each parameter once; TypeError for what no backward pass leaves a gradient in."""
+    distinct = list({id(p): p for p in parameters}.values())
+    for p in distinct:
+        if not (isinstance(p, Tensor) and p.requires_grad and p.parents == ()):
+            raise TypeError(
+                "expected Parameters, e.g. model.parameters(), or a list of other leaf Tensors "
+                f"with requires_grad=True, not {type(p).__name__}"
+            )
+    return distinct
 
 
 class AdamW(Optimizer):
@@ -75,7 +87,7 @@ class AdamW(Optimizer):
 
     def __init__(
         self,
-        parameters: Iterable[Parameter],
+        parameters: Iterable[Tensor],
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -128,9 +140,14 @@ class AdamW(Optimizer):
 
         Raises
         ------
-        ValueError
-            The moments do not have the parameters' number and shapes; nothing has been changed.
+        TypeError, ValueError
+            Something is missing, or the moments do not have the parameters' number and shapes;
+            nothing has been changed.
         """
+        missing = {"step_count", "m", "v"} - state.keys()
+        if missing:
+            raise ValueError(f"optimizer state has no {', '.join(sorted(missing))}")
+        step_count = validate.integer("step_count", state["step_count"], minimum=0)
         shapes = [p.shape for p in self.parameters]
         for key in ("m", "v"):
             found = [np.shape(moment) for moment in state[key]]
@@ -138,10 +155,11 @@ class AdamW(Optimizer):
                 raise ValueError(
                     f"optimizer state {key!r} has shapes {found}, the parameters have {shapes}"
                 )
-        self.step_count = validate.integer("step_count", state["step_count"], minimum=0)
-        for key, own in (("m", self.m), ("v", self.v)):
-            for moment, value in zip(own, state[key], strict=True):
-                moment[...] = value
+        self.m, self.v = (
+            [np.array(a, dtype=p.dtype) for p, a in zip(self.parameters, state[key], strict=True)]
+            for key in ("m", "v")
+        )
+        self.step_count = step_count
 
 
 class SGD(Optimizer):
@@ -157,7 +175,7 @@ class SGD(Optimizer):
         In [0, 1); 0 is plain gradient descent.
     """
 
-    def __init__(self, parameters: Iterable[Parameter], lr: float, momentum: float = 0.0) -> None:
+    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.0) -> None:
         super().__init__(parameters, lr)
         self.momentum = validate.fraction("momentum", momentum)
         self.buffers = [np.zeros_like(p.data) for p in self.parameters]
@@ -171,8 +189,8 @@ class SGD(Optimizer):
                 parameter.data -= self.lr * buffer
 
 
-def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
-    """Scale all gradients by one factor, so that their joint norm is at most max_norm.
+def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
+    """Scale all gradients by one factor, in place, so that their joint norm is at most max_norm.
 
     The factor is min(1, max_norm / (norm + 1e-6)), as in torch. Source: Pascanu, Mikolov &
     Bengio, arXiv:1211.5063 (2012), section 3.2.
@@ -188,15 +206,14 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
         The norm is infinite or NaN; no gradient has been changed.
     """
     max_norm = validate.positive("max_norm", max_norm)
-    with_grad = [p for p in {id(p): p for p in parameters}.values() if p.grad is not None]
-    gradients = [cast(Array, p.grad) for p in with_grad]
+    gradients = [p.grad for p in _distinct(parameters) if p.grad is not None]
     norm = math.sqrt(math.fsum(float(np.vdot(g, g)) for g in gradients))
     if not math.isfinite(norm):
         raise FloatingPointError(f"gradient norm is {norm}; lower the learning rate")
     factor = max_norm / (norm + 1e-6)
     if factor < 1.0:
-        for parameter, g in zip(with_grad, gradients, strict=True):
-            parameter.grad = np.multiply(g, factor)
+        for g in gradients:
+            g *= factor
     return norm
 
 
@@ -226,6 +243,9 @@ def cosine_schedule(
     >>> [round(x, 2) for x in lr]
     [0.5, 1.0, 1.0, 0.55, 0.1]
     """
+    validate.integer("step", step, minimum=0)
+    if warmup_steps > total_steps:
+        raise ValueError(f"warmup_steps={warmup_steps} must be at most total_steps={total_steps}")
     if step < warmup_steps:
         return max_lr * (step + 1) / warmup_steps
     if step >= total_steps:

@@ -55,7 +55,7 @@ def dtype(value: DTypeLike) -> np.dtype[Any]:
 
 
 def ids(name: str, values: ArrayLike, limit: int, ignore: int | None = None) -> NDArray[Any]:
-    """Return values as an array of np.intp, all in [0, limit) except those equal to `ignore`.
+    """Return a copy of values, np.intp, all in [0, limit) except those equal to `ignore`.
 
     NumPy would take -1 for the last row in silence; here it is an error.
 
@@ -71,9 +71,9 @@ def ids(name: str, values: ArrayLike, limit: int, ignore: int | None = None) -> 
         raise TypeError(
             f"{name} must be integers, not {given.dtype}; convert with .astype(np.int64)"
         )
-    # Signed and wide, since NumPy before 2.3 can crash where it compares unsigned integers with
-    # a number that their dtype cannot hold.
-    array = given.astype(np.intp, copy=False)
+    # A copy, as the caller may reuse the array before the backward pass; and signed and wide,
+    # since NumPy before 2.3 can crash when it compares unsigned integers with -100.
+    array = given.astype(np.intp)
     wrong = (array < 0) | (array >= limit)
     if ignore is not None:
         wrong &= array != ignore

@@ -134,6 +134,27 @@ def test_cotangent_of_ones_hides_a_forgotten_g(mode: Any) -> None:
     mismatch(f, [entries()], mode=mode)  # hence the default
 
 
+def test_nan_is_a_value_that_can_be_the_same_twice() -> None:
+    f = cube_with(FAULTS["NaN"])
+    report = mismatch(lambda x: f(x) * Tensor([[np.nan]]), [entries()]).report
+    assert np.isnan(report.numeric)
+
+
+def test_a_direction_in_which_nothing_changes_may_be_checked_too() -> None:
+    # Nearly all of the terms of <gradient, v> cancel; what is left is rounding and truncation.
+    x, g = np.full(2, 1.0), [1e6, -1e6]
+    for seed in range(200):
+        assert gradcheck(lambda x: exp(x), [x], cotangent=g, rng=seed, directions=1).ok
+
+
+def test_where_every_entry_passes_the_direction_is_reported() -> None:
+    # Each entry is off by less than atol, all of them together by more.
+    f = cube_with(lambda g, x: right(g, x) + 0.9e-8 * np.sign(g))
+    options = {"cotangent": np.ones(400), "rtol": 1e-12, "directions": 20}
+    report = mismatch(f, [np.full(400, 1e-3)], **options).report
+    assert report.index is None
+
+
 def test_large_input_is_not_searched_for_the_entry() -> None:
     f = cube_with(FAULTS["constant factor"])
     report = mismatch(f, [entries(0, 20_001)]).report
@@ -178,11 +199,26 @@ def test_function_that_is_not_deterministic_is_refused(mode: Any) -> None:
         ([entries()], {"mode": "exact"}, "'exact' is unknown; .*directional, full, complex"),
         ([entries()], {"cotangent": np.ones((4, 3))}, "cotangent of shape"),
         ([entries()], {"cotangent": 1.0}, "cotangent of shape"),
+        ([Tensor(entries(), requires_grad=True) * 1.0], {}, "input 0 is part of a graph; .*deta"),
+        ([entries()], {"directions": 0}, "directions=0 at least 1"),
+        ([entries()], {"step": 0.0}, "step=0.0 must be positive"),
+        ([entries()], {"step": np.nan}, "step=nan must be positive"),
     ],
 )
 def test_wrong_arguments_are_refused(inputs: Any, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         gradcheck(lambda *xs: cube(xs[0]) if xs else Tensor(1.0), inputs, **options)
+
+
+def test_one_array_is_no_sequence_of_inputs() -> None:
+    for x in (entries(), Tensor(entries())):
+        with pytest.raises(TypeError, match=r"write \[x\]"):
+            gradcheck(cube, x)
+
+
+def test_a_function_that_returns_an_array_is_refused() -> None:
+    with pytest.raises(TypeError, match="f must return a Tensor, not ndarray"):
+        gradcheck(lambda x: cube(x).data, [entries()])
 
 
 @pytest.mark.parametrize("cotangent", [1.0, np.ones((2, 3))])

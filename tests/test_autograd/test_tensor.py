@@ -55,7 +55,10 @@ def test_numbers_lists_integers_and_booleans_become_float64(data: Any) -> None:
     assert isinstance(t.data, np.ndarray)
 
 
-@pytest.mark.parametrize("data", [np.ones(2, np.float16), np.ones(2, np.longdouble), "1", [None]])
+OTHER = [np.ones(2, np.float16), np.ones(2, np.longdouble), np.ones(2, ">f8"), "1", [None]]
+
+
+@pytest.mark.parametrize("data", OTHER)
 def test_other_data_is_refused(data: Any) -> None:
     with pytest.raises(TypeError, match="float32, float64 or complex data, not .*convert it first"):
         Tensor(data)
@@ -109,6 +112,16 @@ def test_tensors_of_two_precisions_do_not_mix(op: Callable[..., Any]) -> None:
     for pair in ((x, y), (y, x)):
         with pytest.raises(TypeError, match="make both the same first"):
             op(*pair)
+
+
+def test_an_op_that_loses_or_gains_precision_is_refused_in_the_forward_pass() -> None:
+    x = leaf(3, dtype=np.float32)
+    doubled = x.data * np.float64(2.0)
+    for parents in ((x,), (Tensor(x.data), x)):
+        with pytest.raises(TypeError, match="parent 0 has dtype float32, the result float64; .* s"):
+            record(doubled, parents, lambda g: (g, g))
+    with no_grad():  # no graph, nothing to be wrong
+        assert record(doubled, (x,), lambda g: (g,)).dtype == np.float64
 
 
 # -- backward: what is accepted ------------------------------------------------------------------
@@ -235,6 +248,15 @@ def test_wrong_cotangent_is_an_error_and_changes_nothing(
     out = leaves[0] * leaves[1]
     assert_refused(out, leaves, error, match, *args)
     out.backward(np.ones((2, 3)))  # the graph is still there
+
+
+@pytest.mark.parametrize("wrong", [np.ones(3), np.ones((3, 2)), np.ones((2, 3), np.float32)])
+def test_grad_that_does_not_fit_its_leaf_is_an_error_and_changes_no_other(wrong: NDArray) -> None:
+    leaves = three_leaves()
+    leaves[2].grad = wrong
+    out = leaves[0] * leaves[2] * leaves[1]
+    message = r"\.grad has shape .* on a leaf of shape \(2, 3\) and dtype float64; set it to None"
+    assert_refused(out, leaves, ValueError, message, normal(2, 3, seed=5))
 
 
 def test_freed_graph_is_an_error_and_changes_no_gradient() -> None:
@@ -522,6 +544,19 @@ def test_one_element_is_a_number() -> None:
     for convert in (float, bool, Tensor.item):
         with pytest.raises(ValueError):
             convert(Tensor([1.0, 2.0]))
+
+
+def test_format_is_that_of_the_number() -> None:
+    x = Tensor([2.5])
+    assert f"{x:.3f} {x}" == f"2.500 {x!r}"
+    with pytest.raises(ValueError):
+        f"{leaf(2):.3f}"
+
+
+@pytest.mark.parametrize("f", [np.exp, np.sqrt, lambda x: np.add(x, 1.0), lambda x: np.add(1.0, x)])
+def test_numpy_functions_are_refused_instead_of_leaving_the_graph(f: Any) -> None:
+    with pytest.raises(TypeError, match="does not support ufuncs"):
+        f(leaf(2))
 
 
 def test_iteration_gives_rows_with_gradients() -> None:

@@ -449,6 +449,58 @@ def test_dropout_of_probability_0_is_the_identity_and_draws_nothing(module: Modu
     assert rng.bit_generator.state == before
 
 
+# -- what is given to an op ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", [F, composed])
+def test_integers_may_change_between_forward_and_backward(module: ModuleType) -> None:
+    table, z = (Tensor(cotangent((5, 3)), requires_grad=True) for _ in range(2))
+    ids, targets = np.array([[1, 2], [4, 1]]), np.array([0, 2, -100, 1, -100])
+    out, loss = module.embedding(table, ids), module.cross_entropy(z, targets)
+    expected = [*out.vjp(cotangent(out.shape))]
+    loss.backward(retain_graph=True)
+    ids[...], targets[...] = 0, 0  # a buffer used again for the next batch
+    out.backward(cotangent(out.shape))
+    assert np.array_equal(table.grad, expected[0]) and not table.grad[0].any()
+    first = z.grad
+    z.grad = None
+    loss.backward()
+    assert np.array_equal(z.grad, first) and not z.grad[[2, 4]].any()
+
+
+def test_arrays_are_constants() -> None:
+    x, qkv, w = cotangent((2, 3, 4)), cotangent((2, 3, 12)), Tensor(cotangent((4,)))
+    weight = Tensor(cotangent((5, 4)))
+    for call in (
+        lambda x, _: F.linear(x, weight),
+        lambda x, _: F.layer_norm(x, w, w),
+        lambda x, _: F.gelu(x),
+        lambda x, _: F.softmax(x),
+        lambda x, _: F.dropout(x, 0.5, np.random.default_rng(0)),
+        lambda _, qkv: F.causal_attention(qkv, 2),
+        lambda x, _: F.cross_entropy(x, [[0, 1, 2], [3, 0, 1]]),
+    ):
+        assert np.array_equal(call(x, qkv).data, call(Tensor(x), Tensor(qkv)).data)
+
+
+def test_two_precisions_in_one_op_are_refused() -> None:
+    x, weight = Tensor(np.ones((2, 4))), Tensor(np.ones((3, 4), np.float32), requires_grad=True)
+    with pytest.raises(TypeError, match="linear.*vjp: parent 1 has dtype float32, the result fl"):
+        F.linear(x, weight)
+
+
+def test_an_empty_batch_has_gradients_of_0() -> None:
+    x = Tensor(np.ones((0, 2, 4)), requires_grad=True)
+    weight, bias = (Tensor(cotangent(s), requires_grad=True) for s in ((3, 4), (3,)))
+    table = Tensor(cotangent((3, 4)), requires_grad=True)
+    for module in (F, composed):
+        for out in (module.linear(x, weight, bias), module.embedding(table, np.zeros((0, 2), int))):
+            out.backward(np.ones(out.shape))
+            assert out.shape[:2] == (0, 2)
+    for leaf in (x, weight, bias, table):
+        assert leaf.grad.shape == leaf.shape and not leaf.grad.any()
+
+
 # -- errors --------------------------------------------------------------------------------------
 
 X, QKV, Z = Tensor(np.ones((2, 4))), Tensor(np.ones((1, 2, 12))), Tensor(np.ones((2, 3, 5)))
@@ -458,7 +510,18 @@ RNG = np.random.default_rng(0)
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: F.linear(X, Tensor(np.ones((4, 5)))), ValueError, "4 channels.* takes 5"),
+        (lambda: F.linear(X, Tensor(np.ones((4, 5)))), ValueError, r"\(2, 4\) .* \(4, 5\)"),
+        (lambda: F.linear(X, X[0]), ValueError, r"\(2, 4\) .* \(4,\)"),
+        (lambda: F.linear(X, Z), ValueError, r"\(2, 4\) .* \(2, 3, 5\)"),
+        (lambda: F.linear(Tensor(1.0), X), ValueError, r"\(\) .* \(2, 4\)"),
+        (lambda: F.linear(X, X, X[0, :1]), ValueError, r"\(2, 4\), but the bias \(1,\)"),
+        (lambda: F.linear(X, X, X[:, :2]), ValueError, r"\(2, 4\), but the bias \(2, 2\)"),
+        (lambda: F.embedding(X[0], [0]), ValueError, r"\(V, C\), not \(4,\)"),
+        (lambda: F.embedding(Z, [0]), ValueError, r"\(V, C\), not \(2, 3, 5\)"),
+        (lambda: F.causal_attention(QKV[:, :0], 2), ValueError, r"\(1, 0, 12\).* T at least 1"),
+        (lambda: F.causal_attention(QKV, 0), ValueError, "n_head=0 must be at least 1"),
+        (lambda: F.causal_attention(QKV, 2.0), TypeError, "n_head must be an integer"),
+        (lambda: F.cross_entropy(1.0, 0), ValueError, r"\(..., V\), not \(\)"),
         (lambda: F.layer_norm(X, X, X), ValueError, r"shape \(2, 4\), but weight \(2, 4\)"),
         (lambda: F.layer_norm(X, X[0], X[0, :1]), ValueError, r"\(4,\) and bias \(1,\)"),
         (lambda: F.embedding(X, [0, 2]), IndexError, r"ids\[1\] = 2 .*\[0, 2\)"),

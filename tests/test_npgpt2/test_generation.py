@@ -269,6 +269,28 @@ def test_stream_checks_its_arguments_before_the_first_token_is_asked_for(model: 
         stream(model, [[13]], 1, Sampling())
 
 
+def test_the_prompt_may_change_while_the_stream_is_open(model: GPT2Model) -> None:
+    prompt = np.array([[1, 2, 3]])
+    expected = model.generate(prompt, 5, temperature=0.0)[0, 3:]
+    tokens = []
+    for token in stream(model, prompt, 5, Sampling(temperature=0.0)):
+        prompt[...] = 7
+        tokens.append(int(token[0]))
+    assert tokens == expected.tolist()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint64])
+def test_ids_of_any_integer_dtype_are_continued(model: GPT2Model, dtype: type) -> None:
+    out = model.generate(np.array([[1, 2]], dtype), 3, temperature=0.0)
+    assert np.array_equal(out, model.generate([[1, 2]], 3, temperature=0.0))
+    assert out.dtype.kind == "i"
+
+
+def test_probabilities_are_float64_whatever_the_logits() -> None:
+    p = Sampling(0.7, 3, 0.9).probabilities(np.float32([[1.0, 2.0, 3.0, 4.0]]))
+    assert p.dtype == np.float64 and abs(p.sum() - 1.0) < 1e-15
+
+
 def test_weights_of_nan_are_an_error_not_a_text() -> None:
     model = random_model(CONFIG).eval()
     model.ln_f.weight.data[3] = np.nan

@@ -198,6 +198,21 @@ def test_layers_return_the_dtype_of_their_parameters(dtype: Any) -> None:
     assert Embedding(3, 4, dtype=dtype)([[0, 2]]).dtype == dtype
 
 
+def test_sizes_have_the_names_of_torch() -> None:
+    linear, embedding = Linear(3, 2), Embedding(5, 4)
+    assert (linear.in_features, linear.out_features) == (3, 2)
+    assert (embedding.num_embeddings, embedding.embedding_dim) == (5, 4)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_layers_take_arrays_as_constants(dtype: Any) -> None:
+    a = np.random.default_rng(0).standard_normal((2, 3))
+    for layer in (Linear(3, 4, rng=0, dtype=dtype), LayerNorm(3, dtype=dtype), Dropout(0.0)):
+        out = layer(a)
+        assert np.array_equal(out.data, layer(Tensor(a.astype(out.dtype))).data)
+        assert out.dtype == (np.float64 if isinstance(layer, Dropout) else dtype)
+
+
 # -- dropout -------------------------------------------------------------------------------------
 
 
@@ -243,7 +258,13 @@ def test_layers_given_one_generator_share_it() -> None:
         (lambda: Dropout(math.nan), ValueError, "p=nan"),
         (lambda: Dropout(True), TypeError, "p must be a number, not True"),
         (lambda: Dropout("0.5"), TypeError, "p must be a number, not '0.5'"),
-        (lambda: Linear(3, 2)(Tensor(np.ones((2, 4)))), ValueError, "4 channels.* takes 3"),
+        (lambda: Linear(3, 2)(np.ones((2, 4))), ValueError, r"shape \(2, 4\) .* \(2, 3\)"),
+        (lambda: Linear(0, 3), ValueError, "in_features=0 must be at least 1"),
+        (lambda: Linear(3, 2.0), TypeError, "out_features must be an integer, not 2.0"),
+        (lambda: Embedding(-1, 3), ValueError, "num_embeddings=-1 must be at least 1"),
+        (lambda: Embedding(3, "2"), TypeError, "embedding_dim must be an integer, not '2'"),
+        (lambda: LayerNorm((3,)), TypeError, r"channels must be an integer, not \(3,\)"),
+        (lambda: LayerNorm(3, eps=-1.0), ValueError, "eps=-1.0 must be at least 0"),
         (lambda: Embedding(3, 2)([[0], [3]]), IndexError, r"ids\[1, 0\] = 3 .*\[0, 3\)"),
         (lambda: Embedding(3, 2)([-1]), IndexError, r"ids\[0\] = -1 .*\[0, 3\)"),
         (lambda: Embedding(3, 2)([1.0]), TypeError, "integers, not float64"),

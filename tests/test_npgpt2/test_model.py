@@ -402,6 +402,27 @@ def test_every_dropout_has_its_probability_and_the_generator_of_the_model() -> N
     assert all(rng is model.rng for _, rng in found)
 
 
+@pytest.mark.parametrize("name", ["drop", "h.0.attn.attn_dropout", "h.1.mlp.dropout"])
+def test_a_single_dropout_can_be_switched_off(name: str) -> None:
+    model = random_model(replace(CONFIG, **dict.fromkeys(PLACES, 0.3)))
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.eval()
+    dropout: Any = model
+    for part in name.split("."):
+        dropout = dropout[int(part)] if part.isdigit() else getattr(dropout, part)
+    plain = random_model(CONFIG)(IDS).data
+    assert np.array_equal(model(IDS).data, plain)
+    dropout.train()
+    assert not np.allclose(model(IDS).data, plain)
+
+
+def test_dropouts_of_a_block_alone_draw_different_masks() -> None:
+    block, x = TransformerBlock(replace(CONFIG, resid_pdrop=0.5), rng=0), Tensor(np.ones((1, 9)))
+    first, second = block.attn.resid_dropout(x), block.mlp.dropout(x)
+    assert not np.array_equal(first.data, second.data)
+
+
 def test_with_dropout_the_gradient_is_that_of_the_masks_drawn() -> None:
     model = random_model(replace(CONFIG, **dict.fromkeys(PLACES, 0.3)))
 

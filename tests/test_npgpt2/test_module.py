@@ -105,6 +105,13 @@ def test_a_parameter_set_later_is_found_and_one_set_to_none_is_not() -> None:
     assert names == [name for name in NAMES if name != "shift"] + ["late"]
 
 
+def test_a_tuple_is_walked_as_a_list_is() -> None:
+    tree = Tree()
+    names = [name for name, _ in tree.named_parameters()]
+    tree.layers, tree.gains = tuple(tree.layers), tuple(tree.gains)
+    assert [name for name, _ in tree.named_parameters()] == names
+
+
 def test_calling_a_module_is_calling_forward() -> None:
     class Both(Module):
         def forward(self, a: Tensor, *, b: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from autograd import Tensor
 from npgpt2 import SGD, AdamW, GPT2Config, Parameter, clip_grad_norm, cosine_schedule
 from npgpt2 import functional as F
 from tests.test_npgpt2 import torch_gpt2
@@ -217,6 +218,8 @@ def test_adamw_goes_on_from_its_state_bit_for_bit() -> None:
     [
         ({"m": [np.zeros(3)]}, r"'m' has shapes \[\(3,\)\], the parameters have \[\(2, 2\)\]"),
         ({"v": []}, r"'v' has shapes \[\]"),
+        ({"v": ["a"]}, r"'v' has shapes \[\(\)\]"),
+        ({"v": [[["a"] * 2] * 2]}, "could not convert string to float"),
         ({"step_count": -1}, "step_count=-1 must be at least 0"),
     ],
 )
@@ -226,6 +229,15 @@ def test_a_state_of_other_parameters_is_refused(change: dict[str, Any], message:
     with pytest.raises(ValueError, match=message):
         optimizer.load_state_dict(wrong)
     assert optimizer.step_count == 0 and not optimizer.m[0].any() and not optimizer.v[0].any()
+    with pytest.raises(ValueError, match="optimizer state has no step_count, v"):
+        optimizer.load_state_dict({"m": wrong["m"]})
+
+
+def test_any_leaf_that_requires_a_gradient_may_be_optimized() -> None:
+    x = Tensor([3.0], requires_grad=True)
+    (x * x).backward()
+    SGD([x], lr=0.5).step()
+    assert x.data.tolist() == [0.0]
 
 
 # -- clipping ------------------------------------------------------------------------------------
@@ -308,6 +320,7 @@ def test_the_schedule_rises_linearly_then_falls_as_half_a_cosine(
 # -- errors --------------------------------------------------------------------------------------
 
 P = Parameter(np.zeros((2, 2)))
+SCHEDULE = {"max_lr": 1.0, "min_lr": 0.1, "warmup_steps": 2, "total_steps": 6}
 
 
 @pytest.mark.parametrize(
@@ -321,6 +334,15 @@ P = Parameter(np.zeros((2, 2)))
         (lambda: AdamW([P], betas=(0.9, -0.1)), ValueError, "beta2=-0.1 must be at least 0"),
         (lambda: AdamW([P], eps=0), ValueError, "eps=0 must be positive"),
         (lambda: AdamW([P], weight_decay=math.nan), ValueError, "weight_decay=nan"),
+        (lambda: AdamW(P), TypeError, "expected Parameters"),
+        (lambda: SGD(P, lr=0.1), TypeError, "expected Parameters"),
+        (lambda: clip_grad_norm(P, 1.0), TypeError, "expected Parameters"),
+        (lambda: AdamW([("p", P)]), TypeError, "model.parameters.*not tuple"),
+        (lambda: AdamW([np.ones(3)]), TypeError, "not ndarray"),
+        (lambda: AdamW([Tensor([1.0])]), TypeError, "requires_grad=True, not Tensor"),
+        (lambda: SGD([P * 2.0], lr=0.1), TypeError, "other leaf Tensors"),
+        (lambda: cosine_schedule(-1, **SCHEDULE), ValueError, "step=-1 must be at least 0"),
+        (lambda: cosine_schedule(0, **{**SCHEDULE, "warmup_steps": 7}), ValueError, "at most.*=6"),
         (lambda: SGD([P], lr=math.inf), ValueError, "lr=inf"),
         (lambda: SGD([P], lr=0.1, momentum=1.0), ValueError, "momentum=1.0"),
         (lambda: clip_grad_norm([P], 0.0), ValueError, "max_norm=0 must be positive"),
