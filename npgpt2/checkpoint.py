@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from npgpt2.config import GPT2Config
 from npgpt2.model import GPT2Model
+from npgpt2.parameter_table import count_parameters
 
 Array = NDArray[Any]
 
@@ -67,12 +67,13 @@ def read_npz(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Ar
     """Return (meta, arrays) of a file written by `save_npz`; errors as for `load_npz`."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
-            arrays = {name: content[name] for name in content.files}
+            arrays = {name: np.asarray(content[name]) for name in content.files}
         meta = json.loads(str(arrays.pop("header")))
         if meta["format"] != _FORMAT:
             raise ValueError(f"format {meta['format']!r} instead of {_FORMAT!r}")
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError,
-            zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
+    except OSError:
+        raise
+    except Exception as error:  # zipfile, zlib, NumPy and json each have several of their own
         raise ValueError(
             f"{os.fspath(path)} is damaged or not a checkpoint of npgpt2 "
             f"({type(error).__name__}: {error})"
@@ -87,6 +88,9 @@ def model_from(
     state = {k.removeprefix(_MODEL): v for k, v in arrays.items() if k.startswith(_MODEL)}
     try:
         config = GPT2Config(**meta["config"])
+        size, held = count_parameters(config), sum(array.size for array in state.values())
+        if size > 2 * held:  # said before anything of that size is made
+            raise ValueError(f"its configuration asks for {size:,} numbers, it holds {held:,}")
         model = GPT2Model(config, dtype=state["wte.weight"].dtype).eval()
         model.load_state_dict(state)
     except (KeyError, TypeError, ValueError) as error:
@@ -102,10 +106,20 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with errors_naming(path), open(temporary, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def errors_naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Name path in errors of the operating system, which leaves it out when a write fails."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)
+        raise

@@ -1,19 +1,23 @@
 """The command line: `npgpt2 train`, `npgpt2 generate`, `npgpt2 params`.
 
-Errors a user can mend are one line on standard error and a status of 2; what is stopped by Ctrl-C
+Errors a user can mend are one line on standard error and a status of 2; what a signal has stopped
 ends with status 130.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from typing import NoReturn
 
-from npgpt2 import __version__, data
+import numpy as np
+
+from npgpt2 import __version__, data, validate
 from npgpt2.config import PRESETS
 from npgpt2.data import Vocabulary
 from npgpt2.generation import Sampling, stream
@@ -25,28 +29,44 @@ from npgpt2.training import Trainer, TrainingConfig, config_of
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line with the given arguments; return the exit status."""
-    args = _parser().parse_args(argv)
-    command: Callable[[argparse.Namespace], int] = args.command
+    sys.stdout, sys.stderr = (s or open(os.devnull, "w") for s in (sys.stdout, sys.stderr))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # for characters that the terminal cannot show
     try:
-        return command(args)
+        args = _parser().parse_args(argv)
+        command: Callable[[argparse.Namespace], int] = args.command
+        with np.errstate(all="ignore"):  # what is not finite becomes one error, not many warnings
+            status = command(args)
+        sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has gone, as in `npgpt2 ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-        return 1
+        status = 1
     except KeyboardInterrupt:
         print()  # what follows begins on a new line
-        return 130
-    except (OSError, ValueError, TypeError, IndexError, FloatingPointError) as error:
-        print(f"npgpt2: error: {error}", file=sys.stderr)
-        return 2
+        status = 130
+    except MemoryError as error:
+        status = _report(f"not enough memory ({error}); take a smaller batch or model")
+    except (OSError, ValueError, TypeError, IndexError, ArithmeticError) as error:
+        status = _report(str(error))
+    try:
+        sys.stdout.flush()
+    except OSError:  # it would be tried again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
+
+
+def _report(message: str) -> int:
+    """Print an error in one line; return the status."""
+    print("npgpt2: error:", " ".join(message.split()), file=sys.stderr)
+    return 2
 
 
 def _train(args: argparse.Namespace) -> int:
     """Train a character-level GPT-2 on a text, and show a sample of what it has learned."""
     names = {f.name for f in fields(TrainingConfig)}
     given = {name: value for name, value in vars(args).items() if name in names}
-    if args.resume:
+    if args.resume is not None:
         flags = [f"--{name.replace('_', '-')}" for name in given]
-        flags += ["--text"] * bool(args.text) + ["--out"] * bool(args.out)
+        flags += [f"--{name}" for name in ("text", "out") if getattr(args, name) is not None]
         if flags:
             raise ValueError(
                 f"--resume goes on with the settings of the run; leave out {', '.join(flags)}"
@@ -54,9 +74,13 @@ def _train(args: argparse.Namespace) -> int:
         trainer = Trainer.resume(args.resume)
     else:
         config = TrainingConfig(**given)
-        text = data.read_text(args.text) if args.text else data.python_reference()
-        trainer = Trainer.start(args.out or new_run_directory(), config, text)
+        text = data.python_reference() if args.text is None else data.read_text(args.text)
+        directory = new_run_directory() if args.out is None else args.out
+        trainer = Trainer.start(directory, config, text)
     model, run = trainer.model, trainer.run
+    # As it can be typed to go on: also where the program is not on the PATH.
+    program = sys.argv[0] if os.path.basename(sys.argv[0]) == "npgpt2" else "npgpt2"
+    program, directory = shlex.quote(program), shlex.quote(str(run.directory))
     print(
         f"{run.directory}: {model.get_num_params():,} parameters, {len(run.vocabulary)} different "
         f"characters, {len(trainer.tokens):,} to train on, {len(trainer.val_tokens):,} to validate "
@@ -66,18 +90,20 @@ def _train(args: argparse.Namespace) -> int:
     if not trainer.train():
         print(
             f"stopped and saved at step {trainer.step}; go on with: "
-            f"npgpt2 train --resume {run.directory}"
+            f"{program} train --resume {directory}"
         )
         return 130
     print(f"validation loss {trainer.val_loss:.4f} nats per character; a sample:\n")
     _print_sample(model, run.vocabulary, None, 400, Sampling(0.8), trainer.config.seed)
-    print(f"\nmore: npgpt2 generate {run.directory} --prompt 'The '")
+    print(f"\nmore: {program} generate {directory} --max-new-tokens 1000")
     return 0
 
 
 def _generate(args: argparse.Namespace) -> int:
     """Continue a prompt with a trained model, printing as it goes."""
     sampling = Sampling(args.temperature, args.top_k, args.top_p)
+    if args.seed is not None:
+        validate.integer("seed", args.seed, minimum=0)
     run = Run.open(args.run)
     model, _, _ = run.load()
     _print_sample(model, run.vocabulary, args.prompt, args.max_new_tokens, sampling, args.seed)
@@ -113,7 +139,7 @@ def _params(args: argparse.Namespace) -> int:
         run = Run.open(args.model)
         config = config_of(run).model_config(len(run.vocabulary))
     else:
-        raise ValueError(f"{args.model} is neither one of {', '.join(PRESETS)} nor a directory")
+        raise ValueError(f"{args.model!r} is neither one of {', '.join(PRESETS)} nor a directory")
     print(
         f"{args.model}: n_layer={config.n_layer}, n_head={config.n_head}, n_embd={config.n_embd}, "
         f"vocab_size={config.vocab_size}, n_positions={config.n_positions}\n"
@@ -126,7 +152,7 @@ class _Parser(argparse.ArgumentParser):
     """Reports a mistake in the arguments in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"npgpt2: error: {message} (see {self.prog} --help)\n")
+        self.exit(_report(f"{message} (see {self.prog} --help)"))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -23,15 +23,16 @@ def read_text(path: str | Path) -> str:
         The file is empty, or not UTF-8; the message says where.
     """
     content = Path(path).read_bytes()
-    if not content:
-        raise ValueError(f"{path} is empty")
     try:
-        return content.decode("utf-8")
+        text = content.decode("utf-8").removeprefix("\ufeff")  # a byte-order mark is no text
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8: byte 0x{content[error.start]:02x} at position {error.start}; "
-            "convert it first, e.g. with iconv -f LATIN1 -t UTF-8"
+            "convert it first, with iconv -f ITS_ENCODING -t UTF-8"
         ) from None
+    if not text:
+        raise ValueError(f"{path} is empty")
+    return text
 
 
 def python_reference() -> str:
@@ -84,9 +85,10 @@ class Vocabulary:
         unknown = np.flatnonzero(known[ids] != codes)
         if unknown.size:
             i = int(unknown[0])
+            listed = repr(self.characters[:100]) + " and others" * (len(self) > 100)
             raise ValueError(
                 f"character {text[i]!r} at position {i} is not among the {len(self)} characters "
-                f"that the model was trained on: {self.characters!r}"
+                f"that the model was trained on: {listed}"
             )
         return ids
 

@@ -150,6 +150,8 @@ class AdamW(Optimizer):
         step_count = validate.integer("step_count", state["step_count"], minimum=0)
         shapes = [p.shape for p in self.parameters]
         for key in ("m", "v"):
+            if any(np.asarray(moment).dtype.kind != "f" for moment in state[key]):
+                raise ValueError(f"optimizer state {key!r} must be real floats")
             found = [np.shape(moment) for moment in state[key]]
             if found != shapes:
                 raise ValueError(

@@ -73,6 +73,11 @@ def parameter_table(config: GPT2Config) -> list[Row]:
     ]
 
 
+def count_parameters(config: GPT2Config) -> int:
+    """Return the number of parameters, the tied ones once."""
+    return sum(row.weights + row.biases for row in parameter_table(config))
+
+
 def format_table(config: GPT2Config) -> str:
     """Return the table as text, with both totals: with and without biases of linear layers."""
     block, whole = block_rows(config), parameter_table(config)

@@ -38,7 +38,7 @@ class Metrics:
 
 
 class Run:
-    """A run directory: made by `create`, opened by `open`.
+    """A run directory: made by `new` and `create`, opened by `open`.
 
     Attributes
     ----------
@@ -82,28 +82,29 @@ class Run:
         return self.directory / "metrics.csv"
 
     @classmethod
-    def create(cls, directory: str | Path, settings: Mapping[str, Any], text: str) -> Run:
-        """Make the directory, with everything in it but a checkpoint.
+    def new(cls, directory: str | Path, settings: Mapping[str, Any], text: str) -> Run:
+        """Return a run that nothing has been written of yet.
 
         Raises
         ------
         FileExistsError
-            It is there already, and not empty.
+            The directory is there already, and not empty.
         """
-        directory, content = Path(directory), text.encode()
+        directory = Path(directory)
         if directory.exists() and any(directory.iterdir()):
             raise FileExistsError(
                 f"{directory} exists and is not empty; go on with --resume {directory} if it is "
                 "a run, or choose another directory"
             )
-        directory.mkdir(parents=True, exist_ok=True)
-        checksum = hashlib.sha256(content).hexdigest()
-        run = cls(directory, dict(settings), checksum, Vocabulary.of(text))
-        _write(run.text_path, content)
-        _write(run.vocabulary_path, _json(list(run.vocabulary.characters)))
-        _write(run.config_path, _json({**settings, "text_sha256": checksum}))
-        run._write_metrics([])
-        return run
+        return cls(directory, dict(settings), _sha256(text.encode()), Vocabulary.of(text))
+
+    def create(self, text: str) -> None:
+        """Make the directory, with everything in it but a checkpoint."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        _write(self.text_path, text.encode())
+        _write(self.vocabulary_path, _json(list(self.vocabulary.characters)))
+        _write(self.config_path, _json({**self.settings, "text_sha256": self._checksum}))
+        self._write_metrics([])
 
     @classmethod
     def open(cls, directory: str | Path) -> Run:
@@ -116,7 +117,7 @@ class Run:
         """
         directory = Path(directory)
         if not directory.is_dir():
-            raise FileNotFoundError(f"there is no directory {directory}; `npgpt2 train` makes one")
+            raise FileNotFoundError(f"{directory} is not a directory; `npgpt2 train` makes one")
         names = ("config.json", "text.txt", "vocabulary.json", "checkpoint.npz")
         missing = [name for name in names if not (directory / name).is_file()]
         if missing:
@@ -134,7 +135,7 @@ class Run:
     def read_text(self) -> str:
         """Return the text of the run; ValueError if it is no longer the one it began with."""
         content = self.text_path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != self._checksum:
+        if _sha256(content) != self._checksum:
             raise ValueError(f"{self.text_path} is not the text that the run began with")
         return content.decode()
 
@@ -164,16 +165,31 @@ class Run:
     def append(self, metrics: Metrics) -> None:
         """Add a row to metrics.csv, numbers in full precision."""
         row = ["" if value is None else repr(value) for value in vars(metrics).values()]
-        with self.metrics_path.open("a", newline="") as file:
-            csv.writer(file).writerow(row)
+        with checkpoint.errors_naming(self.metrics_path):
+            with self.metrics_path.open("a", newline="") as file:
+                csv.writer(file).writerow(row)
 
-    def drop_metrics_after(self, step: int) -> None:
-        """Drop the rows of later steps, which are going to be done again, and torn rows."""
+    def rewind(self, step: int) -> None:
+        """Drop what was begun after `step`: rows of later steps, torn rows, files half written.
+
+        Raises
+        ------
+        ValueError
+            metrics.csv is damaged.
+        """
+        for unfinished in self.directory.glob(".*.tmp"):
+            unfinished.unlink(missing_ok=True)
         rows = []
         if self.metrics_path.exists():
-            with self.metrics_path.open(newline="") as file:
-                rows = [row for row in csv.reader(file) if len(row) == len(fields(Metrics))]
-        self._write_metrics([row for row in rows if row[0].isdigit() and int(row[0]) <= step])
+            try:
+                with self.metrics_path.open(newline="", encoding="utf-8") as file:
+                    rows = [row for row in csv.reader(file) if len(row) == len(fields(Metrics))]
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise ValueError(
+                    f"{self.metrics_path} is damaged: {error}; move it away to go on "
+                    "without its rows"
+                ) from error
+        self._write_metrics([row for row in rows if row[0].isdecimal() and int(row[0]) <= step])
 
     def _write_metrics(self, rows: list[list[str]]) -> None:
         text = io.StringIO(newline="")
@@ -189,6 +205,10 @@ def new_run_directory(parent: str | Path = "runs") -> Path:
     return path
 
 
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def _json(value: object) -> bytes:
     return (json.dumps(value, indent=1) + "\n").encode()
 
@@ -196,7 +216,7 @@ def _json(value: object) -> bytes:
 def _read_json(path: Path, kind: type) -> Any:
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(value, kind):
         raise ValueError(f"{path} is damaged: it holds a {type(value).__name__}")

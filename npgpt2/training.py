@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from npgpt2 import functional as F
 from npgpt2.config import GPT2Config
 from npgpt2.model import GPT2Model
 from npgpt2.optim import AdamW, clip_grad_norm, cosine_schedule
+from npgpt2.parameter_table import count_parameters
 from npgpt2.progress import Progress
 from npgpt2.run import Metrics, Run
 
@@ -54,14 +56,13 @@ class TrainingConfig:
     weight_decay: float = _option(0.1, "AdamW's decay of matrices")
     max_grad_norm: float = _option(1.0, "gradients are clipped to this norm")
     val_fraction: float = _option(0.1, "part of the text kept for validation, at its end")
-    eval_every: int = _option(100, "steps between validations")
+    eval_every: int = _option(100, "steps between validations, each followed by a checkpoint")
     eval_batches: int = _option(20, "batches in a validation, the same ones every time")
-    save_every: int = _option(100, "steps between checkpoints")
     seed: int = _option(0, "seed of weights, batches and dropout")
     dtype: str = _option("float32", "float32 or float64")
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "steps", "eval_every", "eval_batches", "save_every"):
+        for name in ("batch_size", "steps", "eval_every", "eval_batches"):
             validate.integer(name, getattr(self, name))
         for name in ("warmup_steps", "seed"):
             validate.integer(name, getattr(self, name), minimum=0)
@@ -88,10 +89,24 @@ class TrainingConfig:
             attn_pdrop=self.dropout,
         )
 
+    def required_memory(self, vocab_size: int) -> int:
+        """Return a lower limit of the memory that training takes, in bytes.
+
+        Weights, gradients and two moments; and what a forward pass keeps for the backward pass.
+        """
+        model = self.model_config(vocab_size)
+        C, T = model.n_embd, model.n_positions
+        block = 6 * C + 2 * model.n_inner + model.n_head * T  # numbers a token
+        activations = self.batch_size * T * (model.n_layer * block + vocab_size)
+        return np.dtype(self.dtype).itemsize * (4 * count_parameters(model) + activations)
+
 
 def config_of(run: Run) -> TrainingConfig:
     """Return the hyperparameters of a run; ValueError if its config.json does not hold them."""
     try:
+        missing = {f.name for f in fields(TrainingConfig)} - run.settings.keys()
+        if missing:
+            raise ValueError(f"it has no {', no '.join(sorted(missing))}")
         return TrainingConfig(**run.settings)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{run.config_path} is damaged: {error}") from error
@@ -145,11 +160,20 @@ class Trainer:
         FileExistsError
             The directory is there already, and not empty.
         ValueError
-            The text is too short.
+            The text is too short, or the model too large for this machine.
         """
         data.split(np.empty(len(text)), config.val_fraction, config.n_positions)
-        trainer = cls(Run.create(directory, asdict(config), text), config, text)
+        run = Run.new(directory, asdict(config), text)
+        needed, installed = config.required_memory(len(run.vocabulary)), _installed_memory()
+        if needed > installed:
+            raise ValueError(
+                f"training needs at least {needed / 2**30:,.0f} GiB, but this machine has "
+                f"{installed / 2**30:,.0f}; take a smaller batch_size, n_positions, n_embd or "
+                "n_layer"
+            )
+        trainer = cls(run, config, text)
         trainer.val_loss = trainer.validate()
+        trainer.run.create(text)  # last, so that no directory is left that cannot be resumed
         trainer.run.append(Metrics(0, val_loss=trainer.val_loss))
         trainer.save()
         return trainer
@@ -164,12 +188,15 @@ class Trainer:
             The directory is missing, is no run directory, or is damaged.
         """
         run = Run.open(directory)
-        trainer = cls(run, config_of(run), run.read_text())
+        config = config_of(run)
         model, meta, arrays = run.load()
-        if model.config != trainer.model.config:
+        expected = config.model_config(len(run.vocabulary))
+        if model.config != expected or model.wte.weight.dtype != config.dtype:
             raise ValueError(
-                f"{run.checkpoint_path} belongs to another run: its model is {model.config}"
+                f"{run.checkpoint_path} belongs to another run than {run.config_path}: its model "
+                f"is {model.config} of {model.wte.weight.dtype}"
             )
+        trainer = cls(run, config, run.read_text())
         trainer.model.load_state_dict(model.state_dict())
         try:
             names = [name for name, _ in trainer.model.named_parameters()]
@@ -177,11 +204,14 @@ class Trainer:
             trainer.optimizer.load_state_dict({"step_count": meta["step"], **moments})
             trainer.rng.bit_generator.state = meta["rng"]
             trainer.model.rng.bit_generator.state = meta["model_rng"]
-            trainer.step, trainer.val_loss = meta["step"], meta["val_loss"]
-            trainer.seconds = meta["seconds"]
-        except (KeyError, TypeError, ValueError) as error:
+            trainer.step = trainer.optimizer.step_count
+            if trainer.step > config.steps:
+                raise ValueError(f"step {trainer.step} is past the last, steps={config.steps}")
+            trainer.val_loss = validate.number("val_loss", meta["val_loss"])
+            trainer.seconds = validate.number("seconds", meta["seconds"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{run.checkpoint_path} cannot be resumed from: {error!r}") from error
-        run.drop_metrics_after(trainer.step)
+        run.rewind(trainer.step)
         return trainer
 
     def save(self) -> None:
@@ -229,6 +259,11 @@ class Trainer:
         """Return the mean loss, in nats per character, over fixed windows of the validation part.
 
         They are spread evenly over it, and the same every time.
+
+        Raises
+        ------
+        FloatingPointError
+            The loss is not finite.
         """
         config = self.config
         last = len(self.val_tokens) - config.n_positions - 1
@@ -238,47 +273,64 @@ class Trainer:
             for batch in np.split(starts, config.eval_batches):
                 inputs, targets = data.windows(self.val_tokens, batch, config.n_positions)
                 losses.append(F.cross_entropy(self.model(inputs), targets).item())
-        return float(np.mean(losses))
+        loss = float(np.mean(losses))
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"validation loss is {loss}; lower the learning rate")
+        return loss
 
     def train(self, progress: Progress | None = None) -> bool:
         """Go on to the last step; return False if a signal (Ctrl-C) stopped it before.
 
-        A checkpoint is written every `save_every` steps, at the end, and when stopped.
+        A checkpoint is written after every validation, so also at the end, and when stopped.
 
         Raises
         ------
         FloatingPointError
-            Loss or gradients are not finite. The last checkpoint is as it was.
+            A loss or gradient is not finite. The last checkpoint is as it was: it is only ever
+            replaced by one whose validation loss is finite.
         """
         config = self.config
         progress = progress or Progress(config.steps, self.step)
         began = time.monotonic() - self.seconds
-        with _signals_noted() as noted:
-            while self.step < config.steps and not noted:
-                before = time.monotonic()
-                try:
+        try:
+            with _signals_noted() as noted:
+                while self.step < config.steps and not noted:
+                    before = time.monotonic()
                     metrics = self.train_step()
-                except FloatingPointError as error:
-                    progress.close()
-                    raise FloatingPointError(
-                        f"step {self.step + 1} of {self.run.directory}: {error}"
-                    ) from error
-                rate = config.batch_size * config.n_positions / (time.monotonic() - before)
-                evaluate = self.step % config.eval_every == 0 or self.step == config.steps
-                if evaluate:
-                    metrics.val_loss = self.val_loss = self.validate()
-                self.seconds = metrics.seconds = time.monotonic() - began
-                self.run.append(metrics)
-                if self.step % config.save_every == 0:
+                    rate = config.batch_size * config.n_positions / (time.monotonic() - before)
+                    milestone = self.step % config.eval_every == 0 or self.step == config.steps
+                    if milestone:
+                        metrics.val_loss = self.val_loss = self.validate()
+                    self.seconds = metrics.seconds = time.monotonic() - began
+                    self.run.append(metrics)
+                    if milestone:
+                        self.save()
+                    progress.update(
+                        self.step,
+                        f"loss {metrics.loss:.3f}  val {self.val_loss:.3f}  {rate:,.0f} tokens/s",
+                        milestone,
+                    )
+                if self.step < config.steps:
+                    self.validate()
                     self.save()
-                progress.update(
-                    self.step,
-                    f"loss {metrics.loss:.3f}  val {self.val_loss:.3f}  {rate:,.0f} tokens/s",
-                    milestone=evaluate,
-                )
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"{self.run.directory}, after step {self.step}: {error}"
+            ) from error
+        except BrokenPipeError:  # nobody reads the progress any more
             self.save()
-        progress.close()
+            raise
+        finally:
+            progress.close()
         return self.step == config.steps
+
+
+def _installed_memory() -> float:
+    """Return the memory of this machine in bytes; infinite where it cannot be asked for."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 @contextmanager

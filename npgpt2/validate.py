@@ -23,7 +23,10 @@ def number(name: str, value: object, minimum: float = 0.0, maximum: float = math
     """Return value as a finite float from `minimum` to `maximum`, both included."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, not {value!r}")
-    value = float(value)
+    try:
+        value = float(value)
+    except OverflowError:
+        value = math.inf
     if not (math.isfinite(value) and minimum <= value <= maximum):
         upper = "" if maximum == math.inf else f" and at most {maximum:g}"
         raise ValueError(f"{name}={value} must be at least {minimum:g}{upper}, and finite")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from dataclasses import fields
 import pytest
 
 from npgpt2.cli import main
+from npgpt2.run import Run
 from npgpt2.training import TrainingConfig
 
 TINY = "--n-layer 1 --n-embd 8 --n-head 2 --n-positions 8 --batch-size 2 --eval-batches 1".split()
@@ -60,8 +63,11 @@ def test_train_reports_and_ends_with_a_sample(tmp_path, text, capsys, monkeypatc
 
 
 def test_resuming_a_finished_run_only_samples(run, capsys):
-    assert main(["train", "--resume", run]) == 0
-    assert "step 5 of 5" in capsys.readouterr().out
+    outs = []
+    for _ in range(2):
+        assert main(["train", "--resume", run]) == 0
+        outs.append(capsys.readouterr().out)
+    assert "step 5 of 5" in outs[0] and outs[0] == outs[1]
 
 
 def test_generate_is_pinned_by_its_seed(run, capsys):
@@ -117,10 +123,18 @@ def test_help_shows_every_default(capsys):
         (["train", "--n-head", "3"], "n_embd=128 is not divisible by n_head=3"),
         (["train", "--lr", "-1"], "lr=-1.0 must be at least 0"),
         (["train", "--steps", "x"], "invalid int value: 'x' (see npgpt2 train --help)"),
-        (["train", "--resume", "nowhere"], "there is no directory nowhere"),
+        (["train", "--resume", "nowhere"], "nowhere is not a directory"),
+        (["train", "--resume", ""], ". is not a run directory"),
+        (["train", "--text", ""], "Is a directory: '.'"),
+        (["train", "--resume", "r", "--out", ""], "leave out --out"),
+        (["train", "--batch-size", "9" * 20], "take a smaller batch_size"),
+        (["train", "--n-layer", "9" * 9], "take a smaller batch_size"),
+        (["train", "--eval-batches", "9" * 12], "not enough memory"),
+        (["train", "--bo\ngus"], "unrecognized arguments: --bo gus"),
+        (["params", "no\nwhere"], r"'no\nwhere' is neither"),
         (["train", "--resume", "r", "--lr", "1", "--out", "x"], "leave out --lr, --out"),
-        (["generate", "nowhere"], "there is no directory nowhere"),
-        (["params", "gpt3"], "gpt3 is neither one of gpt2-small, gpt2-medium"),
+        (["generate", "nowhere"], "nowhere is not a directory"),
+        (["params", "gpt3"], "'gpt3' is neither one of gpt2-small, gpt2-medium"),
         ([], "required: COMMAND"),
     ],
 )
@@ -140,6 +154,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch, argv, message):
         (["--top-p", "0"], "top_p=0 must be positive"),
         (["--top-p", "1.5"], "top_p=1.5 must be at least 0 and at most 1"),
         (["--max-new-tokens", "-1"], "max_new_tokens=-1 must be at least 0"),
+        (["--seed", "-1"], "seed=-1 must be at least 0"),
     ],
 )
 def test_mistakes_in_generate_are_one_line(run, capsys, flags, message):
@@ -158,7 +173,8 @@ def test_unusable_texts_are_one_line(tmp_path, capsys, content, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_ctrl_c_saves_and_resume_finishes(tmp_path, text):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_resume_finishes(tmp_path, text, number):
     command = [sys.executable, "-m", "npgpt2", "train"]
     directory = tmp_path / "run"
     argv = [*command, "--text", text, "--out", str(directory), "--steps", "20000", *TINY]
@@ -168,7 +184,7 @@ def test_ctrl_c_saves_and_resume_finishes(tmp_path, text):
         ):
             assert process.poll() is None, "ended too early"
             time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert b"Traceback" not in err
@@ -188,8 +204,77 @@ def test_ctrl_c_ends_a_sample_without_a_traceback(run):
     assert out.endswith(b"\n") and err == b""
 
 
-def test_a_reader_that_goes_away_is_no_traceback(run):
-    script = f"{sys.executable} -m npgpt2 generate {run} --max-new-tokens 3000 | head -c 10"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, timeout=60)
-    assert len(done.stdout) == 10
-    assert b"Traceback" not in done.stderr
+def shell(script, **environment):
+    """Run a script in which npgpt2 is the command line, its output buffered as usual."""
+    script = f'npgpt2() {{ {sys.executable} -W error -m npgpt2 "$@"; }}\n{script}'
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(
+        ["bash", "-c", script], capture_output=True, timeout=60, env=kept | environment
+    )
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "npgpt2 generate {run} --max-new-tokens 3000 | head -c 10",
+        "npgpt2 params gpt2-small | head -c 10",
+        "npgpt2 params gpt2-small | (sleep 1; true)",
+    ],
+)
+def test_a_reader_that_goes_away_is_no_error_to_speak_of(run, script):
+    done = shell(script.format(run=run))
+    assert done.stderr == b"" and len(done.stdout) in (0, 10)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_output_that_cannot_be_written_is_one_line():
+    done = shell("npgpt2 params gpt2-small > /dev/full")
+    assert done.returncode == 2
+    assert done.stderr == b"npgpt2: error: [Errno 28] No space left on device\n"
+
+
+def test_closed_streams_are_done_without(tmp_path, text):
+    flags = " ".join(TINY)
+    done = shell(
+        f"npgpt2 train --text {text} --out {tmp_path}/one --steps 3 {flags} 2>&-; "
+        f"npgpt2 train --text {text} --out {tmp_path}/two --steps 3 {flags} >&-"
+    )
+    assert done.returncode == 0
+    assert b"validation loss" in done.stdout and b"step 3/3" in done.stderr
+    assert Run.open(tmp_path / "one").load()[1]["step"] == 3
+
+
+def test_characters_that_cannot_be_shown_are_replaced(tmp_path):
+    path = tmp_path / "text"
+    path.write_text("příliš žluťoučký kůň " * 20, encoding="utf-8")
+    done = shell(
+        f"npgpt2 train --text {path} --out {tmp_path}/run --steps 2 {' '.join(TINY)}",
+        PYTHONIOENCODING="ascii",
+    )
+    assert done.returncode == 0 and b"?" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "flags", [["--lr", "1e30"], ["--lr", "1e10"], ["--weight-decay", "1e30"], ["--lr", "1e5"]]
+)
+def test_a_run_that_diverges_ends_in_one_line_and_its_checkpoint_is_good(tmp_path, text, flags):
+    directory = str(tmp_path / "run")
+    script = ["npgpt2", "train", "--text", text, "--out", directory, "--steps", "30", *TINY]
+    done = shell(" ".join([*script, "--eval-every", "1", *flags]))
+    *_, last = done.stderr.decode().splitlines()
+    assert done.returncode == 2 and "Warning" not in done.stderr.decode()
+    assert re.fullmatch(
+        rf"npgpt2: error: {directory}, after step \d+: .*lower the learning rate", last
+    )
+    assert shell(f"npgpt2 generate {directory} --max-new-tokens 20").returncode == 0
+
+
+def test_the_hints_printed_can_be_typed(tmp_path, text, capsys, monkeypatch):
+    directory = tmp_path / "a run's"
+    script = [sys.executable, "-c", "import sys; sys.argv[0] = '/some where/npgpt2'\n"
+              "from npgpt2.cli import main; sys.exit(main())"]  # fmt: skip
+    argv = ["train", "--text", text, "--out", str(directory), "--steps", "2", *TINY]
+    done = subprocess.run([*script, *argv], capture_output=True, text=True, timeout=60)
+    hint = shlex.split(done.stdout.splitlines()[-1].removeprefix("more: "))
+    assert hint[:3] == ["/some where/npgpt2", "generate", str(directory)]
+    assert main(hint[1:]) == 0

@@ -218,8 +218,9 @@ def test_adamw_goes_on_from_its_state_bit_for_bit() -> None:
     [
         ({"m": [np.zeros(3)]}, r"'m' has shapes \[\(3,\)\], the parameters have \[\(2, 2\)\]"),
         ({"v": []}, r"'v' has shapes \[\]"),
-        ({"v": ["a"]}, r"'v' has shapes \[\(\)\]"),
-        ({"v": [[["a"] * 2] * 2]}, "could not convert string to float"),
+        ({"v": [1.0]}, r"'v' has shapes \[\(\)\]"),
+        ({"v": [[["a"] * 2] * 2]}, "'v' must be real floats"),
+        ({"m": [np.ones((2, 2), dtype=complex)]}, "'m' must be real floats"),
         ({"step_count": -1}, "step_count=-1 must be at least 0"),
     ],
 )

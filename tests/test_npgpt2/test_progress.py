@@ -38,6 +38,20 @@ def test_elsewhere_milestones_are_plain_lines_and_the_rest_is_rare():
     assert lines[-1].endswith("0:00 left")
 
 
+def test_a_terminal_is_refreshed_a_few_times_a_second_and_milestones_always_show():
+    stream = Terminal()
+    progress = Progress(1000, stream=stream)
+    for step in range(1, 100):
+        progress.update(step, "x")
+    assert stream.getvalue().count("\r") <= 1, "99 updates within 0.1 seconds or so"
+    progress.last -= 0.2  # as if so many seconds had gone by
+    progress.update(500, "x")
+    assert "\rstep 500/1000  x  " in stream.getvalue()
+    progress.close()
+    progress.close()
+    assert stream.getvalue().count("\n") == 1
+
+
 def test_time_left_counts_only_the_steps_of_this_session():
     stream = io.StringIO()
     progress = Progress(100, done=90, stream=stream)

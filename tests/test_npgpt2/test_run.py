@@ -55,12 +55,25 @@ def test_rows_that_will_be_done_again_are_dropped(run):
         run.append(Metrics(step, loss=float(step)))
     with run.metrics_path.open("a") as file:
         file.write("4,0.")  # torn
-    run.drop_metrics_after(2)
+    run.rewind(2)
     with run.metrics_path.open(newline="") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["0", "1", "2"]
     run.metrics_path.unlink()
-    run.drop_metrics_after(2)
+    run.rewind(2)
     assert run.metrics_path.read_text().startswith("step,loss,val_loss")
+
+
+def test_files_half_written_are_removed(run):
+    (run.directory / ".checkpoint.npz.1234.tmp").write_bytes(b"half")
+    run.rewind(0)
+    assert not list(run.directory.glob(".*"))
+
+
+def test_nothing_is_written_before_create(tmp_path):
+    run = Run.new(tmp_path / "run", {}, TEXT)
+    assert not (tmp_path / "run").exists()
+    run.create(TEXT)
+    assert run.read_text() == TEXT
 
 
 def test_a_new_directory_gets_the_next_number(tmp_path):
@@ -73,7 +86,7 @@ def test_a_new_directory_gets_the_next_number(tmp_path):
 
 
 def test_a_missing_directory_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no directory .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a directory"):
         Run.open(tmp_path / "nowhere")
 
 
@@ -83,7 +96,7 @@ def test_of_a_foreign_directory_all_that_is_missing_is_named(tmp_path):
         Run.open(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff", b""])
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff", b"", b"[" * 100_000])
 def test_a_damaged_config_is_named(run, content):
     run.config_path.write_bytes(content)
     with pytest.raises(ValueError, match=f"{run.config_path} is damaged"):
@@ -95,6 +108,21 @@ def test_settings_that_make_no_sense_are_named(run, change):
     run.config_path.write_text(json.dumps(json.loads(run.config_path.read_text()) | change))
     with pytest.raises(ValueError, match=f"{run.config_path} is damaged"):
         config_of(Run.open(run.directory))
+
+
+def test_a_missing_setting_is_named(run):
+    settings = json.loads(run.config_path.read_text())
+    del settings["lr"], settings["beta2"]
+    run.config_path.write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=f"{run.config_path} is damaged: it has no beta2, no lr"):
+        config_of(Run.open(run.directory))
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"x" * 200_000])
+def test_a_damaged_metrics_file_is_named(run, content):
+    run.metrics_path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{run.metrics_path} is damaged"):
+        Trainer.resume(run.directory)
 
 
 @pytest.mark.parametrize("content", [b'["b", "a"]', b"[1]", b"{}", b"x"])
@@ -127,6 +155,37 @@ def test_the_checkpoint_of_another_run_is_noticed(run, tmp_path):
     os.replace(other.checkpoint_path, run.checkpoint_path)
     with pytest.raises(ValueError, match="belongs to another run"):
         Trainer.resume(run.directory)
+
+
+def test_the_checkpoint_of_another_precision_is_noticed(run, tmp_path):
+    other = Trainer.start(tmp_path / "other", replace(TINY, dtype="float64"), TEXT).run
+    os.replace(other.checkpoint_path, run.checkpoint_path)
+    with pytest.raises(ValueError, match="belongs to another run .* of float64"):
+        Trainer.resume(run.directory)
+
+
+@pytest.mark.parametrize("n_layer", [3, 10**9])
+def test_a_config_of_another_model_is_noticed_before_it_is_made(run, n_layer):
+    settings = json.loads(run.config_path.read_text()) | {"n_layer": n_layer}
+    run.config_path.write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="belongs to another run"):
+        Trainer.resume(run.directory)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"step": 13}, {"step": -1}, {"step": 1.5}, {"step": None}, {"val_loss": None}),
+        *({"seconds": "x"}, {"seconds": 10**400}, {"rng": {}}, {"model_rng": None}),
+    ],
+)
+def test_a_state_that_makes_no_sense_is_refused(run, change):
+    model, meta, arrays = run.load()
+    rng = {**meta["rng"], "uinteger": -1}
+    for wrong in (change, {"rng": rng}, {"rng": {**rng, "state": {"state": -1, "inc": 1}}}):
+        run.save(model, arrays=arrays, meta={**meta, **wrong})
+        with pytest.raises(ValueError, match=f"{run.checkpoint_path} cannot be resumed from"):
+            Trainer.resume(run.directory)
 
 
 def test_a_checkpoint_without_moments_cannot_be_resumed_from(run):

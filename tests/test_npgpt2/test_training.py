@@ -8,11 +8,14 @@ import math
 import os
 import signal
 import threading
+import tracemalloc
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
+from npgpt2 import data
+from npgpt2 import functional as F
 from npgpt2.checkpoint import read_npz
 from npgpt2.progress import Progress
 from npgpt2.training import Trainer, TrainingConfig
@@ -20,7 +23,7 @@ from npgpt2.training import Trainer, TrainingConfig
 TEXT = "the quick brown fox jumps over the lazy dog. " * 30
 TINY = TrainingConfig(
     n_layer=2, n_head=2, n_embd=16, n_positions=8, dropout=0.1, batch_size=4, steps=12,
-    warmup_steps=2, eval_every=4, eval_batches=2, save_every=5, lr=1e-2,
+    warmup_steps=2, eval_every=4, eval_batches=2, lr=1e-2,
 )  # fmt: skip
 
 
@@ -97,17 +100,17 @@ def test_a_run_that_died_goes_on_from_its_last_checkpoint(tmp_path):
     assert train(straight)
     died = Trainer.start(tmp_path / "died", TINY, TEXT)
 
-    class DieAt8(Progress):
+    class DieAt7(Progress):
         def update(self, step, text, milestone=False):
-            if step == 8:
+            if step == 7:
                 raise RuntimeError("power cut")
 
     with pytest.raises(RuntimeError, match="power cut"):
-        died.train(DieAt8(TINY.steps, stream=io.StringIO()))
+        died.train(DieAt7(TINY.steps, stream=io.StringIO()))
     with died.run.metrics_path.open("a") as file:
-        file.write("9,1.2")  # a row torn in two
+        file.write("8,1.2")  # a row torn in two
     resumed = Trainer.resume(tmp_path / "died")
-    assert resumed.step == 5, "the last multiple of save_every"
+    assert resumed.step == 4, "the last multiple of eval_every"
     assert train(resumed)
     assert_same_run(straight, resumed)
 
@@ -161,10 +164,109 @@ def test_weights_that_are_not_finite_end_the_run_and_leave_the_checkpoint(tmp_pa
     trainer = Trainer.start(tmp_path, TINY, TEXT)
     before = trainer.run.checkpoint_path.read_bytes()
     trainer.model.wpe.weight.data[0, 0] = np.nan
-    with pytest.raises(FloatingPointError, match=f"step 1 of {tmp_path}.*lower the learning rate"):
+    message = f"{tmp_path}, after step 0: gradient norm is nan; lower the learning rate"
+    with pytest.raises(FloatingPointError, match=message):
         train(trainer)
     assert trainer.run.checkpoint_path.read_bytes() == before
     assert not np.isnan(trainer.model.wte.weight.data).any()
+
+
+@pytest.mark.parametrize("stop", [1, 4])
+def test_a_model_without_a_finite_loss_never_replaces_a_checkpoint(tmp_path, stop):
+    """The last step made it so, and the run ends, is stopped, or saves before the next one."""
+    trainer = Trainer.start(tmp_path, TINY, TEXT)
+    before = trainer.run.checkpoint_path.read_bytes()
+    step = trainer.optimizer.step
+
+    def explode():
+        step()
+        if trainer.optimizer.step_count == stop:
+            trainer.model.wpe.weight.data[...] = np.inf
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer.optimizer.step = explode
+    message = f"after step {stop}: validation loss is nan; lower the learning rate"
+    with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match=message):
+        train(trainer)
+    assert trainer.run.checkpoint_path.read_bytes() == before
+
+
+def test_when_nobody_reads_the_progress_the_run_is_saved(tmp_path):
+    class Closed(Progress):
+        def update(self, step, text, milestone=False):
+            if step == 3:
+                raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        Trainer.start(tmp_path, TINY, TEXT).train(Closed(TINY.steps, stream=io.StringIO()))
+    assert Trainer.resume(tmp_path).step == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"lr": 2e-2}, {"min_lr": 5e-3}, {"warmup_steps": 0}, {"steps": 200}, {"beta1": 0.5}),
+        *({"beta2": 0.5}, {"weight_decay": 0.9}, {"max_grad_norm": 0.01}, {"batch_size": 3}),
+        *({"n_layer": 1}, {"n_head": 1}, {"n_embd": 20}, {"n_positions": 7}, {"dropout": 0.2}),
+        *({"val_fraction": 0.2}, {"seed": 1}, {"dtype": "float64"}),
+    ],
+)
+def test_every_setting_changes_the_training(tmp_path, change):
+    losses = []
+    for config in (replace(TINY, steps=100), replace(TINY, **{"steps": 100, **change})):
+        trainer = Trainer.start(tmp_path / str(len(losses)), config, TEXT)
+        losses.append([trainer.train_step().loss for _ in range(8)])
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("change", [{"eval_batches": 1}, {"val_fraction": 0.2}])
+def test_settings_of_the_validation_change_its_loss(tmp_path, change):
+    one, other = (
+        Trainer.start(tmp_path / str(i), replace(TINY, **c), TEXT)
+        for i, c in enumerate([{}, change])
+    )
+    assert one.val_loss != other.val_loss
+
+
+def test_validation_looks_at_all_of_its_part(tmp_path):
+    trainer = Trainer.start(tmp_path, replace(TINY, eval_batches=20), TEXT)
+    loss, tokens = trainer.validate(), trainer.val_tokens.copy()
+    for part in (slice(None, 20), slice(60, 80), slice(-20, None)):
+        trainer.val_tokens = tokens.copy()
+        trainer.val_tokens[part] = 0
+        assert trainer.validate() != loss
+
+
+def test_training_turns_dropout_on(tmp_path):
+    trainer = Trainer.start(tmp_path, TINY, TEXT)
+    trainer.model.eval()
+    state = trainer.model.rng.bit_generator.state
+    trainer.train_step()
+    assert trainer.model.rng.bit_generator.state != state
+
+
+def test_the_line_of_a_terminal_is_ended_whatever_happens(tmp_path):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    streams = [Terminal(), Terminal()]
+    assert Trainer.start(tmp_path / "fine", TINY, TEXT).train(Progress(12, stream=streams[0]))
+    broken = Trainer.start(tmp_path / "broken", TINY, TEXT)
+    broken.run.append = lambda metrics: 1 // 0 if metrics.step == 9 else None
+    with pytest.raises(ZeroDivisionError):
+        broken.train(Progress(12, stream=streams[1]))
+    for stream in streams:
+        assert stream.getvalue().count("\n") == 1 and stream.getvalue().endswith(" left\n")
+
+
+def test_seconds_add_up_over_sessions(tmp_path):
+    Trainer.start(tmp_path, TINY, TEXT).save()
+    trainer = Trainer.resume(tmp_path)
+    trainer.seconds = 1000.0
+    assert train(trainer)
+    seconds = [float(s) for (s,) in rows(trainer.run, ("seconds",))]
+    assert seconds[0] == 0.0 and all(1000.0 < s < 1100.0 for s in seconds[1:])
 
 
 @pytest.mark.parametrize(
@@ -180,6 +282,7 @@ def test_weights_that_are_not_finite_end_the_run_and_leave_the_checkpoint(tmp_pa
         ({"beta2": 1.0}, r"beta2=1.0 must lie in \[0, 1\)"),
         ({"val_fraction": 0.0}, "val_fraction=0 must be positive"),
         ({"seed": -1}, "seed=-1 must be at least 0"),
+        ({"lr": 10**400}, "lr=inf must be"),
         ({"dtype": "float16"}, "dtype='float16' must be float32 or float64"),
     ],
 )
@@ -191,6 +294,42 @@ def test_nonsense_is_refused_with_value_and_limit(change, message):
 def test_a_short_text_is_refused_before_a_directory_is_made(tmp_path):
     with pytest.raises(ValueError, match="text of 20 characters is too short"):
         Trainer.start(tmp_path / "run", TINY, "x" * 20)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 10**12}, {"n_layer": 10**9}, {"n_embd": 10**7}])
+def test_a_model_too_large_for_the_machine_is_refused_at_once(tmp_path, change):
+    message = r"needs at least [\d,]+ GiB, but this machine has \d+; take a smaller batch_size"
+    with pytest.raises(ValueError, match=message):
+        Trainer.start(tmp_path / "run", replace(TINY, **change), TEXT)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("change", [{}, {"n_layer": 4}, {"n_embd": 96}, {"batch_size": 64}])
+def test_the_memory_said_to_be_needed_is_at_least_half_of_what_is(tmp_path, change):
+    config = replace(TINY, **{"n_embd": 64, "n_positions": 32, "dropout": 0.0, **change})
+    trainer = Trainer.start(tmp_path, config, TEXT)
+    said = config.required_memory(len(trainer.run.vocabulary))
+    trainer.model.zero_grad()
+    del trainer.optimizer.m, trainer.optimizer.v
+    tracemalloc.start()
+    copies = trainer.model.state_dict(), trainer.model.state_dict(), trainer.model.state_dict()
+    copies += (trainer.model.state_dict(),)
+    inputs, targets = data.random_batch(trainer.tokens, config.batch_size, 32, trainer.rng)
+    loss = F.cross_entropy(trainer.model(inputs), targets)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert loss.requires_grad and len(copies) == 4
+    assert said <= taken < 2.0 * said
+
+
+def test_an_interrupted_start_leaves_no_directory(tmp_path, monkeypatch):
+    def interrupted(trainer):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "validate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer.start(tmp_path / "run", TINY, TEXT)
     assert not (tmp_path / "run").exists()
 
 
