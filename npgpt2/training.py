@@ -33,7 +33,7 @@ def _option(default: Any, help: str) -> Any:
 class TrainingConfig:
     """Hyperparameters of a run; `fields(TrainingConfig)` has the meaning of each as metadata.
 
-    The defaults are the setting that nanoGPT gives for a CPU, with fewer steps.
+    The defaults are the setting that nanoGPT gives for a CPU.
 
     Raises
     ------
@@ -47,7 +47,7 @@ class TrainingConfig:
     n_positions: int = _option(64, "context, in characters")
     dropout: float = _option(0.0, "dropout probability, in all three places")
     batch_size: int = _option(12, "windows in a batch")
-    steps: int = _option(1500, "optimizer steps")
+    steps: int = _option(2000, "optimizer steps")
     lr: float = _option(1e-3, "learning rate after the warm-up")
     min_lr: float = _option(1e-4, "learning rate at the end of the cosine")
     warmup_steps: int = _option(100, "steps of linear warm-up, at most a tenth of all")
