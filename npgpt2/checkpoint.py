@@ -117,9 +117,9 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
 
 @contextmanager
 def errors_naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Name path in errors of the operating system, which leaves it out when a write fails."""
+    """Name path in errors of the operating system, which names nothing when a write fails."""
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or os.fspath(path)
+        error.filename = os.fspath(path)
         raise

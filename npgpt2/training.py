@@ -130,7 +130,7 @@ class Trainer:
     val_loss
         The last validation loss.
     seconds
-        Time spent on them, over all sessions.
+        Time spent on the steps so far, also before the run was resumed.
     """
 
     def __init__(self, run: Run, config: TrainingConfig, text: str) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -108,3 +112,35 @@ def test_what_does_not_fit_the_configuration_is_named(tmp_path):
         load_npz(path)
     assert "missing: h.1.mlp.c_fc.bias" in str(error.value)
     assert "wrong shape: ln_f.weight is (9,), not (8,)" in str(error.value)
+
+
+@pytest.mark.parametrize("change", [{"n_layer": 10**9}, {"n_embd": 2**13}, {"vocab_size": 10**15}])
+def test_a_configuration_that_claims_too_much_does_not_make_it_allocate(tmp_path, change):
+    path, model = tmp_path / "model.npz", GPT2Model(CONFIG)
+    model.config = replace(CONFIG, **change)
+    save_npz(path, model)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"asks for [\d,]+ numbers, it holds 1,856"):
+        load_npz(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+@pytest.mark.parametrize("header", ["[" * 100_000, "{}", "[]", "null", '{"format": "npgpt2-2"}'])
+def test_a_header_that_makes_no_sense_is_refused(tmp_path, header):
+    path = tmp_path / "model.npz"
+    np.savez(path, header=np.array(header))
+    with pytest.raises(ValueError, match=f"{path} is damaged or not a checkpoint"):
+        read_npz(path)
+
+
+def test_a_write_that_fails_names_its_file(tmp_path):
+    def fail(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left on device: .*file'") as error:
+        write_atomically(tmp_path / "file", fail)
+    assert error.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
+    with pytest.raises(FileNotFoundError, match="nowhere/file"):
+        write_atomically(tmp_path / "nowhere" / "file", fail)

@@ -52,7 +52,7 @@ def test_a_terminal_is_refreshed_a_few_times_a_second_and_milestones_always_show
     assert stream.getvalue().count("\n") == 1
 
 
-def test_time_left_counts_only_the_steps_of_this_session():
+def test_time_left_counts_only_the_steps_since_the_start():
     stream = io.StringIO()
     progress = Progress(100, done=90, stream=stream)
     progress.start -= 5.0  # as if five seconds had gone by

@@ -260,7 +260,7 @@ def test_the_line_of_a_terminal_is_ended_whatever_happens(tmp_path):
         assert stream.getvalue().count("\n") == 1 and stream.getvalue().endswith(" left\n")
 
 
-def test_seconds_add_up_over_sessions(tmp_path):
+def test_seconds_go_on_from_those_before(tmp_path):
     Trainer.start(tmp_path, TINY, TEXT).save()
     trainer = Trainer.resume(tmp_path)
     trainer.seconds = 1000.0
