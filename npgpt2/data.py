@@ -114,7 +114,8 @@ def split(tokens: Array, val_fraction: float, n_positions: int) -> tuple[Array, 
         raise ValueError(
             f"text of {len(tokens)} characters is too short: {cut} for training and "
             f"{len(tokens) - cut} for validation, but each part needs at least "
-            f"n_positions + 1 = {n_positions + 1}; take a longer text, or a smaller n_positions"
+            f"n_positions + 1 = {n_positions + 1}; take a longer text, a smaller n_positions or "
+            f"another val_fraction than {val_fraction:g}"
         )
     return tokens[:cut], tokens[cut:]
 

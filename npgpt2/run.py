@@ -106,6 +106,11 @@ class Run:
         _write(self.config_path, _json({**self.settings, "text_sha256": self._checksum}))
         self._write_metrics([])
 
+    def discard(self) -> None:
+        """Delete what `create` and `append` have written; the directory stays, empty."""
+        for path in (self.text_path, self.vocabulary_path, self.config_path, self.metrics_path):
+            path.unlink(missing_ok=True)
+
     @classmethod
     def open(cls, directory: str | Path) -> Run:
         """Open a run directory that has a checkpoint.

@@ -167,15 +167,19 @@ class Trainer:
         needed, installed = config.required_memory(len(run.vocabulary)), _installed_memory()
         if needed > installed:
             raise ValueError(
-                f"training needs at least {needed / 2**30:,.0f} GiB, but this machine has "
+                f"training needs at least {needed >> 30:,} GiB, but this machine has "
                 f"{installed / 2**30:,.0f}; take a smaller batch_size, n_positions, n_embd or "
                 "n_layer"
             )
         trainer = cls(run, config, text)
         trainer.val_loss = trainer.validate()
-        trainer.run.create(text)  # last, so that no directory is left that cannot be resumed
-        trainer.run.append(Metrics(0, val_loss=trainer.val_loss))
-        trainer.save()
+        try:
+            run.create(text)
+            run.append(Metrics(0, val_loss=trainer.val_loss))
+            trainer.save()
+        except BaseException:  # also Ctrl-C: leave no directory that cannot be resumed
+            run.discard()
+            raise
         return trainer
 
     @classmethod
@@ -210,7 +214,9 @@ class Trainer:
             trainer.val_loss = validate.number("val_loss", meta["val_loss"])
             trainer.seconds = validate.number("seconds", meta["seconds"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"{run.checkpoint_path} cannot be resumed from: {error!r}") from error
+            raise ValueError(
+                f"{run.checkpoint_path} cannot be resumed from ({type(error).__name__}: {error})"
+            ) from error
         run.rewind(trainer.step)
         return trainer
 

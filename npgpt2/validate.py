@@ -21,12 +21,7 @@ def integer(name: str, value: object, minimum: int = 1) -> int:
 
 def number(name: str, value: object, minimum: float = 0.0, maximum: float = math.inf) -> float:
     """Return value as a finite float from `minimum` to `maximum`, both included."""
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number, not {value!r}")
-    try:
-        value = float(value)
-    except OverflowError:
-        value = math.inf
+    value = _real(name, value)
     if not (math.isfinite(value) and minimum <= value <= maximum):
         upper = "" if maximum == math.inf else f" and at most {maximum:g}"
         raise ValueError(f"{name}={value} must be at least {minimum:g}{upper}, and finite")
@@ -35,18 +30,27 @@ def number(name: str, value: object, minimum: float = 0.0, maximum: float = math
 
 def positive(name: str, value: object) -> float:
     """Return value as a finite float above 0."""
-    value = number(name, value)
-    if value == 0.0:
-        raise ValueError(f"{name}=0 must be positive")
+    value = _real(name, value)
+    if not 0.0 < value < math.inf:
+        raise ValueError(f"{name}={value} must be positive, and finite")
     return value
 
 
 def fraction(name: str, value: object) -> float:
     """Return value as a float in [0, 1), as a dropout probability must be."""
-    value = number(name, value)
-    if value >= 1.0:
+    value = _real(name, value)
+    if not 0.0 <= value < 1.0:
         raise ValueError(f"{name}={value} must lie in [0, 1)")
     return value
+
+
+def _real(name: str, value: object) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def dtype(value: DTypeLike) -> np.dtype[Any]:

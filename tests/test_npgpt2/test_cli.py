@@ -121,7 +121,7 @@ def test_help_shows_every_default(capsys):
     [
         (["train", "--text", "nowhere.txt"], "nowhere.txt"),
         (["train", "--n-head", "3"], "n_embd=128 is not divisible by n_head=3"),
-        (["train", "--lr", "-1"], "lr=-1.0 must be at least 0"),
+        (["train", "--lr", "-1"], "lr=-1.0 must be positive, and finite"),
         (["train", "--steps", "x"], "invalid int value: 'x' (see npgpt2 train --help)"),
         (["train", "--resume", "nowhere"], "nowhere is not a directory"),
         (["train", "--resume", ""], ". is not a run directory"),
@@ -151,7 +151,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch, argv, message):
         (["--prompt", ""], "the prompt is empty"),
         (["--temperature", "-1"], "temperature=-1.0 must be at least 0"),
         (["--top-k", "0"], "top_k=0 must be at least 1"),
-        (["--top-p", "0"], "top_p=0 must be positive"),
+        (["--top-p", "0"], "top_p=0.0 must be positive"),
         (["--top-p", "1.5"], "top_p=1.5 must be at least 0 and at most 1"),
         (["--max-new-tokens", "-1"], "max_new_tokens=-1 must be at least 0"),
         (["--seed", "-1"], "seed=-1 must be at least 0"),

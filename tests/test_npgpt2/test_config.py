@@ -156,9 +156,9 @@ def test_only_n_inner_may_be_none(name: str) -> None:
     [
         (1, "=1.0 must lie in [0, 1)"),
         (1.5, "=1.5 must lie in [0, 1)"),
-        (-0.1, "=-0.1 must be at least 0"),
-        (math.nan, "=nan must be at least 0, and finite"),
-        (math.inf, "=inf must be at least 0, and finite"),
+        (-0.1, "=-0.1 must lie in [0, 1)"),
+        (math.nan, "=nan must lie in [0, 1)"),
+        (math.inf, "=inf must lie in [0, 1)"),
     ],
 )
 def test_probabilities_outside_0_to_1_are_refused(name: str, value: float, message: str) -> None:
@@ -169,11 +169,11 @@ def test_probabilities_outside_0_to_1_are_refused(name: str, value: float, messa
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (0, "=0 must be positive"),
-        (-0.0, "=0 must be positive"),
-        (-1e-5, "=-1e-05 must be at least 0"),
-        (math.nan, "=nan must be at least 0, and finite"),
-        (math.inf, "=inf must be at least 0, and finite"),
+        (0, "=0.0 must be positive"),
+        (-0.0, "=-0.0 must be positive"),
+        (-1e-5, "=-1e-05 must be positive"),
+        (math.nan, "=nan must be positive, and finite"),
+        (math.inf, "=inf must be positive, and finite"),
     ],
 )
 def test_scales_that_are_not_positive_are_refused(name: str, value: float, message: str) -> None:

@@ -255,7 +255,7 @@ def test_the_model_is_left_as_it_was_also_while_the_stream_is_open() -> None:
         (lambda m: m.generate([[1]], 1, temperature=math.nan), ValueError, "temperature=nan"),
         (lambda m: m.generate([[1]], 1, top_k=0), ValueError, "top_k=0 must be at least 1"),
         (lambda m: m.generate([[1]], 1, top_k=1.5), TypeError, "top_k must be an integer"),
-        (lambda m: m.generate([[1]], 1, top_p=0.0), ValueError, "top_p=0 must be positive"),
+        (lambda m: m.generate([[1]], 1, top_p=0.0), ValueError, "top_p=0.0 must be positive"),
         (lambda m: m.generate([[1]], 1, top_p=1.1), ValueError, "top_p=1.1 must be .* at most 1"),
     ],
 )

@@ -254,7 +254,7 @@ def test_layers_given_one_generator_share_it() -> None:
     ("call", "error", "message"),
     [
         (lambda: Dropout(1.0), ValueError, r"p=1.0 must lie in \[0, 1\)"),
-        (lambda: Dropout(-0.5), ValueError, "p=-0.5 must be at least 0"),
+        (lambda: Dropout(-0.5), ValueError, r"p=-0.5 must lie in \[0, 1\)"),
         (lambda: Dropout(math.nan), ValueError, "p=nan"),
         (lambda: Dropout(True), TypeError, "p must be a number, not True"),
         (lambda: Dropout("0.5"), TypeError, "p must be a number, not '0.5'"),

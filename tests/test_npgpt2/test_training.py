@@ -276,11 +276,11 @@ def test_seconds_go_on_from_those_before(tmp_path):
         ({"dropout": 1.0}, r"dropout=1.0 must lie in \[0, 1\)"),
         ({"steps": 0}, "steps=0 must be at least 1"),
         ({"batch_size": 2.5}, "batch_size must be an integer, not 2.5"),
-        ({"lr": 0.0}, "lr=0 must be positive"),
+        ({"lr": 0.0}, "lr=0.0 must be positive"),
         ({"lr": math.nan}, "lr=nan must be"),
         ({"min_lr": 1.0}, "min_lr=1.0 must be at least 0 and at most 0.01"),
         ({"beta2": 1.0}, r"beta2=1.0 must lie in \[0, 1\)"),
-        ({"val_fraction": 0.0}, "val_fraction=0 must be positive"),
+        ({"val_fraction": 0.0}, "val_fraction=0.0 must be positive"),
         ({"seed": -1}, "seed=-1 must be at least 0"),
         ({"lr": 10**400}, "lr=inf must be"),
         ({"dtype": "float16"}, "dtype='float16' must be float32 or float64"),
@@ -321,6 +321,17 @@ def test_the_memory_said_to_be_needed_is_at_least_half_of_what_is(tmp_path, chan
     tracemalloc.stop()
     assert loss.requires_grad and len(copies) == 4
     assert said <= taken < 2.0 * said
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_a_start_that_could_not_save_can_be_repeated(tmp_path, monkeypatch, error):
+    def fail(trainer):
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises(error):
+        patch.setattr(Trainer, "save", fail)
+        Trainer.start(tmp_path / "run", TINY, TEXT)
+    assert train(Trainer.start(tmp_path / "run", TINY, TEXT))
 
 
 def test_an_interrupted_start_leaves_no_directory(tmp_path, monkeypatch):

@@ -164,9 +164,9 @@ def assert_close(actual: ArrayLike, desired: ArrayLike, name: str = "") -> None:
 def assert_as_accurate(actual: NDArray, other: NDArray, reference: NDArray, name: str = "") -> None:
     """In float32, the error is at most twice that of another float32 implementation.
 
-    That needs no tolerance of its own, whatever the sizes and values. Errors are norms over the
-    tensor, against float64. The floor, two roundings of that tensor, is for the case that the
-    other one was lucky, which happens where entries are few: a loss has only one.
+    That needs no tolerance of its own. Errors are norms over the tensor, against float64. The
+    floor, two roundings of that tensor, is for the case that the other one was lucky, which
+    happens where entries are few: so stack several results where a tensor has only some.
     """
     assert actual.dtype == other.dtype == np.float32, name
     error, allowed = (np.linalg.norm((a - reference).ravel()) for a in (actual, other))
