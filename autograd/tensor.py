@@ -105,16 +105,18 @@ def record(data: ArrayLike, parents: tuple[Tensor, ...], vjp: Vjp) -> Tensor:
     Raises
     ------
     TypeError
-        A graph is recorded, and data and parents are not all float32 or all float64.
+        Data and parents are not all of one precision.
     """
     out = Tensor(data)
+    precision = out.data.real.dtype  # that of a complex number is its real part's
+    for i, parent in enumerate(parents):
+        if parent.data.real.dtype != precision:
+            raise TypeError(
+                f"{vjp.__qualname__.partition('.')[0]}: operand {i} has dtype {parent.dtype}, the "
+                f"result {out.dtype}; make all the same first, so that no precision is lost or "
+                "gained unnoticed"
+            )
     if _mode.recording and any([parent.requires_grad for parent in parents]):
-        for i, parent in enumerate(parents):
-            if parent.data.real.dtype != out.data.real.dtype:
-                raise TypeError(
-                    f"{vjp.__qualname__}: parent {i} has dtype {parent.dtype}, the result "
-                    f"{out.dtype}; a graph holds one precision, so make all the same first"
-                )
         out.requires_grad, out.parents, out._vjp = True, parents, vjp
     return out
 
@@ -133,13 +135,7 @@ def as_tensor(x: Operand, like: Operand | None = None) -> Tensor:
 
 
 def _operands(a: Operand, b: Operand) -> tuple[Tensor, Tensor]:
-    a, b = as_tensor(a, like=b), as_tensor(b, like=a)
-    if a.data.real.dtype != b.data.real.dtype:
-        raise TypeError(
-            f"operands have dtypes {a.dtype} and {b.dtype}; make both the same first, "
-            "so that no precision is lost or gained unnoticed"
-        )
-    return a, b
+    return as_tensor(a, like=b), as_tensor(b, like=a)
 
 
 def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
@@ -565,8 +561,10 @@ class Tensor:
             backward(self, self._cotangent(g), retain_graph=retain_graph),
         )
         for leaf, gradient in leaves:
-            so_far = gradient if leaf.grad is None else leaf.grad
-            if so_far.shape != gradient.shape or so_far.dtype != gradient.dtype:
+            so_far = leaf.grad
+            if so_far is not None and (
+                so_far.shape != gradient.shape or so_far.dtype != gradient.dtype
+            ):
                 raise ValueError(
                     f".grad has shape {so_far.shape} and dtype {so_far.dtype} on a leaf of shape "
                     f"{leaf.shape} and dtype {leaf.dtype}; set it to None to start anew"

@@ -133,14 +133,11 @@ class Trainer:
         Time spent on the steps so far, also before the run was resumed.
     """
 
-    def __init__(self, run: Run, config: TrainingConfig, text: str) -> None:
-        self.run, self.config = run, config
+    def __init__(self, run: Run, config: TrainingConfig, model: GPT2Model, text: str) -> None:
+        self.run, self.config, self.model = run, config, model
         tokens = run.vocabulary.encode(text)
         self.tokens, self.val_tokens = data.split(tokens, config.val_fraction, config.n_positions)
         self.rng = np.random.default_rng(config.seed)
-        self.model = GPT2Model(
-            config.model_config(len(run.vocabulary)), rng=config.seed, dtype=config.dtype
-        )
         self.optimizer = AdamW(
             self.model.parameters(),
             lr=config.lr,
@@ -171,7 +168,10 @@ class Trainer:
                 f"{installed / 2**30:,.0f}; take a smaller batch_size, n_positions, n_embd or "
                 "n_layer"
             )
-        trainer = cls(run, config, text)
+        model = GPT2Model(
+            config.model_config(len(run.vocabulary)), rng=config.seed, dtype=config.dtype
+        )
+        trainer = cls(run, config, model, text)
         trainer.val_loss = trainer.validate()
         try:
             run.create(text)
@@ -200,14 +200,13 @@ class Trainer:
                 f"{run.checkpoint_path} belongs to another run than {run.config_path}: its model "
                 f"is {model.config} of {model.wte.weight.dtype}"
             )
-        trainer = cls(run, config, run.read_text())
-        trainer.model.load_state_dict(model.state_dict())
+        trainer = cls(run, config, model, run.read_text())
         try:
-            names = [name for name, _ in trainer.model.named_parameters()]
+            names = [name for name, _ in model.named_parameters()]
             moments = {key: [arrays[f"{key}/{name}"] for name in names] for key in ("m", "v")}
             trainer.optimizer.load_state_dict({"step_count": meta["step"], **moments})
             trainer.rng.bit_generator.state = meta["rng"]
-            trainer.model.rng.bit_generator.state = meta["model_rng"]
+            model.rng.bit_generator.state = meta["model_rng"]
             trainer.step = trainer.optimizer.step_count
             if trainer.step > config.steps:
                 raise ValueError(f"step {trainer.step} is past the last, steps={config.steps}")
@@ -324,6 +323,7 @@ class Trainer:
                 f"{self.run.directory}, after step {self.step}: {error}"
             ) from error
         except BrokenPipeError:  # nobody reads the progress any more
+            self.validate()
             self.save()
             raise
         finally:

@@ -451,8 +451,8 @@ BINARY = (ops.add, ops.sub, ops.mul, ops.div, ops.matmul, partial(ops.where, Tru
 
 @pytest.mark.parametrize("op", BINARY)
 def test_operands_of_two_precisions_are_refused(op: Callable[..., Tensor]) -> None:
-    for pair in ((X, X32.T), (X32, X.T)):
-        with pytest.raises(TypeError, match="dtypes float(32 and float64|64 and float32)"):
+    for pair in ((X[:, :2], X32[:, :2]), (X32[:, :2], X[:, :2])):
+        with pytest.raises(TypeError, match="operand . has dtype float32, the result float64"):
             op(*pair)
 
 

@@ -483,10 +483,14 @@ def test_arrays_are_constants() -> None:
         assert np.array_equal(call(x, qkv).data, call(Tensor(x), Tensor(qkv)).data)
 
 
-def test_two_precisions_in_one_op_are_refused() -> None:
-    x, weight = Tensor(np.ones((2, 4))), Tensor(np.ones((3, 4), np.float32), requires_grad=True)
-    with pytest.raises(TypeError, match="linear.*vjp: parent 1 has dtype float32, the result fl"):
-        F.linear(x, weight)
+@pytest.mark.parametrize("module", [F, composed])
+@pytest.mark.parametrize("requires_grad", [True, False])
+def test_two_precisions_in_one_op_are_refused(module: ModuleType, requires_grad: bool) -> None:
+    x, weight = Tensor(np.ones((2, 4))), Tensor(np.ones((3, 4), np.float32), requires_grad)
+    gain = Tensor(np.ones(4, np.float32), requires_grad)
+    for call in (lambda: module.linear(x, weight), lambda: module.layer_norm(x, gain, gain)):
+        with pytest.raises(TypeError, match=": operand 1 has dtype float32, the result float64"):
+            call()
 
 
 def test_an_empty_batch_has_gradients_of_0() -> None:
