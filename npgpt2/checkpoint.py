@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -42,12 +43,26 @@ def save_npz(
         More arrays, by names that do not begin with "model/".
     meta
         More values, as JSON can hold them.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    TypeError, ValueError
+        A value that JSON cannot hold, or an array of Python objects. The old file is as it was.
     """
     header = {"format": _FORMAT, "config": asdict(model.config), **(meta or {})}
     content = {_MODEL + name: p.data for name, p in model.named_parameters()}
     content |= {"header": np.array(json.dumps(header)), **(arrays or {})}
-    # A file object keeps NumPy from appending ".npz"; the keywords are the names in the file.
-    write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **content))
+    write_atomically(path, lambda file: _write_npz(file, content))
+
+
+def _write_npz(file: IO[bytes], content: Mapping[str, Array]) -> None:
+    """Write what `np.load` reads; `np.savez` would pickle objects, and reserves some names."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in content.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
 
 
 def load_npz(path: str | os.PathLike[str]) -> GPT2Model:

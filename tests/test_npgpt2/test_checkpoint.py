@@ -39,6 +39,26 @@ def test_other_arrays_and_values_come_back_too(tmp_path):
     np.testing.assert_array_equal(arrays["m/a"], np.arange(3))
 
 
+@pytest.mark.parametrize("name", ["file", "allow_pickle", "args", "arr_0"])
+def test_no_name_is_reserved_and_none_is_added(tmp_path, name):
+    path = tmp_path / "x.npz"
+    save_npz(path, GPT2Model(CONFIG), arrays={name: np.arange(3)})
+    _, arrays = read_npz(path)
+    assert {key for key in arrays if not key.startswith("model/")} == {name}
+    assert arrays[name].tolist() == [0, 1, 2]
+
+
+def test_what_only_pickle_could_hold_is_refused_and_the_old_file_kept(tmp_path):
+    path = tmp_path / "x.npz"
+    save_npz(path, GPT2Model(CONFIG))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="Object arrays cannot be saved"):
+        save_npz(path, GPT2Model(CONFIG), arrays={"x": np.array([object()])})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        save_npz(path, GPT2Model(CONFIG), meta={"x": object()})
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
