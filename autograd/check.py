@@ -29,9 +29,19 @@ from autograd.tensor import Array, Tensor, enable_grad, no_grad
 
 Mode = Literal["directional", "full", "complex"]
 
-_STEP = {"directional": 6e-6, "full": 6e-6, "complex": 1e-30}
-_RTOL = {"directional": 1e-6, "full": 1e-6, "complex": 1e-11}
-_ATOL = {"directional": 1e-8, "full": 1e-8, "complex": 1e-13}
+# h, rtol and atol. For a difference, h is near the cube root of the rounding error.
+_DEFAULTS = {
+    "float64": {
+        "directional": (6e-6, 1e-6, 1e-8),
+        "full": (6e-6, 1e-6, 1e-8),
+        "complex": (1e-30, 1e-11, 1e-13),
+    },
+    "float32": {
+        "directional": (5e-3, 1e-2, 1e-3),
+        "full": (5e-3, 1e-2, 1e-3),
+        "complex": (1e-20, 1e-4, 1e-5),
+    },
+}
 _SEARCH_LIMIT = 20_000  # entries; beyond, a failed directional check does not look for the worst
 
 
@@ -108,6 +118,7 @@ def gradcheck(
     atol: float | None = None,
     step: float | None = None,
     rng: np.random.Generator | int = 0,
+    force: bool = False,
 ) -> GradientReport:
     """Check the gradients of f with respect to every input; return the report or raise it.
 
@@ -129,20 +140,23 @@ def gradcheck(
         Allowed is atol + rtol * scale, where scale is the larger of the two derivatives or, for
         a direction, of the numeric one and the root mean square of the gradient's entries, the
         size that <gradient, v> typically has. Default: 1e-6 and 1e-8; for the complex step 1e-11
-        and 1e-13.
+        and 1e-13. Of float32: 1e-2 and 1e-3; 1e-4 and 1e-5.
     step
         h. Default: 6e-6, near the cube root of the float64 rounding error, where truncation and
-        rounding balance; 1e-30 for the complex step.
+        rounding balance; 1e-30 for the complex step. Of float32: 5e-3; 1e-20.
     rng
         Seed or generator of cotangent and directions.
+    force
+        Take float32 inputs too, and judge them as coarsely as they allow.
 
     Raises
     ------
     GradientMismatch
         They disagree. After a directional check the worst entry is looked for.
     TypeError
-        f does not return a Tensor. Or an input is not float64: a difference of float32 values is
-        accurate to 1e-3 or so, which cannot tell a right gradient from a slightly wrong one.
+        f does not return a Tensor. Or an input is complex; or float32, and not forced: a difference
+        of float32 values is accurate to 1e-3 or so, which cannot tell a right gradient from a
+        slightly wrong one.
     ValueError
         No inputs, or one that is not a leaf; f is not deterministic; a cotangent of the wrong
         shape; no directions; a step that is not positive.
@@ -153,8 +167,9 @@ def gradcheck(
     >>> gradcheck(lambda x: (x * x).sum(), [x], mode="full").ok
     True
     """
-    if mode not in _STEP:
-        raise ValueError(f"mode {mode!r} is unknown; choose one of {', '.join(_STEP)}")
+    modes = _DEFAULTS["float64"]
+    if mode not in modes:
+        raise ValueError(f"mode {mode!r} is unknown; choose one of {', '.join(modes)}")
     if isinstance(inputs, Tensor | np.ndarray):
         raise TypeError("inputs are a sequence or a mapping: for a single one, write [x]")
     named = inputs if isinstance(inputs, Mapping) else {str(i): x for i, x in enumerate(inputs)}
@@ -162,19 +177,23 @@ def gradcheck(
         raise ValueError("gradcheck needs at least one input")
     leaves = {k: x if isinstance(x, Tensor) else Tensor(x) for k, x in named.items()}
     for name, leaf in leaves.items():
-        if leaf.dtype != np.float64:
+        if leaf.dtype != np.float64 and not (force and leaf.dtype == np.float32):
             raise TypeError(
                 f"gradcheck needs float64, but input {name} is {leaf.dtype}; "
-                "differences of float32 values are too coarse to judge a gradient"
+                "differences of float32 values are too coarse to judge a gradient: convert it, "
+                "or pass force=True for a coarse check"
             )
         if leaf.parents != ():
             raise ValueError(f"input {name} is part of a graph; pass its .detach()")
     rng = np.random.default_rng(rng)
-    h = _STEP[mode] if step is None else step
+    coarse = any(leaf.dtype == np.float32 for leaf in leaves.values())
+    defaults = _DEFAULTS["float32" if coarse else "float64"][mode]
+    h, rtol, atol = (
+        default if given is None else given
+        for default, given in zip(defaults, (step, rtol, atol), strict=True)
+    )
     if not (h > 0.0 and directions >= 1):
         raise ValueError(f"step={step} must be positive, and directions={directions} at least 1")
-    rtol = _RTOL[mode] if rtol is None else rtol
-    atol = _ATOL[mode] if atol is None else atol
 
     value = _evaluate(f, leaves)
     if not np.array_equal(value, _evaluate(f, leaves), equal_nan=True):
@@ -252,7 +271,9 @@ def _evaluate(
         return np.array(out.data)
     leaf = leaves[name]
     original = leaf.data
-    leaf.data = original + change
+    # In the leaf's own precision, or else a forced check would be one of float64.
+    kind = original.dtype if np.isrealobj(change) else np.result_type(original, np.complex64)
+    leaf.data = np.asarray(original + change, dtype=kind)
     try:
         return _evaluate(f, leaves)
     finally:

@@ -169,7 +169,7 @@ def gelu(x: Operand) -> Tensor:
     x = as_tensor(x)
     a, c = 0.044715, math.sqrt(2.0 / math.pi)
     z = x.data
-    s = z * z
+    s = np.asarray(z * z)  # an array, not a number, where x is 0-d
     s *= a * c
     s += c
     s *= z  # u
@@ -179,7 +179,7 @@ def gelu(x: Operand) -> Tensor:
 
     def vjp(g: Array) -> tuple[Array]:
         # d/dx = s + x * ds/dx,  ds/dx = 2 s (1 - s) * du/dx,  du/dx = c * (1 + 3 a x**2)
-        dx = z * z
+        dx = np.asarray(z * z)
         dx *= 6.0 * a * c
         dx += 2.0 * c
         dx *= z  # 2 x du/dx

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import random
 import signal
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 
 import autograd
@@ -25,11 +28,34 @@ def ctrl_c_interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+def global_state() -> dict[str, object]:
+    """Whatever outlives a test and could change the next one."""
+    x = autograd.Tensor(1.0, requires_grad=True)
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "recording of graphs (no_grad, enable_grad)": (x * x).requires_grad,
+        "NumPy's error state": (np.geterr(), np.geterrcall()),
+        "NumPy's print options": np.get_printoptions(),
+        "NumPy's global generator": (kind, keys.tobytes(), *rest),
+        "random's global generator": random.getstate(),
+        "torch's global generator": torch.random.get_rng_state().numpy().tobytes(),
+        "torch's default dtype": torch.get_default_dtype(),
+        "the garbage collector": gc.isenabled(),
+    }
+
+
 @pytest.fixture(autouse=True)
 def no_leaked_state() -> Iterator[None]:
-    """Fail a test that leaves recording off, or NumPy's error state changed."""
-    before = np.geterr()
+    """Fail a test that leaves any global state changed, and put it right for the next one."""
+    before = global_state()
+    recording, errors = autograd.tensor._mode.recording, np.geterr()
+    generators = np.random.get_state(), random.getstate(), torch.random.get_rng_state()
     yield
-    x = autograd.Tensor(1.0, requires_grad=True)
-    assert (x * x).requires_grad, "the test left no_grad on"
-    assert np.geterr() == before, "the test changed NumPy's error state"
+    after = global_state()
+    changed = [name for name, state in before.items() if after[name] != state]
+    autograd.tensor._mode.recording = recording
+    np.seterr(**errors)
+    np.random.set_state(generators[0])
+    random.setstate(generators[1])
+    torch.random.set_rng_state(generators[2])
+    assert not changed, f"the test changed {', '.join(changed)}"

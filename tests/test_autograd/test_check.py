@@ -183,6 +183,35 @@ def test_float32_is_refused_with_the_reason(mode: Any) -> None:
 
 
 @each_mode
+def test_float32_is_judged_coarsely_where_forced(mode: Any) -> None:
+    dtypes = set()
+
+    def f(x: Tensor, y: Tensor) -> Tensor:
+        dtypes.add(x.dtype)
+        return exp(cube(x) * 0.1) * y
+
+    single = [entries(seed).astype(np.float32) for seed in (0, 1)]
+    assert gradcheck(f, single, mode=mode, force=True).ok
+    # Computed in float32 throughout, by the complex step too.
+    assert dtypes == {np.dtype(d) for d in ("f4", "c8")[: 1 + (mode == "complex")]}
+    assert gradcheck(f, [entries(), entries(1)], mode=mode, force=True, rtol=1e-6, atol=1e-8).ok
+    for fault in ("constant factor", "forgets g", "zeros", "NaN", "g of the neighbour"):
+        mismatch(cube_with(FAULTS[fault]), single[:1], mode=mode, force=True)
+    error = {"directional": 1e-2, "full": 1e-2, "complex": 1e-4}[mode]
+    wrong = cube_with(lambda g, x: (right(g, x) * (1.0 + 3.0 * error)).astype(x.dtype))
+    mismatch(wrong, [2.0 * single[0]], mode=mode, force=True)
+    slightly_wrong = cube_with(lambda g, x: (right(g, x) * (1.0 + 0.1 * error)).astype(x.dtype))
+    assert gradcheck(slightly_wrong, single[:1], mode=mode, force=True).ok
+    mismatch(slightly_wrong, [entries()], mode=mode, force=True, rtol=1e-6)  # of float64, as ever
+
+
+@each_mode
+def test_complex_inputs_are_refused_even_where_forced(mode: Any) -> None:
+    with pytest.raises(TypeError, match="needs float64, but input 0 is complex128"):
+        gradcheck(lambda x: x * x, [entries() + 1j], mode=mode, force=True)
+
+
+@each_mode
 def test_function_that_is_not_deterministic_is_refused(mode: Any) -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="not deterministic"):

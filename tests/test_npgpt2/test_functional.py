@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch.nn import functional as tF
 
-from autograd import Tensor, gradcheck
+from autograd import Tensor
+from autograd.testing import PROPERTIES, check_property, check_refusals
 from npgpt2 import composed
 from npgpt2 import functional as F
+from npgpt2.testing import FUSED
 from tests.test_npgpt2.torch_gpt2 import assert_as_accurate, assert_close
 
 P_DROP = 0.3
@@ -196,30 +198,15 @@ def test_fused_equals_torch(name: str, seed: int) -> None:
         assert_close(a, b, name)
 
 
-@each_op
-@given(seed=SEEDS)
-def test_gradients_equal_numeric_ones(name: str, seed: int) -> None:
-    op, _, inputs = make_cases(seed, 3)[name]
-    for mode in ("directional", "complex"):
-        report = gradcheck(lambda *leaves: op(F, *leaves), inputs, mode=mode, rng=seed)
-        assert report.ok and report.checked >= len(inputs)
+@pytest.mark.parametrize("claim", PROPERTIES)
+@pytest.mark.parametrize("name", FUSED)
+def test_what_must_hold_of_every_op(name: str, claim: str) -> None:
+    check_property(FUSED[name], claim)
 
 
-@each_op
-@pytest.mark.parametrize("module", [F, composed])
-def test_no_op_changes_its_inputs_or_its_cotangent(name: str, module: ModuleType) -> None:
-    op, _, inputs = make_cases(7, 5)[name]
-    leaves = [Tensor(a.copy(), requires_grad=True) for a in inputs]
-    out = op(module, *leaves)
-    g = cotangent(out.shape)
-    value, first = out.data.copy(), out.backward(g, retain_graph=True)
-    gradients = [leaf.grad for leaf in leaves]
-    out.backward(g)  # a second time: what the vjp saved has not changed either
-    assert first is None and np.array_equal(out.data, value)
-    assert np.array_equal(g, cotangent(out.shape))
-    for leaf, a, once in zip(leaves, inputs, gradients, strict=True):
-        assert np.array_equal(leaf.data, a)
-        assert np.array_equal(leaf.grad, 2.0 * once)
+@pytest.mark.parametrize("name", FUSED)
+def test_wrong_operands_are_refused(name: str) -> None:
+    check_refusals(FUSED[name])
 
 
 # -- softmax and cross entropy -------------------------------------------------------------------

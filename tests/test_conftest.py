@@ -1,0 +1,64 @@
+"""The guard against leaked state finds every leak, and lets no leak reach the next test."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+LEAKS = {
+    "recording of graphs (no_grad, enable_grad)": "global g; g = autograd.no_grad(); g.__enter__()",
+    "NumPy's error state": "np.seterr(all='ignore')",
+    "NumPy's print options": "np.set_printoptions(precision=3)",
+    "NumPy's global generator": "np.random.seed(0)",
+    "random's global generator": "random.random()",
+    "torch's global generator": "torch.manual_seed(0)",
+    "torch's default dtype": "torch.set_default_dtype(torch.float64)",
+    "the garbage collector": "gc.disable()",
+}
+
+
+def run(pytester: pytest.Pytester, body: str) -> pytest.RunResult:
+    """Run a test with this body, then one that leaks nothing, under this suite's conftest."""
+    pytester.makeconftest("from tests.conftest import no_leaked_state")
+    pytester.makepyfile(
+        f"""
+        import gc, random
+        import numpy as np
+        import torch
+        import autograd
+
+        def test_first():
+            {body}
+
+        def test_second():
+            assert (autograd.Tensor(1.0, requires_grad=True) * 1.0).requires_grad
+        """
+    )
+    return pytester.runpytest_inprocess("-p", "no:cacheprovider")
+
+
+@pytest.fixture
+def put_back() -> Iterator[None]:
+    """Undo what a leak leaves in this process, too."""
+    options, dtype = np.get_printoptions(), torch.get_default_dtype()
+    yield
+    np.set_printoptions(**options)
+    torch.set_default_dtype(dtype)
+    gc.enable()
+
+
+@pytest.mark.parametrize("what", LEAKS)
+def test_a_test_that_leaks_fails_and_the_next_one_does_not(
+    put_back: None, pytester: pytest.Pytester, what: str
+) -> None:
+    result = run(pytester, LEAKS[what])
+    result.assert_outcomes(passed=2, errors=1)  # the guard fails when the test is over
+    result.stdout.fnmatch_lines([f"*test changed {what}*"])
+
+
+def test_a_test_that_leaks_nothing_passes(pytester: pytest.Pytester) -> None:
+    run(pytester, "np.random.default_rng(0).random()").assert_outcomes(passed=2)
