@@ -19,6 +19,8 @@ from autograd.testing import (
     OPS,
     PROPERTIES,
     Call,
+    arrays,
+    axes,
     broadcastable,
     broadcastable_arrays,
     check_property,
@@ -289,10 +291,25 @@ INVERSES = {
 
 
 @pytest.mark.parametrize("name", INVERSES)
-def test_inverses_are_the_identity_in_value_and_gradient(name: str) -> None:
-    a, g = cotangent((2, 3, 4), seed=1), cotangent((2, 3, 4), seed=2)
+@given(arrays((2, 3, 4)), arrays((2, 3, 4)))
+def test_inverses_are_the_identity_in_value_and_gradient(name: str, a: NDArray, g: NDArray) -> None:
     value, gradient = differentiate(INVERSES[name], [a], g=g)
     assert np.array_equal(value, a) and np.array_equal(gradient, g)
+
+
+REDUCED = shapes(min_side=1).flatmap(lambda shape: st.tuples(st.just(shape), axes(len(shape))))
+
+
+@given(REDUCED, st.booleans())
+def test_gradient_of_sum_and_mean_is_the_cotangent_broadcast(drawn: Any, keepdims: bool) -> None:
+    shape, axis = drawn
+    ones = np.ones(shape).sum(axis=axis, keepdims=True)  # how many are added into each
+    g = cotangent(ones.shape)
+    of_result = g if keepdims else g.reshape(np.ones(shape).sum(axis=axis).shape)
+    for op, weight in ((ops.sum, 1.0), (ops.mean, 1.0 / ones)):
+        x = cotangent(shape, seed=1)
+        _, gradient = differentiate(partial(op, axis=axis, keepdims=keepdims), [x], g=of_result)
+        assert_close(gradient, np.broadcast_to(g * weight, shape))
 
 
 @given(seed=SEEDS, axis=st.sampled_from([None, 0, 1, -1, (0, 1)]), keepdims=st.booleans())
@@ -315,6 +332,22 @@ def test_branch_not_chosen_does_no_harm(bad: float) -> None:
     value, da, db = differentiate(partial(ops.where, chosen), [a, b], g=g)
     assert value.tolist() == [1.0, 5.0, 3.0]
     assert da.tolist() == [0.5, 0.0, 7.0] and db.tolist() == [0.0, -2.0, 0.0]
+
+
+@given(arrays((3, 4)), arrays((3, 4), st.sampled_from([0.0, 1.0])))
+def test_zero_cotangent_gives_zero_even_where_infinities_were_masked_out(
+    scores: NDArray, kept: NDArray
+) -> None:
+    kept[:, 0] = 1.0  # a row that sees nothing has no softmax
+
+    def masked_softmax(x: Tensor) -> Tensor:
+        e = ops.exp(ops.where(kept > 0.0, x, -np.inf))
+        return e / e.sum(axis=-1, keepdims=True)
+
+    _, gradient = differentiate(masked_softmax, [scores], g=np.zeros((3, 4)))
+    assert not gradient.any()
+    value, gradient = differentiate(masked_softmax, [scores])
+    assert not value[kept == 0.0].any() and not gradient[kept == 0.0].any()
 
 
 @pytest.mark.parametrize(("n", "slope"), [(0, 0.0), (0.0, 0.0), (1, 1.0), (2, 0.0), (1.5, 0.0)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from collections.abc import Callable
@@ -155,6 +156,17 @@ def test_check_op_makes_all_checks() -> None:
         check_op(square_with(lambda g, x: 2.001 * g * x))
     with pytest.raises(AssertionError, match="does not refuse"):
         check_op(refusing(Refusal(ONE, ValueError, "")), properties=())
+
+
+def test_the_garbage_collector_is_left_off_where_it_was_off() -> None:
+    gc.disable()
+    try:
+        check_property(square_with(right), "the_result_is_freed_with_its_last_reference")
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+    check_property(square_with(right), "the_result_is_freed_with_its_last_reference")
+    assert gc.isenabled()
 
 
 # -- refusals ------------------------------------------------------------------------------------

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch.nn import functional as tF
 
 from autograd import Tensor
-from autograd.testing import PROPERTIES, check_property, check_refusals
+from autograd.testing import PROPERTIES, arrays, check_property, check_refusals, extremes
 from npgpt2 import composed
 from npgpt2 import functional as F
 from npgpt2.testing import FUSED
@@ -27,6 +27,7 @@ from tests.test_npgpt2.torch_gpt2 import assert_as_accurate, assert_close
 
 P_DROP = 0.3
 SEEDS = st.integers(0, 2**32 - 1)
+DTYPES = st.sampled_from([np.float32, np.float64])
 
 
 def torch_attention(H: int, seed: int, p: float) -> Any:
@@ -212,17 +213,61 @@ def test_wrong_operands_are_refused(name: str) -> None:
 # -- softmax and cross entropy -------------------------------------------------------------------
 
 
-@given(seed=SEEDS)
-def test_softmax_rows_are_distributions_whatever_is_added(seed: int) -> None:
+@given(SEEDS, DTYPES, st.integers(-1024, 1024))
+def test_softmax_rows_are_distributions_whatever_is_added(
+    seed: int, dtype: type, shift: int
+) -> None:
     rng = np.random.default_rng(seed)
-    z = rng.integers(-800, 800, (3, 7)) / 8.0
+    V = int(rng.integers(1, 9))
+    z = (rng.integers(-800, 800, (3, V)) / 8.0).astype(dtype)
     x = Tensor(z, requires_grad=True)
     p = F.softmax(x)
-    assert (p.data >= 0.0).all()
-    np.testing.assert_allclose(p.data.sum(axis=-1), 1.0, rtol=1e-15 * 7)  # an ulp for each term
-    assert np.array_equal(F.softmax(Tensor(z + 1024.0)).data, p.data)  # all representable
-    p.backward(rng.standard_normal(p.shape))
-    np.testing.assert_allclose(x.grad.sum(axis=-1), 0.0, atol=1e-15 * 7)
+    assert p.dtype == dtype and (p.data >= 0.0).all()
+    rounding = V * np.finfo(dtype).eps  # an ulp for each term of a sum
+    np.testing.assert_allclose(p.data.sum(axis=-1), 1.0, rtol=rounding)
+    # Eighths below 2**11 are representable, in float32 too, so that this is a shift indeed.
+    assert np.array_equal(F.softmax(Tensor(z + dtype(shift))).data, p.data)
+    g = rng.standard_normal(p.shape)
+    p.backward(g)
+    # A sum of p * (g - sum(g * p)): each of its two sums is off by its roundings.
+    atol = 2.0 * rounding * np.abs(g).max()
+    np.testing.assert_allclose(x.grad.sum(axis=-1), 0.0, atol=atol)
+
+
+@given(SEEDS, DTYPES)
+def test_masked_entries_have_softmax_0_and_gradient_0_and_do_not_count(
+    seed: int, dtype: type
+) -> None:
+    rng = np.random.default_rng(seed)
+    z, g = (a.astype(dtype) for a in rng.standard_normal((2, int(rng.integers(1, 9)))))
+    visible = rng.random(z.shape) < 0.5
+    visible[rng.integers(len(z))] = True  # of a row masked everywhere, softmax is 0/0
+    x, y = (Tensor(a, requires_grad=True) for a in (np.where(visible, z, -np.inf), z[visible]))
+    masked, alone = F.softmax(x), F.softmax(y)
+    masked.backward(g)
+    alone.backward(g[visible])
+    for whole, part in ((masked.data, alone.data), (x.grad, y.grad)):
+        assert not whole[~visible].any()  # exactly 0
+        # Sums over more terms are added in another order: an ulp for each of the 8.
+        atol = 8 * np.finfo(dtype).eps * np.abs(g).max(initial=1.0)
+        np.testing.assert_allclose(whole[visible], part, rtol=0.0, atol=atol)
+
+
+@given(SEEDS, st.floats(0.01, 100.0))
+def test_log_sum_exp_is_the_maximum_and_at_most_ln_n_more_and_has_the_gradient_softmax(
+    seed: int, size: float
+) -> None:
+    """Cross entropy of one row is its log-sum-exp less the target's logit: so lse = loss + z_t."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 9))
+    x, target = Tensor(size * rng.standard_normal(n), requires_grad=True), rng.integers(n)
+    lse = F.cross_entropy(x, target) + x[target]
+    rounding = 1e-15 * (1.0 + np.abs(x.data).max())
+    above = lse.item() - x.data.max()
+    assert -rounding <= above <= math.log(n) + rounding
+    c = rng.standard_normal()
+    lse.backward(c)
+    assert_close(x.grad, c * F.softmax(x).data)
 
 
 @pytest.mark.parametrize("size", [1e4, 1e30])
@@ -238,29 +283,45 @@ def test_softmax_and_cross_entropy_take_large_float32_logits(size: float) -> Non
     np.testing.assert_allclose(x.grad, expected, atol=1e-7)  # an ulp of float32
 
 
-@given(seed=SEEDS)
-def test_cross_entropy_gradient_is_p_minus_y_over_n(seed: int) -> None:
+LARGE = extremes(np.float32, finite=True).filter(lambda x: abs(x) < 1e38)  # a difference is finite
+
+
+@given(arrays((2, 3), LARGE, np.float32))
+def test_softmax_and_cross_entropy_are_finite_for_the_extremes_of_float32(z: NDArray) -> None:
+    x = Tensor(z, requires_grad=True)
+    p = F.softmax(x)
+    np.testing.assert_allclose(p.data.sum(axis=-1), 1.0, rtol=1e-6)  # a few roundings
+    p.backward(np.float32([[1.0, -2.0, 0.5]] * 2))
+    F.cross_entropy(x, [0, 2]).backward()
+    assert (p.data >= 0.0).all() and np.isfinite(x.grad).all()
+
+
+@given(SEEDS, st.floats(-100.0, 100.0))
+def test_cross_entropy_gradient_is_p_minus_y_over_n(seed: int, shift: float) -> None:
     rng = np.random.default_rng(seed)
     B, T, V = (int(n) for n in rng.integers(1, 6, 3))
     targets = rng.integers(0, V, (B, T))
     ignored = rng.random((B, T)) < 0.5
     ignored[0, 0] = False
     targets[ignored] = -100
-    x = Tensor(rng.standard_normal((B, T, V)), requires_grad=True)
+    x, c = Tensor(rng.standard_normal((B, T, V)), requires_grad=True), rng.standard_normal()
     loss = F.cross_entropy(x, targets)
-    loss.backward()
+    loss.backward(c)
     p = F.softmax(x.detach()).data
     y = np.eye(V)[np.where(ignored, 0, targets)]
     n = np.count_nonzero(~ignored)
     assert loss.item() >= 0.0
-    assert_close(x.grad[~ignored], (p - y)[~ignored] / n)
+    assert_close(x.grad[~ignored], c * (p - y)[~ignored] / n)
     assert not x.grad[ignored].any()  # exactly 0
-    np.testing.assert_allclose(x.grad.sum(axis=-1), 0.0, atol=1e-15 * V)
-    assert_close(F.cross_entropy(x.detach() + 3.0, targets).data, loss.data)
+    np.testing.assert_allclose(x.grad.sum(axis=-1), 0.0, atol=1e-15 * V * abs(c))
+    assert_close(F.cross_entropy(x.detach() + shift, targets).data, loss.data)
     relabel = rng.permutation(V)
-    shuffled = Tensor(x.data[..., np.argsort(relabel)])
+    shuffled = Tensor(x.data[..., np.argsort(relabel)], requires_grad=True)
     labels = np.where(ignored, -100, relabel[np.where(ignored, 0, targets)])
-    assert_close(F.cross_entropy(shuffled, labels).data, loss.data)
+    same = F.cross_entropy(shuffled, labels)
+    same.backward(c)
+    assert_close(same.data, loss.data)
+    assert_close(shuffled.grad[..., relabel], x.grad)
 
 
 @pytest.mark.parametrize("V", [1, 2, 65, 50257])
@@ -305,10 +366,37 @@ def test_layer_norm_backward_is_the_three_term_formula(seed: int) -> None:
     assert_close(b.grad, db)
 
 
-@given(seed=SEEDS)
-def test_layer_norm_normalises_and_ignores_shift_and_scale(seed: int) -> None:
+@given(SEEDS, st.sampled_from([0.0, 1e-5, 1e-2, 1.0]))
+def test_layer_norm_gradient_has_nothing_along_1_and_along_xhat_only_what_eps_leaves(
+    seed: int, eps: float
+) -> None:
+    """Along xhat, (I - xhat xhat^T / C) leaves 1 - mean(xhat**2) = eps / (var + eps)."""
     rng = np.random.default_rng(seed)
-    x, ones, zeros = 5.0 * rng.standard_normal((3, 8)), np.ones(8), np.zeros(8)
+    C = int(rng.integers(3, 20))
+    x = Tensor(rng.standard_normal((4, C)), requires_grad=True)
+    w, b = (Tensor(rng.standard_normal(C)) for _ in range(2))
+    out = F.layer_norm(x, w, b, eps)
+    g = rng.standard_normal(out.shape)
+    out.backward(g)
+    var = x.data.var(axis=-1, keepdims=True)
+    xhat = (x.data - x.data.mean(axis=-1, keepdims=True)) / np.sqrt(var + eps)
+    left = ((w.data * g * xhat).sum(axis=-1, keepdims=True) / np.sqrt(var + eps)) * (
+        eps / (var + eps)
+    )
+    for along, expected in ((np.ones_like(xhat), np.zeros_like(left)), (xhat, left)):
+        terms = x.grad * along
+        # The terms cancel: rounding is relative to them, and to what cancelled within each.
+        atol = 1e-12 * np.abs(g / np.sqrt(var + eps)).max()
+        np.testing.assert_allclose(terms.sum(axis=-1, keepdims=True), expected, 1e-9, atol)
+
+
+@given(SEEDS, shift=st.floats(-100.0, 100.0), scale=st.floats(0.01, 100.0))
+def test_layer_norm_normalises_and_ignores_shift_and_scale(
+    seed: int, shift: float, scale: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    C = int(rng.integers(3, 20))
+    x, ones, zeros = 5.0 * rng.standard_normal((3, C)), np.ones(C), np.zeros(C)
 
     def normalise(x: NDArray, eps: float) -> NDArray:
         return F.layer_norm(Tensor(x), Tensor(ones), Tensor(zeros), eps).data
@@ -316,8 +404,26 @@ def test_layer_norm_normalises_and_ignores_shift_and_scale(seed: int) -> None:
     out = normalise(x, 1e-5)
     np.testing.assert_allclose(out.mean(axis=-1), 0.0, atol=1e-14)  # some ulp of values near 1
     assert_close(out.var(axis=-1), x.var(axis=-1) / (x.var(axis=-1) + 1e-5))
-    assert_close(normalise(x + 100.0, 1e-5), out)
-    assert_close(normalise(7.0 * x, 0.0), normalise(x, 0.0))
+    assert_close(normalise(x + shift, 1e-5), out)
+    assert_close(normalise(scale * x, 0.0), normalise(x, 0.0))
+
+
+@given(SEEDS)
+def test_a_loss_that_does_not_depend_on_the_size_of_a_weight_has_no_gradient_along_it(
+    seed: int,
+) -> None:
+    """Without eps, layer norm makes the same of a * W x for every a > 0: so <W, dL/dW> = 0.
+
+    This is Euler's theorem for functions of degree 0, whatever is done with the result.
+    """
+    rng = np.random.default_rng(seed)
+    N, n_in, C = (int(n) for n in rng.integers((1, 1, 3), 9))
+    x, gain, shift = (Tensor(rng.standard_normal(shape)) for shape in ((N, n_in), (C,), (C,)))
+    weight = Tensor(rng.standard_normal((C, n_in)), requires_grad=True)
+    normalised = F.layer_norm(F.linear(x, weight), gain, shift, eps=0.0)
+    F.cross_entropy(F.gelu(normalised), rng.integers(0, C, N)).backward(rng.standard_normal())
+    size = np.linalg.norm(weight.data) * np.linalg.norm(weight.grad)
+    assert abs(np.vdot(weight.data, weight.grad)) <= 1e-12 * size and size > 0.0  # rounding
 
 
 def test_gelu_is_the_tanh_form() -> None:
@@ -332,15 +438,29 @@ def test_gelu_is_the_tanh_form() -> None:
 
 
 @pytest.mark.parametrize("argument", range(3))
-def test_linear_is_affine_in_each_argument(argument: int) -> None:
-    rng = np.random.default_rng(argument)
-    shapes = ((2, 3, 4), (5, 4), (5,))
+@given(seed=SEEDS, share=st.floats(-2.0, 2.0))
+def test_linear_is_affine_in_each_argument(argument: int, seed: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    B, T, n_in, n_out = (int(n) for n in rng.integers(1, 6, 4))
+    shapes = ((B, T, n_in), (n_out, n_in), (n_out,))
     both = [[Tensor(rng.standard_normal(s)) for s in shapes] for _ in range(2)]
     first, second, between = list(both[0]), list(both[0]), list(both[0])
     second[argument] = both[1][argument]
-    between[argument] = 0.3 * both[0][argument] + 0.7 * both[1][argument]
-    mixed = 0.3 * F.linear(*first) + 0.7 * F.linear(*second)
+    between[argument] = share * both[0][argument] + (1.0 - share) * both[1][argument]
+    mixed = share * F.linear(*first) + (1.0 - share) * F.linear(*second)
     assert_close(F.linear(*between).data, mixed.data)
+
+
+@given(SEEDS)
+def test_a_weight_stored_inputs_first_is_that_of_a_linear_transposed(seed: int) -> None:
+    """GPT-2's published weights are (n_in, n_out), made for x @ weight + bias."""
+    rng = np.random.default_rng(seed)
+    N, n_in, n_out = (int(n) for n in rng.integers(1, 6, 3))
+    inputs = [rng.standard_normal(s) for s in ((N, n_in), (n_in, n_out), (n_out,))]
+    transposed = differentiate(lambda F, x, w, b: F.linear(x, w.T, b), F, inputs)
+    as_published = differentiate(lambda _, x, w, b: x @ w + b, F, inputs)
+    for a, b in zip(transposed, as_published, strict=True):
+        assert_close(a, b)
 
 
 @given(seed=SEEDS)
@@ -383,11 +503,13 @@ def test_attention_averages_what_is_visible(seed: int) -> None:
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5])
-def test_attention_weights_above_the_diagonal_are_exactly_0(p: float) -> None:
-    T = 6
-    q, k = 9.0 * np.random.default_rng(3).standard_normal((2, 1, T, T))
+@given(seed=SEEDS)
+def test_attention_weights_above_the_diagonal_are_exactly_0(p: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    T = int(rng.integers(1, 8))
+    q, k = 3.0 * rng.standard_normal((2, 1, T, T))
     qkv = join_heads(q, k, np.eye(T)[None])  # v = 1, so that the output is the weights
-    out = F.causal_attention(qkv, 1, p, np.random.default_rng(0))
+    out = F.causal_attention(qkv, 1, p, rng)
     assert np.array_equal(out.data, np.tril(out.data))
     if p == 0.0:
         assert (np.diagonal(out.data[0]) > 0.0).all()
@@ -397,22 +519,26 @@ def test_attention_weights_above_the_diagonal_are_exactly_0(p: float) -> None:
             assert_close(out.data[0, t, : t + 1], e / e.sum())
     for t in range(T):
         qkv.grad, g = None, np.zeros_like(out.data)
-        g[:, t] = 1.0 + np.arange(T)
+        g[:, t] = rng.standard_normal(T)
         out.backward(g, retain_graph=True)
         assert not qkv.grad[:, t + 1 :].any()
         assert p > 0.0 or qkv.grad[:, : t + 1].any()
 
 
-def test_dropout_uses_one_mask_forward_and_backward() -> None:
-    x = Tensor(np.linspace(1.0, 2.0, 10_000).reshape(100, 100), requires_grad=True)
-    out = F.dropout(x, P_DROP, np.random.default_rng(5))
-    kept = out.data != 0.0
-    assert_close(out.data[kept], x.data[kept] / (1.0 - P_DROP))
-    g = cotangent(x.shape)
+@example(0, float(np.nextafter(1.0, 0.0)), np.float32)  # 1 itself is refused, see below
+@given(SEEDS, st.floats(0.0, 1.0, exclude_max=True), DTYPES)
+def test_dropout_sends_its_cotangent_through_the_mask_of_its_values(
+    seed: int, p: float, dtype: type
+) -> None:
+    rng = np.random.default_rng(seed)
+    x = Tensor(rng.uniform(1.0, 2.0, (4, 10)).astype(dtype), requires_grad=True)
+    g = rng.standard_normal(x.shape).astype(dtype)
+    out, again = (F.dropout(x, p, np.random.default_rng(seed)) for _ in range(2))
     out.backward(g)
-    assert_close(x.grad, kept * g / (1.0 - P_DROP))
-    share = np.count_nonzero(kept) / x.size
-    assert abs(share - (1.0 - P_DROP)) < 5 * math.sqrt(P_DROP * (1.0 - P_DROP) / x.size)  # 5 sigma
+    kept = (out.data != 0.0) * dtype(1.0 / (1.0 - p))
+    assert out.dtype == dtype and np.array_equal(out.data, again.data)
+    assert np.array_equal(out.data, x.data * kept)
+    assert np.array_equal(x.grad, g * kept) and np.isfinite(x.grad).all()
 
 
 @pytest.mark.parametrize("module", [F, composed])

@@ -79,7 +79,8 @@ class TorchGPT2(nn.Module):
 
 def load(config: GPT2Config, state: Mapping[str, NDArray], dtype: type = np.float64) -> TorchGPT2:
     """Return the oracle with the values of a `state_dict()`, whose names must be its own."""
-    model = TorchGPT2(config)
+    with torch.random.fork_rng(devices=[]):  # its initial values are replaced
+        model = TorchGPT2(config)
     parameters = dict(model.named_parameters())  # the tied one once, under its first name
     assert list(parameters) == list(state), "parameter names differ"
     for name, parameter in parameters.items():
