@@ -29,6 +29,10 @@ Dtypes. float32 stays float32 and float64 stays float64: a constant takes the dt
 it meets, and two Tensors of different precision are an error. Analytic ops accept complex arrays
 in the forward pass, which is what complex-step derivative checks need. There is no backward pass
 for complex values, and there are no derivatives of derivatives.
+
+Threads. `no_grad` is of one thread. Several threads may build graphs and walk them at once, and get
+the same bits as alone, as long as no two of them leave gradients in the same leaf: adding to
+`.grad` is not locked.
 """
 
 from __future__ import annotations
