@@ -140,21 +140,67 @@ def test_each_row_is_drawn_from_its_own_probabilities(seed: int) -> None:
 # -- generate ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("B", [1, 3])
-@pytest.mark.parametrize("new", [0, 1, 6])
-def test_the_prompt_is_kept_and_the_length_exact(model: GPT2Model, B: int, new: int) -> None:
-    prompt = np.random.default_rng(B).integers(0, 13, (B, 4))
-    out = model.generate(prompt, new, rng=0)
-    assert out.shape == (B, 4 + new) and out.dtype.kind in "iu"
-    assert np.array_equal(out[:, :4], prompt)
-    assert (out >= 0).all() and (out < 13).all()
+PROMPTS = st.tuples(SEEDS, st.integers(1, 3), st.integers(1, 4)).map(
+    lambda drawn: np.random.default_rng(drawn[0]).integers(0, CONFIG.vocab_size, drawn[1:])
+)
+TEMPERATURES, TOP_KS = st.floats(0.1, 5.0), st.none() | st.integers(1, 15)
+TOP_PS = st.none() | st.floats(0.01, 1.0)
 
 
-def test_greedy_tokens_are_those_the_model_finds_most_probable(model: GPT2Model) -> None:
-    out = model.generate([[1, 2], [3, 4]], 8, temperature=0.0)
+@given(PROMPTS, st.integers(0, 6), st.just(0.0) | TEMPERATURES, TOP_KS, TOP_PS, SEEDS)
+def test_the_prompt_is_kept_the_length_exact_and_every_id_a_token(
+    model: GPT2Model,
+    prompt: NDArray,
+    new: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int,
+) -> None:
+    out = model.generate(prompt, new, temperature, top_k, top_p, seed)
+    B, T = prompt.shape
+    assert out.shape == (B, T + new) and out.dtype.kind in "iu"
+    assert np.array_equal(out[:, :T], prompt)
+    assert (out >= 0).all() and (out < CONFIG.vocab_size).all()
+
+
+@given(PROMPTS, SEEDS, TEMPERATURES)
+def test_greedy_tokens_are_those_the_model_finds_most_probable(
+    model: GPT2Model, prompt: NDArray, seed: int, temperature: float
+) -> None:
+    T = prompt.shape[1]
+    out = model.generate(prompt, 6, temperature=0.0)
     predicted = model(out[:, :-1]).data.argmax(axis=-1)
-    assert np.array_equal(out[:, 2:], predicted[:, 1:])
-    assert np.array_equal(model.generate([[1, 2], [3, 4]], 8, top_k=1, rng=5), out)
+    assert np.array_equal(out[:, T:], predicted[:, T - 1 :])
+    for same in ({"top_k": 1}, {"top_p": 1e-12}):
+        assert np.array_equal(model.generate(prompt, 6, temperature, **same, rng=seed), out)
+
+
+@given(PROMPTS, SEEDS, TEMPERATURES, st.integers(CONFIG.vocab_size, 1000))
+def test_limits_that_exclude_nothing_change_no_token(
+    model: GPT2Model, prompt: NDArray, seed: int, temperature: float, top_k: int
+) -> None:
+    free = model.generate(prompt, 6, temperature, rng=seed)
+    for limits in ({"top_k": top_k}, {"top_p": 1.0}):
+        assert np.array_equal(model.generate(prompt, 6, temperature, **limits, rng=seed), free)
+
+
+@given(PROMPTS, SEEDS, st.data())
+def test_rows_of_a_batch_are_those_of_single_runs_with_the_draws_of_that_row(
+    model: GPT2Model, prompt: NDArray, seed: int, data: st.DataObject
+) -> None:
+    """A batch has one generator, not one a row: every token takes B draws from it, row by row.
+
+    So a run of row b alone, which takes one, has the same if it skips those of the other rows.
+    """
+    B, b = len(prompt), data.draw(st.integers(0, len(prompt) - 1))
+    batch = model.generate(prompt, 6, temperature=3.0, rng=seed)
+    rng, alone = np.random.default_rng(seed), []
+    rng.bit_generator.advance(b)
+    for token in stream(model, prompt[[b]], 6, Sampling(3.0), rng):
+        alone.append(int(token[0]))
+        rng.bit_generator.advance(B - 1)
+    assert batch[b, prompt.shape[1] :].tolist() == alone
 
 
 def test_the_same_seed_gives_the_same_text(model: GPT2Model) -> None:
@@ -167,28 +213,36 @@ def test_the_same_seed_gives_the_same_text(model: GPT2Model) -> None:
     assert len({sample(None).tobytes() for _ in range(5)}) > 1
 
 
-def test_sampled_tokens_lie_inside_top_k(model: GPT2Model) -> None:
-    out = model.generate(np.zeros((20, 1), dtype=int), 9, temperature=2.0, top_k=3, rng=0)
-    best = np.argsort(-model(out[:, :-1]).data, axis=-1)[..., :3]
-    assert (best == out[:, 1:, None]).any(axis=-1).all()
+@given(PROMPTS, SEEDS, TEMPERATURES, st.integers(1, 15), st.just(1.0) | st.floats(0.01, 1.0))
+def test_sampled_tokens_lie_inside_top_k_and_the_nucleus(
+    model: GPT2Model, prompt: NDArray, seed: int, temperature: float, top_k: int, top_p: float
+) -> None:
+    T = prompt.shape[1]
+    out = model.generate(prompt, 6, temperature, top_k, top_p, seed)
+    p = Sampling(temperature).probabilities(model(out[:, :-1]).data[:, T - 1 :])  # (B, 6, V)
+    ranked = -np.sort(-p, axis=-1)
+    of_best = ranked[..., :top_k].sum(axis=-1)
+    more_probable = p > np.take_along_axis(p, out[:, T:, None], axis=-1)
+    assert (more_probable.sum(axis=-1) < top_k).all()
+    # The nucleus is full once those before have top_p of what top_k left, up to rounding.
+    assert ((p * more_probable).sum(axis=-1) / of_best < top_p + 1e-9).all()
 
 
-def test_a_stopped_row_is_filled_with_its_stop_id(model: GPT2Model) -> None:
-    prompt = np.zeros((30, 1), dtype=int)
-    free = model.generate(prompt, 9, temperature=2.0, rng=3)
-    stopped = model.generate(prompt, 9, temperature=2.0, rng=3, stop=[4, 7])
-    assert stopped.shape == free.shape
-    ended = 0
-    for a, b in zip(free[:, 1:], stopped[:, 1:], strict=True):
-        places = np.flatnonzero(np.isin(a, [4, 7]))
-        if places.size:
-            end = places[0]
-            assert np.array_equal(b[: end + 1], a[: end + 1])
-            assert (b[end:] == a[end]).all()
-            ended += end < 8
-        else:
-            assert np.array_equal(a, b)
-    assert 5 <= ended <= 29
+@given(PROMPTS, SEEDS, st.data())
+def test_a_stopped_row_is_filled_with_its_stop_id(
+    model: GPT2Model, prompt: NDArray, seed: int, data: st.DataObject
+) -> None:
+    T = prompt.shape[1]
+    free = model.generate(prompt, 6, temperature=3.0, rng=seed)[:, T:]
+    stops = data.draw(st.lists(st.sampled_from(free.ravel().tolist()), min_size=1, max_size=2))
+    stopped = model.generate(prompt, 6, temperature=3.0, rng=seed, stop=stops)
+    assert np.array_equal(stopped[:, :T], prompt)
+    assert np.isin(free, stops).any()
+    for a, b in zip(free, stopped[:, T:], strict=True):
+        places = np.flatnonzero(np.isin(a, stops))
+        end = places[0] if places.size else 5
+        assert np.array_equal(b[: end + 1], a[: end + 1])
+        assert (b[end:] == a[end]).all()
 
 
 def test_generation_ends_early_once_all_rows_have_stopped(model: GPT2Model) -> None:

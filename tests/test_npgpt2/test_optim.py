@@ -136,14 +136,38 @@ def test_the_first_adamw_step_is_the_sign_of_the_gradient() -> None:
         assert_close(parameter.data, [2.0 - 0.5 * g / (abs(g) + 1e-4)])
 
 
-def test_adamw_only_shrinks_matrices_where_the_gradient_is_0() -> None:
+@given(lr=st.floats(0.0, 1.0), weight_decay=st.floats(0.0, 1.0), steps=st.integers(1, 4))
+def test_adamw_only_shrinks_matrices_where_the_gradient_is_0(
+    lr: float, weight_decay: float, steps: int
+) -> None:
     matrix, vector = Parameter(np.full((2, 2), 3.0)), Parameter(np.full(2, 3.0))
     matrix.grad, vector.grad = np.zeros((2, 2)), np.zeros(2)
-    optimizer = AdamW([matrix, vector], lr=0.1, weight_decay=0.5)
-    for _ in range(3):
+    optimizer = AdamW([matrix, vector], lr=lr, weight_decay=weight_decay)
+    for _ in range(steps):
         optimizer.step()
-    assert_close(matrix.data, np.full((2, 2), 3.0 * 0.95**3))
+    assert_close(matrix.data, np.full((2, 2), 3.0 * (1.0 - lr * weight_decay) ** steps))
     assert np.array_equal(vector.data, [3.0, 3.0])
+
+
+@given(seed=SEEDS, lr=st.floats(1e-3, 0.5), weight_decay=st.floats(0.0, 1.0))
+def test_weight_decay_enters_the_weights_and_no_moment(
+    seed: int, lr: float, weight_decay: float
+) -> None:
+    """A step with decay is the one without it, begun at matrices that have shrunk."""
+    plain, decayed = make_parameters(seed % 1000), make_parameters(seed % 1000)
+    without = AdamW(plain, lr=lr, weight_decay=0.0)
+    optimizer = AdamW(decayed, lr=lr, weight_decay=weight_decay)
+    for step in range(3):
+        before = [[p.data.copy() for p in parameters] for parameters in (plain, decayed)]
+        for parameters in (plain, decayed):
+            set_gradients(parameters, seed + step)
+        without.step()
+        optimizer.step()
+        for p, q, p_before, q_before in zip(plain, decayed, *before, strict=True):
+            shrunk = q_before * (1.0 - lr * weight_decay) if q.ndim >= 2 else q_before
+            np.testing.assert_allclose(q.data, shrunk + (p.data - p_before), rtol=0, atol=1e-14)
+        for m, n in zip(without.m + without.v, optimizer.m + optimizer.v, strict=True):
+            assert np.array_equal(m, n)
 
 
 def test_adamw_counts_one_step_for_all_parameters() -> None:
