@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import EllipsisType
 from typing import Any, TypeAlias
 
@@ -41,6 +42,7 @@ __all__ = [
     "broadcastable",
     "broadcastable_arrays",
     "extremes",
+    "fill",
     "filled",
     "given",
     "graphs",
@@ -160,7 +162,7 @@ def arrays(
     entries = hnp.arrays(
         np.dtype(dtype),
         shapes() if shape is None else shape,
-        elements=numbers() if elements is None else elements,
+        elements=_NUMBERS if elements is None else elements,
         fill=st.nothing(),  # or else most entries were equal, and a transposed array the same
     )
     return _laid_out(entries, layouts)
@@ -173,17 +175,28 @@ def _laid_out(
     return draw(st.sampled_from(layouts))(draw(entries))
 
 
+@st.composite
 def filled(
-    given_shapes: SearchStrategy[tuple[Shape, ...]], *elements: SearchStrategy[float]
-) -> SearchStrategy[tuple[Array, ...]]:
+    draw: DrawFn, given_shapes: SearchStrategy[tuple[Shape, ...]], *elements: SearchStrategy[float]
+) -> tuple[Array, ...]:
     """Draw arrays of shapes drawn together; the last of `elements` serves all that follow."""
+    return fill(draw, draw(given_shapes), *elements)
 
-    def fill(drawn: tuple[Shape, ...]) -> SearchStrategy[tuple[Array, ...]]:
-        given = elements or (numbers(),)
-        each = [*given, *[given[-1]] * len(drawn)]
-        return st.tuples(*(arrays(shape, each[i]) for i, shape in enumerate(drawn)))
 
-    return given_shapes.flatmap(fill)
+def fill(
+    draw: DrawFn, given_shapes: tuple[Shape, ...], *elements: SearchStrategy[float]
+) -> tuple[Array, ...]:
+    """As `filled`, inside a composite strategy that has drawn the shapes itself."""
+    each = [*elements, *[elements[-1] if elements else _NUMBERS] * len(given_shapes)]
+    return tuple(draw(_filled(shape, of)) for shape, of in zip(given_shapes, each, strict=False))
+
+
+@cache  # to make a strategy takes longer than to draw from it
+def _filled(shape: Shape, elements: SearchStrategy[float]) -> SearchStrategy[Array]:
+    return arrays(shape, elements)
+
+
+_NUMBERS = numbers()
 
 
 def broadcastable_arrays(n: int = 2) -> SearchStrategy[tuple[Array, ...]]:

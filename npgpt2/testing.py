@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from autograd.op_specs import register
+from autograd.properties import Call, OpSpec, Refusal, Sizes
 from autograd.strategies import Array, DrawFn, SearchStrategy, hnp, shapes, st
 from autograd.tensor import Tensor
-from autograd.testing import Call, OpSpec, Refusal, Sizes, register
 from npgpt2 import composed, functional
 from npgpt2.config import GPT2Config
 

@@ -64,7 +64,7 @@ TORCH: dict[str, Callable[..., torch.Tensor]] = {
     "transpose": lambda x, axes: torch.permute(x, axes or tuple(range(x.ndim))[::-1]),
     "swapaxes": lambda x, axis1, axis2: torch.swapaxes(x, axis1, axis2),
     "getitem": gather,
-    "concatenate": lambda *xs, axis: torch.cat([*xs, xs[0]], axis),
+    "concatenate, the first twice": lambda *xs, axis: torch.cat([*xs, xs[0]], axis),
 }
 each_op = pytest.mark.parametrize("name", TORCH)
 
@@ -86,7 +86,7 @@ def test_every_primitive_has_a_spec() -> None:
     public = {name for name, f in vars(ops).items() if getattr(f, "__module__", "") == ops.__name__}
     no_op = {"record", "as_tensor", "no_grad", "enable_grad", "unbroadcast", "Tensor"}
     primitives = {name for name in public if not name.startswith("_")} - no_op
-    assert primitives == {name for name in TORCH if hasattr(ops, name)}
+    assert primitives == {name.split(",")[0] for name in TORCH if name != "power of any base"}
     assert set(TORCH) <= set(OPS)
 
 

@@ -30,7 +30,7 @@ from autograd.testing import (
     shapes,
 )
 
-MANY = settings(max_examples=2000)
+MANY = settings(max_examples=2000, phases=[Phase.generate, Phase.shrink])
 ONCE = settings(max_examples=300, phases=[Phase.generate], derandomize=True, database=None)
 SHAPES = shapes().flatmap(lambda shape: st.tuples(st.just(shape), indices(shape)))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
 from numpy.typing import NDArray
 
 from autograd import GradientMismatch, Tensor, record
@@ -25,7 +26,6 @@ from autograd.testing import (
     check_op,
     check_property,
     check_refusals,
-    given,
     graphs,
     numbers,
     one_operand,
@@ -219,13 +219,13 @@ def test_the_smallest_failing_call_is_printed_as_python() -> None:
 def test_the_smallest_failing_graph_is_printed_as_python() -> None:
     @given(graphs())
     def test(graph: Any) -> None:
-        assert "log" not in graph.lines[-1]
+        assert not graph.lines
 
     with pytest.raises(AssertionError) as caught:
         test()
     printed = "\n".join(caught.value.__notes__)
     assert "v0 = Tensor(np.array(0.0), requires_grad=True)" in printed
-    assert "v1 = log(2.0 + tanh(v0))" in printed
+    assert "v1 = -v0" in printed
 
 
 # -- without hypothesis --------------------------------------------------------------------------
