@@ -30,4 +30,4 @@ wrong = OpSpec(
 try:
     check_op(wrong)
 except AssertionError as error:
-    print(f"\nwrong softplus: {error}\n{error.__notes__[0]}")
+    print(f"\nwrong softplus: {error}", *error.__notes__, sep="\n")
