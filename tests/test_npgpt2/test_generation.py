@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from npgpt2 import GPT2Config, GPT2Model
-from npgpt2.generation import Sampling, stream
+from npgpt2.generation import Sampling, generate, stream
 from tests.test_npgpt2.torch_gpt2 import assert_close, random_model
 
 CONFIG = GPT2Config(vocab_size=13, n_positions=10, n_embd=16, n_layer=2, n_head=2)
@@ -201,6 +202,19 @@ def test_rows_of_a_batch_are_those_of_single_runs_with_the_draws_of_that_row(
         alone.append(int(token[0]))
         rng.bit_generator.advance(B - 1)
     assert batch[b, prompt.shape[1] :].tolist() == alone
+
+
+def test_by_default_tokens_are_drawn_as_the_model_predicts(model: GPT2Model) -> None:
+    """Temperature 1, no limits, no stop, and no window that slides."""
+    prompt = np.arange(6).reshape(3, 2)
+    expected = model.generate(prompt, 6, 1.0, None, None, 0, None, False)
+    assert np.array_equal(model.generate(prompt, 6, rng=0), expected)
+    assert np.array_equal(generate(model, prompt, 6, rng=0), expected)
+    assert Sampling() == Sampling(1.0, None, None)
+    assert not np.array_equal(model.generate(prompt, 6, 2.0, rng=0), expected)
+    for call in (model.generate, partial(generate, model)):
+        with pytest.raises(ValueError, match="or pass sliding_window=True"):
+            call(prompt, 100)
 
 
 def test_the_same_seed_gives_the_same_text(model: GPT2Model) -> None:

@@ -226,7 +226,8 @@ def test_adamw_goes_on_from_its_state_bit_for_bit() -> None:
     for step in range(4):
         if step == 2:
             state = second.state_dict()
-            second.step_count, second.m[0][...] = 99, 99.0  # the state is a copy
+            second.step_count = 99
+            second.m[0][...] = second.v[0][...] = 99.0  # the state is a copy
             second = AdamW(parts)
             second.load_state_dict(state)
         for parameters, optimizer in ((straight, first), (parts, second)):
@@ -337,6 +338,8 @@ def test_the_schedule_rises_linearly_then_falls_as_half_a_cosine(
     assert_close(lr[:warmup], [max_lr * (step + 1) / warmup for step in range(warmup)])
     assert_close(lr[warmup], max_lr)
     assert lr[total:] == [min_lr] * 3
+    options = {"max_lr": max_lr, "min_lr": min_lr, "warmup_steps": warmup, "total_steps": warmup}
+    assert cosine_schedule(warmup, **options) == min_lr  # all of it warm-up
     falling = np.array(lr[warmup : total + 1])
     assert (np.diff(falling) <= 1e-15).all()
     assert_close(falling + falling[::-1], np.full(decay + 1, max_lr + min_lr))  # point symmetry

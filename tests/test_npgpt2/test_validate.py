@@ -30,6 +30,20 @@ def test_integer_has_a_minimum(value: int, minimum: int) -> None:
         assert_refused(ValueError, message, lambda: validate.integer("n", value, minimum))
 
 
+@pytest.mark.parametrize("value", [2.0, np.float64(2.0), "2", None, True, [2], 2j])
+def test_what_is_no_integer_is_refused_even_if_it_has_the_value_of_one(value: Any) -> None:
+    message = f"n must be an integer, not {value!r}"
+    assert_refused(TypeError, message, lambda: validate.integer("n", value))
+
+
+def test_without_limits_integers_are_from_1_and_numbers_from_0() -> None:
+    assert validate.integer("n", 1) == 1 and validate.number("x", 0.0) == 0.0
+    assert_refused(ValueError, "n=0 must be at least 1", lambda: validate.integer("n", 0))
+    assert validate.number("x", 1e300) == 1e300
+    message = "x=-0.5 must be at least 0, and finite"
+    assert_refused(ValueError, message, lambda: validate.number("x", -0.5))
+
+
 @given(st.floats())
 def test_number_includes_its_limits_and_excludes_all_else(value: float) -> None:
     for inside in (-2.0, 3.0):
