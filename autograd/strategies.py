@@ -266,8 +266,6 @@ def literal(value: Any) -> str:
         return f"{{{', '.join(f'{k!r}: {literal(v)}' for k, v in value.items())}}}"
     if isinstance(value, EllipsisType):
         return "..."
-    if isinstance(value, np.generic):
-        return repr(value.item())
     if isinstance(value, np.ndarray):
         plain = np.array(value.tolist())
         if plain.shape == value.shape and plain.dtype == value.dtype:

@@ -62,7 +62,8 @@ ALSO = {  # tests of a file, besides its doctests and the test file of its name
 }
 ENGINE = "tests/test_autograd"  # all of it is run for autograd, and nothing of it for npgpt2
 HEAVY = ["numpy", "torch", "pytest", "hypothesis", "hypothesis.extra.numpy"]
-SHRINKING = "shrink_to or the_smallest"  # tests left out, as Hypothesis shrinks nothing here
+# Tests left out: of shrinking, as Hypothesis shrinks nothing here, and in processes of their own.
+LEFT_OUT = "shrink_to or the_smallest or graph_of_50000_ops or without_hypothesis"
 MEMORY = 6 * 2**30  # bytes of address space for each mutant
 GRACE = 30.0  # seconds that tests may take longer than 5 times what they take without a mutant
 ONE_THREAD = dict.fromkeys(["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"], "1")
@@ -338,7 +339,7 @@ def _fork(trial: Trial, directory: str) -> int:
         sys.meta_path.insert(0, hook := _Hook(mutant))
         options = ["-x", "-q", "--tb=short", f"--basetemp={directory}/{os.getpid()}"]
         options += ["-p", "no:cacheprovider", "-o", "tmp_path_retention_policy=none"]
-        options += ["-k", f"not ({SHRINKING})"]
+        options += ["-k", f"not ({LEFT_OUT})"]
         options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # HEAVY are imported already
         pytest: Any = importlib.import_module("pytest")
         for tests, limit in groups:
