@@ -378,6 +378,22 @@ def test_tolerances_are_what_is_allowed(mode: Any) -> None:
     assert report.ok and report.tolerance == 1.01 * np.sqrt(12.0) * largest
 
 
+def test_directions_have_length_1() -> None:
+    """So that h is the distance to the points compared, whatever the size of the input."""
+    for seed in range(5):
+        report = gradcheck(cube, [np.array([0.5])], cotangent=[2.0], directions=1, rng=seed)
+        np.testing.assert_allclose(abs(report.analytic), 2.0 * 3.0 * 0.25, rtol=1e-12)
+    distances = []
+
+    def f(x: Tensor) -> Tensor:
+        distances.append(float(np.linalg.norm(x.data - entries())))
+        return cube(x)
+
+    gradcheck(f, [entries()], directions=4, step=1e-3, rtol=1e-3)
+    np.testing.assert_allclose(distances[3:], 1e-3, rtol=1e-9)
+    assert len(distances) == 3 + 2 * 4
+
+
 @each_mode
 def test_cotangent_is_the_one_given(mode: Any) -> None:
     g = np.zeros((3, 4))

@@ -59,6 +59,13 @@ def test_empty_undecodable_and_missing_files_are_named(tmp_path):
         read_text(tmp_path / "nowhere")
 
 
+def test_each_part_of_a_split_holds_one_window_with_its_targets_at_least():
+    assert [len(part) for part in split(np.arange(20), 0.5, 9)] == [10, 10]
+    for n, fraction in ((20, 0.5), (21, 0.5), (40, 0.25), (40, 0.75)):
+        with pytest.raises(ValueError, match="10 for"):
+            split(np.arange(n), fraction, 10)
+
+
 @given(st.integers(1, 200), st.floats(0.01, 0.99), st.integers(1, 50))
 def test_split_keeps_every_token_in_order_or_says_what_is_too_short(n, fraction, n_positions):
     tokens = np.arange(n)

@@ -277,6 +277,12 @@ def test_softmax_and_cross_entropy_take_large_float32_logits(size: float) -> Non
     np.testing.assert_allclose(x.grad, expected, atol=1e-7)  # an ulp of float32
 
 
+@pytest.mark.parametrize("module", [F, composed])
+def test_softmax_takes_rows_of_very_different_sizes(module: ModuleType) -> None:
+    z = np.array([[1e4, 1e4 - math.log(3.0)], [-1e4, -1e4 - math.log(3.0)], [0.0, -math.log(3.0)]])
+    assert_close(module.softmax(Tensor(z)).data, [[0.75, 0.25]] * 3)
+
+
 LARGE = extremes(np.float32, finite=True).filter(lambda x: abs(x) < 1e38)  # a difference is finite
 
 

@@ -83,6 +83,8 @@ def test_limits_that_exclude_nothing_change_nothing(seed: int) -> None:
     plain = Sampling().probabilities(z)
     for same in (Sampling(top_k=9), Sampling(top_k=1000), Sampling(top_p=1.0)):
         assert np.array_equal(same.probabilities(z), plain)
+    few = Sampling(top_k=5).probabilities(z)
+    assert np.array_equal(Sampling(top_k=5, top_p=1.0).probabilities(z), few)
 
 
 @given(seed=SEEDS)

@@ -556,6 +556,8 @@ def test_a_seed_gives_the_model_bit_for_bit_and_a_generator_goes_on() -> None:
     for name in one:
         assert np.array_equal(one[name], same[name]), name
     assert one["loss"] != other["loss"]
+    by_default, zero = GPT2Model(CONFIG), GPT2Model(CONFIG, rng=0)
+    assert np.array_equal(by_default.wte.weight.data, zero.wte.weight.data)
     rng = np.random.default_rng(4)
     first, second = GPT2Model(CONFIG, rng=rng), GPT2Model(CONFIG, rng=rng)
     assert np.array_equal(first.wte.weight.data, GPT2Model(CONFIG, rng=4).wte.weight.data)

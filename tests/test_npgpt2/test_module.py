@@ -205,6 +205,9 @@ def test_astype_converts_values_and_gradients_in_place_and_keeps_ties(dtype: Any
     for parameter in parameters[:-1]:
         assert parameter.grad.dtype == dtype and (parameter.grad == 2.0).all()
     assert parameters[-1].grad is None
+    arrays = [(p.data, p.grad) for p in parameters]
+    tree.astype(dtype)  # of which they are already: nothing is copied
+    assert all(p.data is a and p.grad is g for p, (a, g) in zip(parameters, arrays, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.int64, complex, bool, "U3", np.longdouble])
