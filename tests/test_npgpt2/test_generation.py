@@ -83,8 +83,12 @@ def test_limits_that_exclude_nothing_change_nothing(seed: int) -> None:
     plain = Sampling().probabilities(z)
     for same in (Sampling(top_k=9), Sampling(top_k=1000), Sampling(top_p=1.0)):
         assert np.array_equal(same.probabilities(z), plain)
-    few = Sampling(top_k=5).probabilities(z)
-    assert np.array_equal(Sampling(top_k=5, top_p=1.0).probabilities(z), few)
+
+
+def test_a_nucleus_of_everything_keeps_tokens_too_rare_to_change_a_sum() -> None:
+    for top_p in (None, 1.0):
+        p = Sampling(top_k=2, top_p=top_p).probabilities([0.0, -40.0, -80.0])
+        assert p[0] == 1.0 and 4e-18 < p[1] < 5e-18 and p[2] == 0.0
 
 
 @given(seed=SEEDS)
