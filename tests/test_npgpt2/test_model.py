@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 
 from autograd import Tensor, gradcheck, no_grad
 from npgpt2 import (
+    MLP,
     SGD,
     AdamW,
+    CausalSelfAttention,
     Dropout,
     GPT2Config,
     GPT2Model,
@@ -549,6 +551,18 @@ def test_initializer_range_scales_the_weights() -> None:
         if weight.ndim == 2:
             other = dict(large.named_parameters())[name]
             np.testing.assert_allclose(other.data, 10.0 * weight.data, rtol=1e-14, err_msg=name)
+
+
+@pytest.mark.parametrize("part", [CausalSelfAttention, MLP, TransformerBlock])
+def test_dropout_in_a_part_made_without_an_rng_is_that_of_seed_0(part: Any) -> None:
+    config = replace(CONFIG, resid_pdrop=0.5, attn_pdrop=0.5)
+    x, outputs = Tensor(np.random.default_rng(1).standard_normal((2, 4, CONFIG.n_embd))), []
+    for how in ({}, {"rng": 0}, {"rng": 1}):
+        made, rng = part(config, dtype=np.float64, **how), np.random.default_rng(2)
+        for parameter in made.parameters():
+            parameter.data[...] = rng.standard_normal(parameter.shape)
+        outputs.append(made(x).data)
+    assert np.array_equal(outputs[0], outputs[1]) and not np.array_equal(outputs[0], outputs[2])
 
 
 def test_a_seed_gives_the_model_bit_for_bit_and_a_generator_goes_on() -> None:
