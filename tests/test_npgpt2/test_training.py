@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 import math
 import os
+import re
 import signal
 import threading
 import tracemalloc
