@@ -150,10 +150,10 @@ def _gradient(leaf: Tensor) -> Array:
 _TIGHT = 1e-9  # relative to the largest entry: far above rounding, far below any mistake
 
 
-def _assert_close(actual: Any, expected: Any, tolerance: float = _TIGHT) -> None:
+def _assert_close(actual: Any, expected: Any) -> None:
     expected = np.asarray(expected)
     largest = float(np.abs(expected).max(initial=0.0))
-    atol = tolerance * (largest if 0.0 < largest < np.inf else 1.0)
+    atol = _TIGHT * (largest if 0.0 < largest < np.inf else 1.0)
     np.testing.assert_allclose(actual, expected, rtol=0.0, atol=atol, strict=True)
 
 
@@ -204,17 +204,16 @@ def a_cotangent_of_zeros_gives_gradients_of_zeros(spec: OpSpec, call: Call) -> N
 
 def gradients_have_shape_and_dtype_of_their_operands(spec: OpSpec, call: Call) -> None:
     """float32 stays float32, float64 stays float64; and both agree within float32's accuracy."""
-    double = spec.differentiate(call)
     single = Call(tuple(a.astype(np.float32) for a in call.operands), call.keywords)
-    for made_of, dtype in ((call, np.float64), (single, np.float32)):
-        value, *gradients = results = spec.differentiate(made_of)
+    results = [spec.differentiate(made_of) for made_of in (call, single)]
+    for (value, *gradients), dtype in zip(results, (np.float64, np.float32), strict=True):
         assert value.dtype == dtype
-        for operand, gradient in zip(made_of.operands, gradients, strict=True):
+        for operand, gradient in zip(call.operands, gradients, strict=True):
             assert isinstance(gradient, np.ndarray) and gradient.dtype == dtype
             assert gradient.shape == operand.shape
-        for a, b in zip(results, double, strict=True):
-            # 1e-4 is 1000 roundings of float32: room for cancellation in the few terms drawn.
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max(initial=1.0))
+    for a, b in zip(*results, strict=True):
+        # 1e-4 is 1000 roundings of float32: room for cancellation in the few terms drawn.
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4 * np.abs(a).max(initial=1.0))
 
 
 def memory_layout_does_not_matter(spec: OpSpec, call: Call) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from autograd.op_specs import register
-from autograd.properties import Call, OpSpec, Refusal, Sizes
+from autograd.properties import Call, OpSpec, Refusal, Sizes, one_operand
 from autograd.strategies import Array, DrawFn, SearchStrategy, hnp, shapes, st
 from autograd.tensor import Tensor
 from npgpt2 import composed, functional
@@ -121,10 +121,6 @@ def _sizes(n: int) -> SearchStrategy[tuple[int, ...]]:
     return st.tuples(*[st.integers(1, 3)] * n)
 
 
-def _rows() -> SearchStrategy[Sizes]:
-    return shapes(min_dims=1, min_side=1).map(lambda shape: ((shape,), {}))
-
-
 def _refusal(operand: Array, error: type[Exception], match: str, **keywords: Any) -> Refusal:
     return Refusal(Call((operand,), keywords), error, match)
 
@@ -167,14 +163,11 @@ _SPECS: dict[str, tuple[Any, SearchStrategy[Sizes], tuple[Refusal, ...]]] = {
         _layer_norms(),
         (Refusal(Call((_ONES,) * 3, {"eps": 1.0}), ValueError, r"weight \(2, 3\)"),),
     ),
-    "gelu": (lambda F, x: F.gelu(x), shapes().map(lambda shape: ((shape,), {})), ()),
-    "softmax": (lambda F, x: F.softmax(x), _rows(), ()),
+    "gelu": (lambda F, x: F.gelu(x), one_operand(), ()),
+    "softmax": (lambda F, x: F.softmax(x), one_operand(min_dims=1, min_side=1), ()),
     "dropout": (
         _dropout,
-        st.tuples(
-            st.tuples(shapes()),
-            st.fixed_dictionaries({"p": st.sampled_from([0.25, 0.5]), "seed": st.integers(0, 999)}),
-        ),
+        one_operand(p=st.sampled_from([0.25, 0.5]), seed=st.integers(0, 999)),
         (_refusal(_ONES, ValueError, r"p=1.0 must lie in \[0, 1\)", p=1.0, seed=0),),
     ),
     "causal_attention": (
