@@ -10,6 +10,7 @@ array([2., 4., 6.])
 """
 
 from autograd.check import GradientMismatch, GradientReport, gradcheck
+from autograd.rows import Rows
 from autograd.tensor import (
     Operand,
     Tensor,
@@ -17,6 +18,7 @@ from autograd.tensor import (
     concatenate,
     enable_grad,
     exp,
+    is_recorded,
     log,
     matmul,
     max,
@@ -37,12 +39,14 @@ __all__ = [
     "GradientMismatch",
     "GradientReport",
     "Operand",
+    "Rows",
     "Tensor",
     "as_tensor",
     "concatenate",
     "enable_grad",
     "exp",
     "gradcheck",
+    "is_recorded",
     "log",
     "matmul",
     "max",

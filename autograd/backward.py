@@ -6,12 +6,12 @@ The chain rule is then two sentences. A node's cotangent is the sum of what its 
 back. A node may send back only after all its consumers have, so nodes are visited in reverse
 topological order, each exactly once.
 
-Nothing here knows of arrays: gradients are whatever the vjps return, as long as `+` adds them.
+Nothing here knows of arrays: gradients are whatever the vjps return, as long as `add` adds them.
 
 Source: Griewank & Walther, Evaluating Derivatives, 2nd ed. 2008, section 3.2 (reverse mode).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 
@@ -68,11 +68,18 @@ def _parents(node: Node) -> Sequence[Node]:
     return node.parents
 
 
-def backward(root: Node, g: Any, *, retain_graph: bool = False) -> list[tuple[Node, Any]]:
+def plus(so_far: Any, gradient: Any) -> Any:
+    """so_far + gradient, as a new sum."""
+    return so_far + gradient
+
+
+def backward(
+    root: Node, g: Any, *, retain_graph: bool = False, add: Callable[[Any, Any], Any] = plus
+) -> list[tuple[Node, Any]]:
     """Send the cotangent `g` of `root` down to the leaves; return (leaf, gradient) pairs.
 
-    Only this function adds gradients up, and it never changes one in place: a gradient may be
-    shared (addition returns the same one twice) or may be a view of another.
+    Only this function adds gradients up, with `add`, which must not change a gradient that others
+    hold too: one may be shared (addition returns the same one twice) or be a view of another.
 
     Every node is freed as soon as it has sent its gradients on, unless `retain_graph`: what it
     saved for its vjp goes while the pass is still running.
@@ -90,8 +97,8 @@ def backward(root: Node, g: Any, *, retain_graph: bool = False) -> list[tuple[No
         for parent, gradient in zip(parents, node.vjp(g), strict=True):
             if parent.requires_grad:
                 key = id(parent)
-                so_far = cotangents.get(key)
-                cotangents[key] = gradient if so_far is None else so_far + gradient
+                so_far = cotangents.pop(key, None)
+                cotangents[key] = gradient if so_far is None else add(so_far, gradient)
         if not retain_graph:
             node.free()
     return leaves

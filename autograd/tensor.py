@@ -37,6 +37,7 @@ the same bits as alone, as long as no two of them leave gradients in the same le
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -51,6 +52,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from autograd.backward import backward
+from autograd.rows import Rows
 
 Array: TypeAlias = NDArray[Any]
 Axis: TypeAlias = int | tuple[int, ...] | None
@@ -91,6 +93,11 @@ def enable_grad() -> AbstractContextManager[None]:
     return _recording(True)
 
 
+def is_recorded(*parents: Tensor) -> bool:
+    """Whether `record` would remember these parents: what a vjp needs is worth saving only then."""
+    return _mode.recording and any([parent.requires_grad for parent in parents])
+
+
 def record(data: ArrayLike, parents: tuple[Tensor, ...], vjp: Vjp) -> Tensor:
     """Return `data` as a Tensor that remembers how it was computed.
 
@@ -120,7 +127,7 @@ def record(data: ArrayLike, parents: tuple[Tensor, ...], vjp: Vjp) -> Tensor:
                 f"result {out.dtype}; make all the same first, so that no precision is lost or "
                 "gained unnoticed"
             )
-    if _mode.recording and any([parent.requires_grad for parent in parents]):
+    if is_recorded(*parents):
         out.requires_grad, out.parents, out._vjp = True, parents, vjp
     return out
 
@@ -157,6 +164,52 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
     leading = g.ndim - len(shape)
     axes = tuple(range(leading)) + tuple(leading + i for i, n in enumerate(shape) if n == 1)
     return cast(Array, g.sum(axis=axes).reshape(shape))
+
+
+# -- whose an array is ---------------------------------------------------------------------------
+
+
+def _own(gradient: Array) -> Array:
+    """Return the gradient itself if nobody else holds it, or a copy of one's own.
+
+    What a vjp returned may be shared, may be a view, or an array that is kept elsewhere. Every
+    holder of an array, or of a view of it, counts as a reference to it, so that an array with the
+    fewest references possible is the caller's alone: then copying it would be a waste.
+    """
+    if _is_array(gradient) and sys.getrefcount(gradient) == _FEWEST:
+        return gradient
+    return np.array(gradient)
+
+
+def _add(so_far: Array, gradient: Array) -> Array:
+    """so_far + gradient; in place if nobody else holds so_far."""
+    if _is_array(so_far) and sys.getrefcount(so_far) == _FEWEST:
+        if isinstance(gradient, Rows):
+            gradient.add_to(so_far)
+        else:
+            so_far += gradient
+        return so_far
+    return so_far + gradient
+
+
+def _is_array(gradient: object) -> bool:
+    return type(gradient) is np.ndarray and gradient.base is None
+
+
+def _fewest() -> int:
+    """What the two functions above see of an array that one variable of their caller holds.
+
+    Counted, as it differs between versions of Python.
+    """
+
+    def references(array: Array) -> int:
+        return sys.getrefcount(array)
+
+    array = np.empty(0)
+    return references(array)
+
+
+_FEWEST = _fewest()
 
 
 # -- arithmetic, with broadcasting ---------------------------------------------------------------
@@ -518,7 +571,7 @@ class Tensor:
         for i, (parent, gradient) in enumerate(zip(self.parents, gradients, strict=True)):
             if not parent.requires_grad:
                 continue
-            if not isinstance(gradient, np.ndarray | np.generic):
+            if not isinstance(gradient, np.ndarray | np.generic | Rows):
                 raise TypeError(f"{name} returned {gradient!r} for parent {i}, not an array")
             if gradient.shape != parent.data.shape or gradient.dtype != parent.data.dtype:
                 raise ValueError(
@@ -562,7 +615,7 @@ class Tensor:
             g = np.ones_like(self.data)
         leaves = cast(
             list[tuple[Tensor, Array]],
-            backward(self, self._cotangent(g), retain_graph=retain_graph),
+            backward(self, self._cotangent(g), retain_graph=retain_graph, add=_add),
         )
         for leaf, gradient in leaves:
             so_far = leaf.grad
@@ -575,8 +628,7 @@ class Tensor:
                 )
         while leaves:
             leaf, gradient = leaves.pop()
-            # A leaf owns its gradient: what a vjp returned may be shared or a view.
-            leaf.grad = np.array(gradient if leaf.grad is None else leaf.grad + gradient)
+            leaf.grad = _own(gradient) if leaf.grad is None else np.array(leaf.grad + gradient)
 
     def _cotangent(self, g: ArrayLike) -> Array:
         if isinstance(g, Tensor):

@@ -77,3 +77,10 @@ def cross_entropy(logits: Tensor, targets: ArrayLike, ignore_index: int = -100) 
     shifted = z - z.detach().max(axis=-1, keepdims=True)
     log_total = log(exp(shifted).sum(axis=-1))  # (N,)
     return (log_total[rows] - shifted[rows, labels[rows]]).mean()
+
+
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, targets: ArrayLike, ignore_index: int = -100
+) -> Tensor:
+    """The head and its loss;  (..., C) -> ()."""
+    return cross_entropy(linear(x, weight), targets, ignore_index)

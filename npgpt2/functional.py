@@ -8,20 +8,27 @@ Letters: B batch, T time, C channels, H heads, D = C/H, V vocabulary; `...` any 
 all of them multiplied. All ops keep the caller's dtype (float32 or float64), and accept complex
 arrays in the forward pass for complex-step checks: hence no `abs`, and comparisons on `.real`.
 An array in place of a Tensor is a constant.
+
+Where an op makes several passes over its operands, it does so block by block: a block stays in
+the processor's cache from the first pass to the last. Sums over rows or channels are products with
+a vector, which BLAS does faster than `sum`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from autograd import Operand, Tensor, as_tensor, record
+from autograd import Operand, Rows, Tensor, as_tensor, is_recorded, record
 from npgpt2 import validate
 
 Array = NDArray[Any]
+
+_BLOCK, _SCORES, _QUERIES, _LOGITS = 1 << 16, 1 << 17, 64, 1 << 22
 
 
 def linear(x: Operand, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -96,14 +103,13 @@ def embedding(weight: Tensor, ids: ArrayLike) -> Tensor:
     w = weight.data
     indices = validate.ids("ids", ids, w.shape[0])
 
-    def vjp(g: Array) -> tuple[Array]:
+    def vjp(g: Array) -> tuple[Rows]:
         # Row v of the table receives the sum of g over all the places where v was looked up.
-        dw = np.zeros_like(w)
         order = indices.reshape(-1).argsort(kind="stable")
         ordered = indices.reshape(-1)[order]
         starts = np.flatnonzero(np.diff(ordered, prepend=-1))  # where a new id begins
-        dw[ordered[starts]] = np.add.reduceat(g.reshape(-1, w.shape[1])[order], starts, axis=0)
-        return (dw,)
+        sums = np.add.reduceat(g.reshape(-1, w.shape[1])[order], starts, axis=0)
+        return (Rows(w.shape, ordered[starts], sums),)
 
     return record(w[indices], (weight,), vjp)
 
@@ -138,25 +144,28 @@ def layer_norm(x: Operand, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> T
         raise ValueError(
             f"layer_norm: x has shape {x.shape}, but weight {weight.shape} and bias {bias.shape}"
         )
-    centred = x.data - x.data.mean(axis=-1, keepdims=True)
-    rstd = 1.0 / np.sqrt(_mean_product(centred, centred) + eps)  # (..., 1)
+    C, w, shape = x.shape[-1], weight.data, x.shape
+    rows = x.data.reshape(-1, C)  # (..., C) -> (N, C)
+    centred = rows - _sum_channels(rows) / C
+    rstd = 1.0 / np.sqrt(np.einsum("nc,nc->n", centred, centred)[:, None] / C + eps)  # (N, 1)
     xhat = np.multiply(centred, rstd, out=centred)
-    w = weight.data
 
     def vjp(g: Array) -> tuple[Array, Array, Array]:
         # forward: xhat = (x - mean) * rstd. Both mean and rstd depend on all of x, and so
         # dx = rstd * (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat)): what dxhat has along 1
         # and along xhat is taken out, as moving x in those directions leaves xhat unchanged.
-        dxhat = g * w
-        dx = xhat * -_mean_product(dxhat, xhat)
-        dx += dxhat
-        dx -= dxhat.mean(axis=-1, keepdims=True)
+        # With dxhat = g * w, the means are products with w: of g, and of g * xhat.
+        g = g.reshape(-1, C)
+        g_xhat = g * xhat
+        dw, db = _sum_rows(g_xhat), _sum_rows(g)
+        along_xhat = (g_xhat @ w)[:, None] / C
+        dx = g * w  # dxhat
+        dx -= np.multiply(xhat, along_xhat, out=g_xhat)
+        dx -= (g @ w)[:, None] / C
         dx *= rstd
-        channels = g.shape[-1]
-        dw = _sum_rows((g * xhat).reshape(-1, channels))
-        return dx, dw, _sum_rows(g.reshape(-1, channels))
+        return dx.reshape(shape), dw, db
 
-    return record(_plus(xhat * w, bias.data), (x, weight, bias), vjp)
+    return record(_plus(xhat * w, bias.data).reshape(shape), (x, weight, bias), vjp)
 
 
 def gelu(x: Operand) -> Tensor:
@@ -168,28 +177,34 @@ def gelu(x: Operand) -> Tensor:
     """
     x = as_tensor(x)
     a, c = 0.044715, math.sqrt(2.0 / math.pi)
-    z = x.data
-    s = np.asarray(z * z)  # an array, not a number, where x is 0-d
-    s *= a * c
-    s += c
-    s *= z  # u
-    np.tanh(s, out=s)
-    s += 1.0
-    s *= 0.5  # s = (1 + tanh(u))/2, so that out = x * s
+    z = x.data.reshape(-1)
+    out, slope = np.empty_like(z), np.empty_like(z) if is_recorded(x) else None
+    with np.errstate(over="ignore"):  # exp(-2u) = inf is right: then s = 0
+        for n in _blocks(z):
+            zz = z[n] * z[n]
+            s = zz * (-2.0 * a * c)
+            s -= 2.0 * c
+            s *= z[n]  # -2u
+            np.exp(s, out=s)
+            s += 1.0
+            np.divide(1.0, s, out=s)  # s = 1/(1 + exp(-2u)) = (1 + tanh(u))/2, so out = x * s
+            np.multiply(z[n], s, out=out[n])
+            if slope is not None:
+                # d/dx = s + x * ds/dx,  ds/dx = 2 s (1 - s) * du/dx,  du/dx = c * (1 + 3 a x**2)
+                zz *= 6.0 * a * c
+                zz += 2.0 * c
+                zz *= z[n]  # 2 x du/dx
+                dx = np.subtract(1.0, s, out=slope[n])
+                dx *= zz
+                dx += 1.0
+                dx *= s
+    shape = x.shape
 
     def vjp(g: Array) -> tuple[Array]:
-        # d/dx = s + x * ds/dx,  ds/dx = 2 s (1 - s) * du/dx,  du/dx = c * (1 + 3 a x**2)
-        dx = np.asarray(z * z)
-        dx *= 6.0 * a * c
-        dx += 2.0 * c
-        dx *= z  # 2 x du/dx
-        dx *= 1.0 - s
-        dx += 1.0
-        dx *= s
-        dx *= g
-        return (dx,)
+        assert slope is not None
+        return (g * slope.reshape(shape),)
 
-    return record(z * s, (x,), vjp)
+    return record(out.reshape(shape), (x,), vjp)
 
 
 def softmax(x: Operand) -> Tensor:
@@ -213,7 +228,7 @@ def dropout(x: Operand, p: float, rng: np.random.Generator) -> Tensor:
     x = as_tensor(x)
     if validate.fraction("p", p) == 0.0:
         return x
-    scaled_mask = _dropout_mask(x.data, p, rng)
+    scaled_mask = _dropout_mask(x.shape, x.data.real.dtype, p, rng)
 
     def vjp(g: Array) -> tuple[Array]:
         return (g * scaled_mask,)
@@ -257,40 +272,50 @@ def causal_attention(
     D = C // n_head
     scale = 1.0 / math.sqrt(D)
     q, k, v = qkv.data.reshape(B, T, 3, n_head, D).transpose(2, 0, 3, 1, 4)  # each (B, H, T, D)
-
-    scores = q @ k.swapaxes(-1, -2)  # (B, H, T, D) @ (B, H, D, T) -> (B, H, T, T)
-    scores *= scale
-    np.copyto(scores, -np.inf, where=~np.tri(T, dtype=bool))  # row t sees columns 0 to t
-    weights = _softmax_inplace(scores)
-    kept = weights
+    scaled_mask = None
     if validate.fraction("p", p):
         if rng is None:
             raise ValueError(f"attention dropout with p={p} needs a generator")
-        scaled_mask = _dropout_mask(weights, p, rng)
-        kept = weights * scaled_mask
-    out = np.empty((B, T, C), dtype=weights.dtype)
-    np.matmul(kept, v, out=_heads(out, n_head))
+        scaled_mask = _dropout_mask((B, n_head, T, T), q.real.dtype, p, rng)
+
+    # What the mask hides is not computed, but for a block of rows on the diagonal: there are
+    # numbers in the lower blocks of these (B, H, T, T) arrays only.
+    weights = np.empty((B, n_head, T, T), dtype=q.dtype)
+    kept = weights if scaled_mask is None else np.empty_like(weights)
+    out = np.empty((B, T, C), dtype=q.dtype)
+    for b, t in _attention_blocks(weights):
+        seen = slice(t.stop)  # row t sees columns 0 to t
+        w = np.matmul(q[b, :, t], k[b, :, seen].swapaxes(-1, -2), out=weights[b, :, t, seen])
+        w *= scale
+        w[..., t] += _hidden(t.stop - t.start, w.real.dtype)
+        _softmax_inplace(w)
+        if scaled_mask is not None:
+            w = np.multiply(w, scaled_mask[b, :, t, seen], out=kept[b, :, t, seen])
+        np.matmul(w, v[b, :, seen], out=_heads(out, n_head)[b, :, t])
 
     def vjp(g: Array) -> tuple[Array]:
         dqkv = np.empty((B, T, 3, n_head, D), dtype=g.dtype)
         dq, dk, dv = dqkv.transpose(2, 0, 3, 1, 4)
         dout = _heads(g, n_head)  # (B, H, T, D)
-        # forward: out = kept @ v
-        np.matmul(kept.swapaxes(-1, -2), dout, out=dv)
-        dscores = dout @ v.swapaxes(-1, -2)  # (B, H, T, T)
-        if p:
-            dscores *= scaled_mask
         # forward: weights = softmax(scores). Its vjp needs sum_j dweights_ij * weights_ij, which
-        # is also <dout_i, out_i>: a sum over D entries instead of T. Where the mask made a
-        # weight 0, so is its gradient.
-        dscores -= np.einsum(
-            "bthd,bthd->bht", g.reshape(B, T, n_head, D), out.reshape(B, T, n_head, D)
-        )[..., None]
-        dscores *= weights
-        # forward: scores = scale * q @ k.T
-        dscores *= scale
-        np.matmul(dscores, k, out=dq)
-        np.matmul(dscores.swapaxes(-1, -2), q, out=dk)
+        # is also <dout_i, out_i>: a sum over D entries instead of T.
+        inner = np.einsum("bhtd,bhtd->bht", dout, _heads(out, n_head))[..., None]
+        dscores = np.empty_like(weights)
+        for b, t in _attention_blocks(weights):
+            seen = slice(t.stop)
+            # forward: out = kept @ v
+            ds = np.matmul(dout[b, :, t], v[b, :, seen].swapaxes(-1, -2), out=dscores[b, :, t, seen])
+            if scaled_mask is not None:
+                ds *= scaled_mask[b, :, t, seen]
+            ds -= inner[b, :, t]
+            ds *= weights[b, :, t, seen]  # where the mask made a weight 0, so is its gradient
+            # forward: scores = scale * q @ k.T
+            ds *= scale
+            np.matmul(ds, k[b, :, seen], out=dq[b, :, t])
+        for b, t in _attention_blocks(weights):
+            by = slice(t.start, T)  # column t is seen by rows t and later
+            np.matmul(kept[b, :, by, t].swapaxes(-1, -2), dout[b, :, by], out=dv[b, :, t])
+            np.matmul(dscores[b, :, by, t].swapaxes(-1, -2), q[b, :, by], out=dk[b, :, t])
         return (dqkv.reshape(B, T, 3 * C),)
 
     return record(out, (qkv,), vjp)
@@ -321,39 +346,61 @@ def cross_entropy(logits: Operand, targets: ArrayLike, ignore_index: int = -100)
         Targets of the wrong shape, or all of them ignored (their mean would be 0/0).
     """
     logits = as_tensor(logits)
-    if not logits.ndim:
-        raise ValueError("cross_entropy: logits must have shape (..., V), not ()")
-    labels = validate.ids("targets", targets, logits.shape[-1], ignore=ignore_index)
-    if labels.shape != logits.shape[:-1]:
-        raise ValueError(
-            f"targets have shape {labels.shape}, but logits of shape {logits.shape} "
-            f"need targets of shape {logits.shape[:-1]}"
-        )
-    labels = labels.reshape(-1)
-    rows = np.flatnonzero(labels != ignore_index)
-    if not rows.size:
-        raise ValueError(f"all {labels.size} targets are ignored (ignore_index={ignore_index})")
-    columns = labels[rows]
-
-    z = logits.data.reshape(-1, logits.shape[-1])  # (N, V)
-    z = z - z.real.max(axis=-1, keepdims=True)  # softmax does not change, exp cannot overflow
-    of_target = z[rows, columns]
-    p = np.exp(z, out=z)
-    total = p.sum(axis=-1, keepdims=True)
-    loss = np.mean(np.log(total[rows, 0]) - of_target)
-    p /= total
+    rows, columns = _counted(logits.shape, targets, ignore_index)
     shape = logits.shape
+    dz = logits.data.reshape(-1, shape[-1])[rows]  # (n, V), the counted ones of (N, V)
+    loss = _cross_entropy_inplace(dz, columns)
 
     def vjp(g: Array) -> tuple[Array]:
-        # dz = (p - onehot(target)) / n in counted rows, 0 in ignored ones
-        share = g / rows.size
-        dz = p * share
-        dz[rows, columns] -= share
-        if rows.size < len(dz):
-            dz[labels == ignore_index] = 0.0
-        return (dz.reshape(shape),)
+        return (_scatter_rows(dz * (g / len(dz)), rows, shape),)
 
     return record(loss, (logits,), vjp)
+
+
+def linear_cross_entropy(
+    x: Operand, weight: Tensor, targets: ArrayLike, ignore_index: int = -100
+) -> Tensor:
+    """cross_entropy(linear(x, weight), targets, ignore_index), without keeping the logits.
+
+    Of a vocabulary of 50,257, logits are the largest array of a small GPT-2. There is one array
+    of their size here, of which the backward pass has the use; and none without a backward pass.
+
+    Parameters
+    ----------
+    x
+        (..., C).
+    weight
+        (V, C).
+    targets, ignore_index
+        As for `cross_entropy`; so are the errors.
+
+    Returns
+    -------
+    Tensor
+        A scalar.
+    """
+    x = as_tensor(x, like=weight)
+    if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:]:
+        raise ValueError(
+            f"linear_cross_entropy: x of shape {x.shape} must end in the last axis of the weight, "
+            f"{weight.shape}"
+        )
+    shape, w = x.shape, weight.data
+    rows, columns = _counted((*shape[:-1], len(w)), targets, ignore_index)
+    counted = x.data.reshape(-1, shape[-1])[rows]  # (n, C)
+    n = len(counted)
+    step = n if is_recorded(x, weight) else max(1, _LOGITS // len(w))
+    loss = 0.0
+    for i in range(0, n, step):
+        dz = counted[i : i + step] @ w.T  # (n, C) @ (C, V) -> (n, V)
+        loss = loss + _cross_entropy_inplace(dz, columns[i : i + step]) * (len(dz) / n)
+
+    def vjp(g: Array) -> tuple[Array, Array]:
+        # forward: z = counted @ w.T; dz is that of a cotangent of 1, and g may wait: dz is large.
+        share = g / n
+        return _scatter_rows((dz @ w) * share, rows, shape), dz.T @ (counted * share)
+
+    return record(loss, (x, weight), vjp)
 
 
 # -- shared by the kernels above -----------------------------------------------------------------
@@ -367,29 +414,100 @@ def _plus(out: Array, b: Array) -> Array:
     return np.add(out, b)
 
 
+def _counted(
+    shape: tuple[int, ...], targets: ArrayLike, ignore_index: int
+) -> tuple[Array, Array]:
+    """Which of the N rows of (..., V) logits count: (their indices, their targets), each (n,)."""
+    if not shape:
+        raise ValueError("cross_entropy: logits must have shape (..., V), not ()")
+    labels = validate.ids("targets", targets, shape[-1], ignore=ignore_index)
+    if labels.shape != shape[:-1]:
+        raise ValueError(
+            f"targets have shape {labels.shape}, but logits of shape {shape} "
+            f"need targets of shape {shape[:-1]}"
+        )
+    labels = labels.reshape(-1)
+    rows = np.flatnonzero(labels != ignore_index)
+    if not rows.size:
+        raise ValueError(f"all {labels.size} targets are ignored (ignore_index={ignore_index})")
+    return rows, labels[rows]
+
+
+def _cross_entropy_inplace(z: Array, columns: Array) -> Any:
+    """Return the mean loss of (n, V) logits, and write its gradient, for a cotangent of n, to z.
+
+    dz = softmax(z) - onehot(target).
+    """
+    losses = np.empty(len(z), dtype=z.dtype)
+    for n in _blocks(z):
+        p, at_target = z[n], (np.arange(n.stop - n.start), columns[n])
+        p -= p.real.max(axis=-1, keepdims=True)  # softmax does not change, exp cannot overflow
+        of_target = p[at_target]
+        np.exp(p, out=p)
+        total = _sum_channels(p)
+        losses[n] = np.log(total[:, 0]) - of_target
+        p /= total
+        p[at_target] -= 1.0
+    return losses.mean()
+
+
+def _scatter_rows(values: Array, rows: Array, shape: tuple[int, ...]) -> Array:
+    """Put (n, C) values at these rows of an array of a shape (..., C), 0 elsewhere."""
+    if values.size == math.prod(shape):
+        return values.reshape(shape)
+    out = np.zeros((math.prod(shape[:-1]), shape[-1]), dtype=values.dtype)
+    out[rows] = values
+    return out.reshape(shape)
+
+
 def _sum_rows(rows: Array) -> Array:
     """(N, C) -> (C,): a product with ones, for BLAS sums faster than `sum`."""
     return np.ones(len(rows), dtype=rows.dtype) @ rows
 
 
-def _mean_product(a: Array, b: Array) -> Array:
-    """(..., C), (..., C) -> (..., 1): the mean of a * b over channels, without a temporary."""
-    mean: Array = np.einsum("...c,...c->...", a, b)[..., None] / a.shape[-1]
-    return mean
+def _hidden(n: int, dtype: np.dtype[Any]) -> Array:
+    """(n, n): -inf right of the diagonal, else 0."""
+    return np.where(np.tri(n, dtype=bool), 0.0, -np.inf).astype(dtype)
+
+
+def _sum_channels(rows: Array) -> Array:
+    """(..., C) -> (..., 1), likewise."""
+    return rows @ np.ones((rows.shape[-1], 1), dtype=rows.dtype)
+
+
+def _blocks(a: Array) -> Iterator[slice]:
+    """Cut the first axis into slices of about _BLOCK elements, at least one row each."""
+    length = len(a)
+    step = max(1, _BLOCK * length // max(a.size, 1))
+    return (slice(i, min(i + step, length)) for i in range(0, length, step))
+
+
+def _attention_blocks(e: Array) -> Iterator[tuple[slice, slice]]:
+    """Cut (B, H, T, T) weights into blocks: slices of the batch, and in each, slices of queries."""
+    B, H, T, _ = e.shape
+    queries = min(T, _QUERIES)
+    step = max(1, _SCORES // (H * queries * T))
+    return (
+        (slice(b, min(b + step, B)), slice(t, min(t + queries, T)))
+        for b in range(0, B, step)
+        for t in range(0, T, queries)
+    )
 
 
 def _softmax_inplace(z: Array) -> Array:
     """Softmax over the last axis, written into z."""
     z -= z.real.max(axis=-1, keepdims=True)
     np.exp(z, out=z)
-    z /= z.sum(axis=-1, keepdims=True)
+    z /= _sum_channels(z)
     return z
 
 
-def _dropout_mask(like: Array, p: float, rng: np.random.Generator) -> Array:
+def _dropout_mask(
+    shape: tuple[int, ...], dtype: np.dtype[Any], p: float, rng: np.random.Generator
+) -> Array:
     """0 with probability p, else 1/(1-p); the same draws for every dtype."""
-    keep = rng.random(like.shape, dtype=np.float32) >= p
-    return keep.astype(like.real.dtype) * (1.0 / (1.0 - p))
+    keep = rng.random(shape, dtype=np.float32) >= p
+    return keep.astype(dtype) * (1.0 / (1.0 - p))
 
 
 def _heads(a: Array, n_head: int) -> Array:

@@ -162,7 +162,23 @@ class GPT2Model(Module):
                 fill_normal(parameter.data, std * scale, self.rng)
 
     def forward(self, input_ids: ArrayLike) -> Tensor:
-        """Return the logits of the next token at every position.
+        """Return the logits of the next token at every position: before softmax, (B, T, V).
+
+        Parameters and errors are those of `hidden`.
+        """
+        return self.lm_head(self.hidden(input_ids))  # (B, T, C) -> (B, T, V)
+
+    def loss(self, input_ids: ArrayLike, targets: ArrayLike, ignore_index: int = -100) -> Tensor:
+        """Return the cross entropy of the logits, in nats, without keeping the logits.
+
+        The same as `functional.cross_entropy(model(input_ids), targets, ignore_index)`, in less
+        memory and time; parameters and errors are those of `hidden` and of `cross_entropy`.
+        """
+        x = self.hidden(input_ids)
+        return F.linear_cross_entropy(x, self.lm_head.weight, targets, ignore_index)
+
+    def hidden(self, input_ids: ArrayLike) -> Tensor:
+        """Return what the head reads: the residual stream after the last layer norm.
 
         Parameters
         ----------
@@ -172,7 +188,7 @@ class GPT2Model(Module):
         Returns
         -------
         Tensor
-            (B, T, V), before softmax.
+            (B, T, C).
 
         Raises
         ------
@@ -192,7 +208,7 @@ class GPT2Model(Module):
         x = self.drop(self.wte(ids) + self.wpe(np.arange(T)))  # (B, T) -> (B, T, C)
         for block in self.h:
             x = block(x)
-        return self.lm_head(self.ln_f(x))  # (B, T, C) -> (B, T, V)
+        return self.ln_f(x)
 
     def get_num_params(self) -> int:
         """Count the entries of all parameters, the tied one once."""

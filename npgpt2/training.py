@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from npgpt2 import data, validate
-from npgpt2 import functional as F
 from npgpt2.config import GPT2Config
 from npgpt2.model import GPT2Model
 from npgpt2.optim import AdamW, clip_grad_norm, cosine_schedule
@@ -245,7 +244,7 @@ class Trainer:
         inputs, targets = data.random_batch(
             self.tokens, config.batch_size, config.n_positions, self.rng
         )
-        loss = F.cross_entropy(self.model.train()(inputs), targets)
+        loss = self.model.train().loss(inputs, targets)
         loss.backward()
         grad_norm = clip_grad_norm(self.optimizer.parameters, config.max_grad_norm)
         self.optimizer.lr = cosine_schedule(
@@ -277,7 +276,7 @@ class Trainer:
         with self.model.evaluating():
             for batch in np.split(starts, config.eval_batches):
                 inputs, targets = data.windows(self.val_tokens, batch, config.n_positions)
-                losses.append(F.cross_entropy(self.model(inputs), targets).item())
+                losses.append(self.model.loss(inputs, targets).item())
         loss = float(np.mean(losses))
         if not math.isfinite(loss):
             raise FloatingPointError(f"validation loss is {loss}; lower the learning rate")

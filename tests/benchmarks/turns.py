@@ -1,0 +1,108 @@
+"""Worker processes that take turns: what compares two programs on a noisy machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class Worker:
+    """A process that `serve`s: it prints one line of JSON when ready, and one for every turn.
+
+    Attributes
+    ----------
+    ready
+        What it printed when it was ready.
+    turns
+        What it measured, a turn at a time.
+    """
+
+    def __init__(self, command: Sequence[str], threads: int) -> None:
+        self.process = subprocess.Popen(
+            [*command], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=os.environ | {name: str(threads) for name in THREAD_VARIABLES},
+        )  # fmt: skip
+        self.turns: list[dict[str, float]] = []
+        self.ready = self._answer()
+
+    def turn(self, seconds: float) -> None:
+        """Let it run for about so long, at least one step."""
+        assert self.process.stdin is not None
+        print(seconds, file=self.process.stdin, flush=True)
+        self.turns.append(self._answer())
+
+    def close(self) -> None:
+        """Let it end."""
+        self.process.communicate(timeout=60)
+
+    def median(self, key: str) -> float:
+        """Return the median over turns."""
+        return statistics.median(turn[key] for turn in self.turns)
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a worker ended: status {self.process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def python(module: str, *arguments: object) -> list[str]:
+    """Return the command that runs a module of the tests."""
+    return [sys.executable, "-m", module, *map(str, arguments)]
+
+
+def serve(ready: dict[str, Any], step: Callable[[], dict[str, float]]) -> None:
+    """Answer on standard output to every turn asked for on standard input.
+
+    Parameters
+    ----------
+    ready
+        What to say first.
+    step
+        Does one step and returns its times, in seconds, by name.
+
+    A turn's answer has the mean of those times, their sum as "step", page faults a step as
+    "faults", and the peak memory of the process in bytes as "peak".
+    """
+    step()  # the first one allocates
+    print(json.dumps(ready), flush=True)
+    for line in sys.stdin:
+        steps, sums = 0, {"step": 0.0}
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        start = time.perf_counter()
+        while not steps or time.perf_counter() - start < float(line):
+            for name, seconds in step().items():
+                sums[name] = sums.get(name, 0.0) + seconds
+                sums["step"] += seconds
+            steps += 1
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        answer = {name: seconds / steps for name, seconds in sums.items()}
+        answer |= {"faults": (usage.ru_minflt - faults) / steps, "peak": usage.ru_maxrss * 1024}
+        print(json.dumps(answer), flush=True)
+
+
+def take_turns(workers: Sequence[Worker], rounds: int, seconds: float) -> None:
+    """Let the workers run one after the other, `rounds` times."""
+    for _ in range(rounds):
+        for worker in workers:
+            worker.turn(seconds)
+
+
+def ratio(other: Worker, ours: Worker, key: str) -> tuple[float, float, float]:
+    """Return how many times as much the other took, round by round: (median, least, most)."""
+    ratios = sorted(a[key] / b[key] for a, b in zip(other.turns, ours.turns, strict=True))
+    return statistics.median(ratios), ratios[0], ratios[-1]
