@@ -119,9 +119,10 @@ def record(data: ArrayLike, parents: tuple[Tensor, ...], vjp: Vjp) -> Tensor:
         Data and parents are not all of one precision.
     """
     out = Tensor(data)
-    precision = out.data.real.dtype  # that of a complex number is its real part's
     for i, parent in enumerate(parents):
-        if parent.data.real.dtype != precision:
+        if parent.data.dtype != out.data.dtype and (
+            parent.data.real.dtype != out.data.real.dtype  # a complex number has its real part's
+        ):
             raise TypeError(
                 f"{vjp.__qualname__.partition('.')[0]}: operand {i} has dtype {parent.dtype}, the "
                 f"result {out.dtype}; make all the same first, so that no precision is lost or "
@@ -638,6 +639,8 @@ class Tensor:
             )
         if self.data.dtype.kind == "c":
             raise TypeError("there is no backward pass for complex values")
+        if type(g) is np.ndarray and g.shape == self.data.shape and g.dtype == self.data.dtype:
+            return g
         array = np.asarray(g)
         if array.shape != self.data.shape or array.dtype.kind not in "fiub":
             raise ValueError(

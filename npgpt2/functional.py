@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from autograd import Operand, Rows, Tensor, as_tensor, is_recorded, record
 from npgpt2 import validate
+from npgpt2.blocks import blocks
 
 Array = NDArray[Any]
 
-_BLOCK, _SCORES, _QUERIES, _LOGITS = 1 << 16, 1 << 17, 64, 1 << 22
+_SCORES, _QUERIES, _LOGITS = 1 << 17, 64, 1 << 22
 
 
 def linear(x: Operand, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -180,7 +182,7 @@ def gelu(x: Operand) -> Tensor:
     z = x.data.reshape(-1)
     out, slope = np.empty_like(z), np.empty_like(z) if is_recorded(x) else None
     with np.errstate(over="ignore"):  # exp(-2u) = inf is right: then s = 0
-        for n in _blocks(z):
+        for n in blocks(z):
             zz = z[n] * z[n]
             s = zz * (-2.0 * a * c)
             s -= 2.0 * c
@@ -439,7 +441,7 @@ def _cross_entropy_inplace(z: Array, columns: Array) -> Any:
     dz = softmax(z) - onehot(target).
     """
     losses = np.empty(len(z), dtype=z.dtype)
-    for n in _blocks(z):
+    for n in blocks(z):
         p, at_target = z[n], (np.arange(n.stop - n.start), columns[n])
         p -= p.real.max(axis=-1, keepdims=True)  # softmax does not change, exp cannot overflow
         of_target = p[at_target]
@@ -462,9 +464,15 @@ def _scatter_rows(values: Array, rows: Array, shape: tuple[int, ...]) -> Array:
 
 def _sum_rows(rows: Array) -> Array:
     """(N, C) -> (C,): a product with ones, for BLAS sums faster than `sum`."""
-    return np.ones(len(rows), dtype=rows.dtype) @ rows
+    return _ones(len(rows), rows.dtype) @ rows
 
 
+@lru_cache(maxsize=64)
+def _ones(n: int, dtype: np.dtype[Any]) -> Array:
+    return np.ones(n, dtype=dtype)
+
+
+@lru_cache(maxsize=64)
 def _hidden(n: int, dtype: np.dtype[Any]) -> Array:
     """(n, n): -inf right of the diagonal, else 0."""
     return np.where(np.tri(n, dtype=bool), 0.0, -np.inf).astype(dtype)
@@ -472,14 +480,7 @@ def _hidden(n: int, dtype: np.dtype[Any]) -> Array:
 
 def _sum_channels(rows: Array) -> Array:
     """(..., C) -> (..., 1), likewise."""
-    return rows @ np.ones((rows.shape[-1], 1), dtype=rows.dtype)
-
-
-def _blocks(a: Array) -> Iterator[slice]:
-    """Cut the first axis into slices of about _BLOCK elements, at least one row each."""
-    length = len(a)
-    step = max(1, _BLOCK * length // max(a.size, 1))
-    return (slice(i, min(i + step, length)) for i in range(0, length, step))
+    return rows @ _ones(rows.shape[-1], rows.dtype)[:, None]
 
 
 def _attention_blocks(e: Array) -> Iterator[tuple[slice, slice]]:

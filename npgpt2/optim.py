@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from autograd import Tensor
 from npgpt2 import validate
+from npgpt2.blocks import BLOCK, blocks, for_each_block
 
 Array = NDArray[Any]
 
@@ -83,6 +85,11 @@ class AdamW(Optimizer):
         Number of steps done.
     m, v
         Moments, one array for each parameter.
+
+    Notes
+    -----
+    Small parameters are changed together, packed into one array, as the number of NumPy calls is
+    all that they take time for; large ones block by block.
     """
 
     def __init__(
@@ -98,34 +105,67 @@ class AdamW(Optimizer):
         self.eps = validate.positive("eps", eps)
         self.weight_decay = validate.number("weight_decay", weight_decay)
         self.step_count = 0
-        self.m = [np.zeros_like(p.data) for p in self.parameters]
-        self.v = [np.zeros_like(p.data) for p in self.parameters]
+        self._packs = _packs(self.parameters)
+
+    @property
+    def m(self) -> list[Array]:
+        """First moments, one array for each parameter."""
+        return self._moments("m")
+
+    @property
+    def v(self) -> list[Array]:
+        """Second moments, likewise."""
+        return self._moments("v")
+
+    def _moments(self, name: str) -> list[Array]:
+        views = {
+            id(p): getattr(pack, name)[at].reshape(p.shape)
+            for pack in self._packs
+            for p, at in pack.members
+        }
+        return [views[id(p)] for p in self.parameters]
 
     def step(self) -> None:
         """Change every parameter that has a gradient, in place."""
         self.step_count += 1
+        for pack in self._packs:
+            if all(p.grad is not None for p, _ in pack.members):
+                self._change([p for p, _ in pack.members], pack.m, pack.v)
+            else:
+                for p, at in pack.members:
+                    if p.grad is not None:
+                        self._change([p], pack.m[at], pack.v[at])
+
+    def _change(self, parameters: list[Tensor], m: Array, v: Array) -> None:
+        """Do a step for parameters of one kind, whose moments stand one after the other."""
         beta1, beta2 = self.betas
         # With r = sqrt(1 - beta2**t):  m/(1 - beta1**t) / (sqrt(v)/r + eps)
         #                            =  m * (r/(1 - beta1**t)) / (sqrt(v) + r eps)
         r = math.sqrt(1.0 - beta2**self.step_count)
         step_size = self.lr * r / (1.0 - beta1**self.step_count)
-        for parameter, m, v in zip(self.parameters, self.m, self.v, strict=True):
-            g = parameter.grad
-            if g is None:
-                continue
-            m *= beta1
-            m += (1.0 - beta1) * g
-            update = g * g
+        decay = self.weight_decay if parameters[0].ndim >= 2 else 0.0
+        all_p, all_g = _joined(p.data for p in parameters), _joined(p.grad for p in parameters)
+
+        def change(n: slice) -> None:
+            p, g = all_p[n], all_g[n]
+            m[n] *= beta1
+            update = (1.0 - beta1) * g
+            m[n] += update
+            np.multiply(g, g, out=update)
             update *= 1.0 - beta2
-            v *= beta2
-            v += update
-            np.sqrt(v, out=update)
+            v[n] *= beta2
+            v[n] += update
+            np.sqrt(v[n], out=update)
             update += r * self.eps
-            np.divide(m, update, out=update)
+            np.divide(m[n], update, out=update)
             update *= step_size
-            if parameter.ndim >= 2 and self.weight_decay:
-                parameter.data *= 1.0 - self.lr * self.weight_decay
-            parameter.data -= update
+            if decay:
+                p *= 1.0 - self.lr * decay
+            p -= update
+
+        for_each_block(change, m)
+        if not np.may_share_memory(all_p, parameters[0].data):
+            _split(all_p, [p.data for p in parameters])
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of what a resumed run needs: step count and moments."""
@@ -157,11 +197,50 @@ class AdamW(Optimizer):
                 raise ValueError(
                     f"optimizer state {key!r} has shapes {found}, the parameters have {shapes}"
                 )
-        self.m, self.v = (
-            [np.array(a, dtype=p.dtype) for p, a in zip(self.parameters, state[key], strict=True)]
-            for key in ("m", "v")
-        )
+        for key in ("m", "v"):
+            for moment, array in zip(self._moments(key), state[key], strict=True):
+                moment[...] = array
         self.step_count = step_count
+
+
+@dataclass
+class _Pack:
+    """Parameters of one dtype, all of them matrices or none, and their moments in flat arrays."""
+
+    members: list[tuple[Tensor, slice]]  # each with its part of the moments
+    m: Array
+    v: Array
+
+
+def _packs(parameters: list[Tensor]) -> list[_Pack]:
+    """Pack parameters, as long as they fit into a block; larger ones alone."""
+    kinds: dict[tuple[object, ...], list[list[Tensor]]] = {}
+    for p in parameters:
+        packs = kinds.setdefault((p.ndim >= 2, p.dtype), [[]])
+        if sum(q.size for q in packs[-1]) + p.size > BLOCK:
+            packs.append([])
+        packs[-1].append(p)
+    made = []
+    for pack in (pack for packs in kinds.values() for pack in packs if pack):
+        ends = np.cumsum([p.size for p in pack]).tolist()
+        members = [(p, slice(end - p.size, end)) for p, end in zip(pack, ends, strict=True)]
+        m, v = np.zeros((2, ends[-1]), pack[0].dtype)
+        made.append(_Pack(members, m, v))
+    return made
+
+
+def _joined(arrays: Iterable[Array | None]) -> Array:
+    """Return one flat array of all; of a single one that is contiguous, a view."""
+    flat = [a.reshape(-1) for a in arrays if a is not None]
+    return flat[0] if len(flat) == 1 else np.concatenate(flat)
+
+
+def _split(flat: Array, arrays: list[Array]) -> None:
+    """Write the parts of a flat array back to the arrays that were joined."""
+    start = 0
+    for a in arrays:
+        a[...] = flat[start : start + a.size].reshape(a.shape)
+        start += a.size
 
 
 class SGD(Optimizer):
@@ -209,7 +288,9 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
     """
     max_norm = validate.positive("max_norm", max_norm)
     gradients = [p.grad for p in _distinct(parameters) if p.grad is not None]
-    norm = math.sqrt(math.fsum(float(np.vdot(g, g)) for g in gradients))
+    # Block by block: a sum of squares in float32 loses its last digits over millions of entries.
+    flat = [g.reshape(-1) for g in gradients]
+    norm = math.sqrt(math.fsum(float(np.vdot(g[n], g[n])) for g in flat for n in blocks(g)))
     if not math.isfinite(norm):
         raise FloatingPointError(f"gradient norm is {norm}; lower the learning rate")
     factor = max_norm / (norm + 1e-6)

@@ -10,6 +10,7 @@ norm of the first step.
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -60,6 +61,17 @@ def fill(arrays: Iterator[tuple[str, np.ndarray]]) -> None:
             array[...] = 0.0
 
 
+def norm(gradients: Iterator[np.ndarray]) -> float:
+    """Return the joint norm, to more digits than float32 sums over millions of entries have."""
+    return math.sqrt(
+        math.fsum(
+            float(np.vdot(part, part))
+            for g in gradients
+            for part in np.array_split(g.reshape(-1), g.size // 10_000 + 1)
+        )
+    )
+
+
 def timed(forward: Callable[[], Any], backward: Callable[[Any], Any], optimize: Step) -> Step:
     """Return a step that takes the times of its three parts."""
 
@@ -91,8 +103,9 @@ def ours(name: str, threads: int, tuning: bool) -> None:
     optimizer, first = AdamW(model.parameters(), **ADAMW), {}
 
     def optimize() -> None:
-        norm = clip_grad_norm(optimizer.parameters, MAX_NORM)
-        first.setdefault("norm", norm)
+        if "norm" not in first:
+            first["norm"] = norm(p.grad for p in optimizer.parameters)
+        clip_grad_norm(optimizer.parameters, MAX_NORM)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -122,8 +135,9 @@ def torchs(name: str, threads: int, tuning: bool, compiled: bool) -> None:
     call = torch.compile(model) if compiled else model
 
     def optimize() -> None:
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
-        first.setdefault("norm", float(norm))
+        if "norm" not in first:
+            first["norm"] = norm(p.grad.numpy() for p in model.parameters())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
         optimizer.step()
         optimizer.zero_grad()
 
