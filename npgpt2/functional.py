@@ -30,7 +30,10 @@ from npgpt2.blocks import blocks
 
 Array = NDArray[Any]
 
-_SCORES, _QUERIES, _LOGITS = 1 << 17, 64, 1 << 22
+# Sizes, in elements, that were found to be the fastest.
+_ROWS = 64  # of attention weights at a time
+_SCORES = 1 << 17  # attention weights at a time
+_LOGITS = 1 << 22  # logits at a time, where no gradient is wanted
 
 
 def linear(x: Operand, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -196,10 +199,10 @@ def gelu(x: Operand) -> Tensor:
                 zz *= 6.0 * a * c
                 zz += 2.0 * c
                 zz *= z[n]  # 2 x du/dx
-                dx = np.subtract(1.0, s, out=slope[n])
-                dx *= zz
-                dx += 1.0
-                dx *= s
+                d = np.subtract(1.0, s, out=slope[n])
+                d *= zz
+                d += 1.0
+                d *= s
     shape = x.shape
 
     def vjp(g: Array) -> tuple[Array]:
@@ -274,50 +277,46 @@ def causal_attention(
     D = C // n_head
     scale = 1.0 / math.sqrt(D)
     q, k, v = qkv.data.reshape(B, T, 3, n_head, D).transpose(2, 0, 3, 1, 4)  # each (B, H, T, D)
-    scaled_mask = None
     if validate.fraction("p", p):
         if rng is None:
             raise ValueError(f"attention dropout with p={p} needs a generator")
         scaled_mask = _dropout_mask((B, n_head, T, T), q.real.dtype, p, rng)
 
-    # What the mask hides is not computed, but for a block of rows on the diagonal: there are
-    # numbers in the lower blocks of these (B, H, T, T) arrays only.
-    weights = np.empty((B, n_head, T, T), dtype=q.dtype)
-    kept = weights if scaled_mask is None else np.empty_like(weights)
-    out = np.empty((B, T, C), dtype=q.dtype)
-    for b, t in _attention_blocks(weights):
-        seen = slice(t.stop)  # row t sees columns 0 to t
-        w = np.matmul(q[b, :, t], k[b, :, seen].swapaxes(-1, -2), out=weights[b, :, t, seen])
-        w *= scale
-        w[..., t] += _hidden(t.stop - t.start, w.real.dtype)
-        _softmax_inplace(w)
-        if scaled_mask is not None:
-            w = np.multiply(w, scaled_mask[b, :, t, seen], out=kept[b, :, t, seen])
-        np.matmul(w, v[b, :, seen], out=_heads(out, n_head)[b, :, t])
+    # Block by block: of the batch, and of rows t of the (T, T) weights. Row t sees columns 0 to t,
+    # so that what lies right of a block is never computed.
+    out, saved = np.empty((B, T, C), dtype=q.dtype), []
+    for b, t in _attention_blocks(B, n_head, T):
+        seen = slice(t.stop)
+        scores = q[b, :, t] @ k[b, :, seen].swapaxes(-1, -2)
+        scores *= scale
+        scores[..., t] += _hidden(t.stop - t.start, scores.real.dtype)
+        weights = kept = _softmax_inplace(scores)
+        if p:
+            kept = weights * scaled_mask[b, :, t, seen]
+        np.matmul(kept, v[b, :, seen], out=_heads(out, n_head)[b, :, t])
+        if is_recorded(qkv):
+            saved.append((b, t, weights, kept))
 
     def vjp(g: Array) -> tuple[Array]:
-        dqkv = np.empty((B, T, 3, n_head, D), dtype=g.dtype)
+        dqkv = np.zeros((B, T, 3, n_head, D), dtype=g.dtype)
         dq, dk, dv = dqkv.transpose(2, 0, 3, 1, 4)
         dout = _heads(g, n_head)  # (B, H, T, D)
         # forward: weights = softmax(scores). Its vjp needs sum_j dweights_ij * weights_ij, which
         # is also <dout_i, out_i>: a sum over D entries instead of T.
         inner = np.einsum("bhtd,bhtd->bht", dout, _heads(out, n_head))[..., None]
-        dscores = np.empty_like(weights)
-        for b, t in _attention_blocks(weights):
+        for b, t, weights, kept in saved:
             seen = slice(t.stop)
             # forward: out = kept @ v
-            ds = np.matmul(dout[b, :, t], v[b, :, seen].swapaxes(-1, -2), out=dscores[b, :, t, seen])
-            if scaled_mask is not None:
-                ds *= scaled_mask[b, :, t, seen]
-            ds -= inner[b, :, t]
-            ds *= weights[b, :, t, seen]  # where the mask made a weight 0, so is its gradient
+            dv[b, :, seen] += kept.swapaxes(-1, -2) @ dout[b, :, t]
+            dscores = dout[b, :, t] @ v[b, :, seen].swapaxes(-1, -2)
+            if p:
+                dscores *= scaled_mask[b, :, t, seen]
+            dscores -= inner[b, :, t]
+            dscores *= weights  # where the mask made a weight 0, so is its gradient
             # forward: scores = scale * q @ k.T
-            ds *= scale
-            np.matmul(ds, k[b, :, seen], out=dq[b, :, t])
-        for b, t in _attention_blocks(weights):
-            by = slice(t.start, T)  # column t is seen by rows t and later
-            np.matmul(kept[b, :, by, t].swapaxes(-1, -2), dout[b, :, by], out=dv[b, :, t])
-            np.matmul(dscores[b, :, by, t].swapaxes(-1, -2), q[b, :, by], out=dk[b, :, t])
+            dscores *= scale
+            np.matmul(dscores, k[b, :, seen], out=dq[b, :, t])
+            dk[b, :, seen] += dscores.swapaxes(-1, -2) @ q[b, :, t]
         return (dqkv.reshape(B, T, 3 * C),)
 
     return record(out, (qkv,), vjp)
@@ -483,15 +482,14 @@ def _sum_channels(rows: Array) -> Array:
     return rows @ _ones(rows.shape[-1], rows.dtype)[:, None]
 
 
-def _attention_blocks(e: Array) -> Iterator[tuple[slice, slice]]:
-    """Cut (B, H, T, T) weights into blocks: slices of the batch, and in each, slices of queries."""
-    B, H, T, _ = e.shape
-    queries = min(T, _QUERIES)
-    step = max(1, _SCORES // (H * queries * T))
+def _attention_blocks(B: int, H: int, T: int) -> Iterator[tuple[slice, slice]]:
+    """Cut (B, H, T, T) weights into blocks: slices of the batch, and in each, slices of rows."""
+    rows = min(T, _ROWS)
+    step = max(1, _SCORES // (H * rows * T))
     return (
-        (slice(b, min(b + step, B)), slice(t, min(t + queries, T)))
+        (slice(b, min(b + step, B)), slice(t, min(t + rows, T)))
         for b in range(0, B, step)
-        for t in range(0, T, queries)
+        for t in range(0, T, rows)
     )
 
 

@@ -117,6 +117,13 @@ def _cross_entropies(draw: DrawFn) -> Sizes:
     return ((*leading, V),), {"targets": draw(_ids(leading, V, ignored=True))}
 
 
+@st.composite
+def _linear_cross_entropies(draw: DrawFn) -> Sizes:
+    (logits,), keywords = draw(_cross_entropies())
+    C = draw(st.integers(1, 3))
+    return ((*logits[:-1], C), (logits[-1], C)), keywords
+
+
 def _sizes(n: int) -> SearchStrategy[tuple[int, ...]]:
     return st.tuples(*[st.integers(1, 3)] * n)
 
@@ -186,6 +193,17 @@ _SPECS: dict[str, tuple[Any, SearchStrategy[Sizes], tuple[Refusal, ...]]] = {
             _refusal(_ONES, IndexError, r"targets\[1\] = 3 .*\[0, 3\)", targets=[0, 3]),
             _refusal(_ONES, ValueError, "all 2 targets are ignored", targets=[-100, -100]),
             _refusal(_ONES, ValueError, r"need targets of shape \(2,\)", targets=[0]),
+        ),
+    ),
+    "linear_cross_entropy": (
+        lambda F, x, w, targets: F.linear_cross_entropy(x, w, targets),
+        _linear_cross_entropies(),
+        (
+            Refusal(Call((_ONES, _ONES), {"targets": [0, 2]}), IndexError, r"targets\[1\] = 2"),
+            Refusal(Call((_ONES, _ONES), {"targets": [-100] * 2}), ValueError, "all 2 targets"),
+            Refusal(
+                Call((_ONES, np.ones((4, 2))), {"targets": [0, 0]}), ValueError, r"\(2, 3\) .*\(4, 2\)"
+            ),
         ),
     ),
 }

@@ -20,6 +20,7 @@ from torch.nn import functional as tF
 
 from autograd import Tensor
 from autograd.testing import arrays, check_op, extremes
+from npgpt2.blocks import BLOCK
 from npgpt2 import composed
 from npgpt2 import functional as F
 from npgpt2.testing import FUSED
@@ -145,6 +146,16 @@ def make_cases(
             torch_loss(some),
             [2.0 * logits],
         ),
+        "linear_cross_entropy": (
+            lambda F, x, w: F.linear_cross_entropy(x, w, targets),
+            lambda x, w: torch_loss(targets)(tF.linear(x, w)),
+            [x, normal(V, W)],
+        ),
+        "linear_cross_entropy with ignored targets": (
+            lambda F, x, w: F.linear_cross_entropy(x, w, some),
+            lambda x, w: torch_loss(some)(tF.linear(x, w)),
+            [x, normal(V, W)],
+        ),
     }
 
 
@@ -197,6 +208,48 @@ def test_fused_equals_torch(name: str, seed: int) -> None:
     theirs = [out.detach().numpy(), *(leaf.grad.numpy() for leaf in leaves)]
     for a, b in zip(differentiate(op, F, inputs), theirs, strict=True):
         assert_close(a, b, name)
+
+
+OF_SEVERAL_BLOCKS: dict[str, tuple[Any, tuple[tuple[int, ...], ...]]] = {
+    "causal_attention, three blocks of rows": (
+        lambda F, x: F.causal_attention(x, 2),
+        ((3, 2 * F._ROWS + 5, 12),),
+    ),
+    "causal_attention, three blocks of the batch": (
+        lambda F, x: F.causal_attention(x, 8, P_DROP, np.random.default_rng(0)),
+        ((2 * F._SCORES // (8 * 36 * 36) + 1, 36, 24),),
+    ),
+    "gelu": (lambda F, x: F.gelu(x), ((3, BLOCK // 2),)),
+    "cross_entropy": (
+        lambda F, z: F.cross_entropy(z, np.arange(40) * 9),
+        ((40, BLOCK // 16),),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_SEVERAL_BLOCKS)
+def test_arrays_of_several_blocks_equal_composed(name: str) -> None:
+    op, shapes = OF_SEVERAL_BLOCKS[name]
+    inputs = [cotangent(shape) for shape in shapes]
+    reference = differentiate(op, composed, inputs)
+    for fused, twin in zip(differentiate(op, F, inputs), reference, strict=True):
+        assert_close(fused, twin, name)
+    floats = (differentiate(op, module, inputs, np.float32) for module in (F, composed))
+    for triple in zip(*floats, reference, strict=True):
+        assert_as_accurate(*triple, name=name)
+
+
+@given(SEEDS, st.integers(1, 40))
+def test_without_a_graph_the_loss_of_many_logits_is_computed_in_parts(
+    seed: int, at_a_time: int
+) -> None:
+    for name in ("linear_cross_entropy", "linear_cross_entropy with ignored targets"):
+        op, _, inputs = make_cases(seed, 5)[name]
+        tensors = [Tensor(a) for a in inputs]
+        whole = op(composed, *tensors)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(F, "_LOGITS", at_a_time)
+            assert_close(op(F, *tensors).data, whole.data)
 
 
 @pytest.mark.parametrize("name", FUSED)
@@ -602,6 +655,7 @@ def test_arrays_are_constants() -> None:
         lambda x, _: F.dropout(x, 0.5, np.random.default_rng(0)),
         lambda _, qkv: F.causal_attention(qkv, 2),
         lambda x, _: F.cross_entropy(x, [[0, 1, 2], [3, 0, 1]]),
+        lambda x, _: F.linear_cross_entropy(x, weight, [[0, 1, 2], [3, 0, 1]]),
     ):
         assert np.array_equal(call(x, qkv).data, call(Tensor(x), Tensor(qkv)).data)
 

@@ -319,7 +319,7 @@ def test_the_memory_said_to_be_needed_is_at_least_half_of_what_is(tmp_path, chan
     trainer = Trainer.start(tmp_path, config, TEXT)
     said = config.required_memory(len(trainer.run.vocabulary))
     trainer.model.zero_grad()
-    del trainer.optimizer.m, trainer.optimizer.v
+    del trainer.optimizer
     tracemalloc.start()
     copies = [trainer.model.state_dict() for _ in range(4)]  # as weights, gradients and moments
     inputs, targets = data.random_batch(trainer.tokens, config.batch_size, 32, trainer.rng)

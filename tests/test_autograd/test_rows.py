@@ -1,0 +1,72 @@
+"""Gradients of tables of which some rows were used: as arrays, and in sums with them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from autograd import Rows, Tensor, record
+
+SHAPE = (5, 3)
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> Rows:
+    ids = draw(st.lists(st.integers(0, SHAPE[0] - 1), unique=True))
+    values = np.random.default_rng(draw(st.integers(0, 99))).standard_normal((len(ids), SHAPE[1]))
+    return Rows(SHAPE, np.array(ids, dtype=np.intp), values)
+
+
+def dense(r: Rows) -> NDArray:
+    table = np.zeros(r.shape)
+    for i, value in zip(r.ids, r.values, strict=True):
+        table[i] = value
+    return table
+
+
+@given(rows(), rows(), st.integers(0, 99))
+def test_rows_are_an_array_and_sums_with_them_are_arrays(a: Rows, b: Rows, seed: int) -> None:
+    table = np.random.default_rng(seed).standard_normal(SHAPE)
+    before = table.copy()
+    assert np.array_equal(np.asarray(a), dense(a))
+    assert np.asarray(a, dtype=np.float32).dtype == np.float32
+    for total, expected in (
+        (table + a, table + dense(a)),
+        (a + table, table + dense(a)),
+        (a + b, dense(a) + dense(b)),
+    ):
+        assert type(total) is np.ndarray and np.array_equal(total, expected)
+    assert np.array_equal(table, before)
+    a.add_to(table)
+    assert np.array_equal(table, before + dense(a))
+
+
+def looked_up(table: Tensor, i: int) -> Tensor:
+    return record(table.data[i], (table,), lambda g: (Rows(table.shape, [i], g[None]),))
+
+
+@given(st.lists(st.integers(0, SHAPE[0] - 1), min_size=1), st.integers(0, 99))
+def test_gradients_by_rows_and_by_arrays_add_up(ids: list[int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    table = Tensor(rng.standard_normal(SHAPE), requires_grad=True)
+    weights = rng.standard_normal(SHAPE)
+    loss = (table * weights).sum()
+    for i in ids:
+        loss = loss + looked_up(table, i).sum()
+    for times in (1, 2):  # also to a gradient that is there already
+        loss.backward(retain_graph=True)
+        counts = np.bincount(ids, minlength=SHAPE[0])[:, None]
+        np.testing.assert_allclose(table.grad, times * (weights + counts), rtol=1e-13)
+        assert type(table.grad) is np.ndarray
+
+
+def test_rows_of_another_shape_or_dtype_than_the_table_are_an_error() -> None:
+    table = Tensor(np.ones(SHAPE), requires_grad=True)
+    for wrong in (Rows((4, 3), [0], np.ones((1, 3))), Rows(SHAPE, [0], np.ones((1, 3), "f"))):
+        out = record(table.data[0], (table,), lambda g, wrong=wrong: (wrong,))
+        with pytest.raises(ValueError, match="returned a gradient of shape"):
+            out.backward(np.ones(3))
+    assert table.grad is None
