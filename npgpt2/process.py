@@ -1,0 +1,70 @@
+"""What the command line sets, for speed, of the process it runs in. `import npgpt2` sets nothing.
+
+`--no-tuning` leaves all of it alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+
+def keep_freed_memory() -> bool:
+    """Let freed memory be used again instead of giving it back to the operating system.
+
+    A step frees and allocates the same arrays as the one before. By default the C library returns
+    the larger ones to the kernel, which hands them out again page by page, each with a fault of
+    several microseconds and zeroed. Here freed memory stays with the process, until it ends.
+
+    Returns
+    -------
+    bool
+        Whether it could be set: where the C library is glibc, as on most Linux systems.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        libc = ctypes.CDLL(None)
+        libc.gnu_get_libc_version  # noqa: B018 - other C libraries take mallopt and ignore it
+    except (OSError, AttributeError):
+        return False
+    trim_threshold, mmap_max = -1, -4  # names of <malloc.h>, M_TRIM_THRESHOLD and M_MMAP_MAX
+    never = -1
+    return bool(libc.mallopt(trim_threshold, never) and libc.mallopt(mmap_max, 0))
+
+
+def cores() -> set[int]:
+    """Return the numbers of the cores that this process may run on."""
+    if sys.platform == "linux":
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def limit_threads(n: int) -> bool:
+    """Let each product of matrices use n threads at most, from now on.
+
+    BLAS takes as many threads as there are cores, in every process. Where several processes train
+    on one machine, its threads then wait for each other.
+
+    Returns
+    -------
+    bool
+        Whether it was set: not if the user has, by OMP_NUM_THREADS or the like.
+
+    Raises
+    ------
+    ImportError
+        threadpoolctl is missing.
+    """
+    if any(f"{library}_NUM_THREADS" in os.environ for library in ("OMP", "OPENBLAS", "MKL")):
+        return False
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError as error:
+        raise ImportError(
+            "sharing the cores among ranks needs threadpoolctl: pip install 'npgpt2[mpi]', or "
+            "leave threads as they are with --no-tuning"
+        ) from error
+    threadpool_limits(n)
+    return True
