@@ -1,7 +1,8 @@
 """The command line: `npgpt2 train`, `npgpt2 generate`, `npgpt2 params`.
 
 Errors a user can mend are one line on standard error and a status of 2; what a signal has stopped
-ends with status 130.
+ends with status 130. Of several ranks, rank 0 alone prints; another only if it fails alone, and
+then all of them end.
 """
 
 from __future__ import annotations
@@ -11,18 +12,21 @@ import io
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import fields
 from typing import NoReturn
 
 import numpy as np
 
-from npgpt2 import __version__, data, validate
+from npgpt2 import __version__, data, process, validate
 from npgpt2.config import PRESETS
 from npgpt2.data import Vocabulary
 from npgpt2.generation import Sampling, stream
 from npgpt2.model import GPT2Model
 from npgpt2.parameter_table import format_table
+from npgpt2.ranks import Ranks, launched
 from npgpt2.run import Run, new_run_directory
 from npgpt2.training import Trainer, TrainingConfig, config_of
 
@@ -33,7 +37,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # for characters that the terminal cannot show
     try:
-        args = _parser().parse_args(argv)
+        ranks = launched()
+    except (ImportError, ValueError) as error:
+        return _report(str(error))
+    if ranks.rank == 0:
+        status, said = _run(argv, ranks), ""
+    else:  # kept back, for when it fails alone
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as kept:
+            status = _run(argv, ranks)
+        said = kept.getvalue()
+    ranks.end(status, said)
+    return status
+
+
+def _run(argv: Sequence[str] | None, ranks: Ranks) -> int:
+    """Run the command line on this rank; return the exit status."""
+    try:
+        args = _parser().parse_args(argv, argparse.Namespace(ranks=ranks))
         command: Callable[[argparse.Namespace], int] = args.command
         with np.errstate(all="ignore"):  # what is not finite becomes one error, not many warnings
             status = command(args)
@@ -45,8 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = 130
     except MemoryError as error:
         status = _report(f"not enough memory ({error}); take a smaller batch or model")
-    except (OSError, ValueError, TypeError, IndexError, ArithmeticError) as error:
+    except (OSError, ValueError, TypeError, IndexError, ArithmeticError, ImportError) as error:
         status = _report(str(error))
+    except Exception:
+        if ranks.size == 1:
+            raise
+        traceback.print_exc()  # the other ranks would wait for this one
+        status = 1
     try:
         sys.stdout.flush()
     except OSError:  # it would be tried again at exit
@@ -62,6 +87,9 @@ def _report(message: str) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     """Train a character-level GPT-2 on a text, and show a sample of what it has learned."""
+    ranks: Ranks = args.ranks
+    if ranks.size > 1 and not args.no_tuning:
+        process.limit_threads(ranks.cores())
     names = {f.name for f in fields(TrainingConfig)}
     given = {name: value for name, value in vars(args).items() if name in names}
     if args.resume is not None:
@@ -71,12 +99,13 @@ def _train(args: argparse.Namespace) -> int:
             raise ValueError(
                 f"--resume goes on with the settings of the run; leave out {', '.join(flags)}"
             )
-        trainer = Trainer.resume(args.resume)
+        trainer = Trainer.resume(args.resume, ranks)
     else:
         config = TrainingConfig(**given)
-        text = data.python_reference() if args.text is None else data.read_text(args.text)
-        directory = new_run_directory() if args.out is None else args.out
-        trainer = Trainer.start(directory, config, text)
+        file, out = args.text, args.out
+        text = ranks.once(lambda: data.python_reference() if file is None else data.read_text(file))
+        directory = ranks.once(new_run_directory) if out is None else out
+        trainer = Trainer.start(directory, config, text, ranks)
     model, run = trainer.model, trainer.run
     # As it can be typed to go on: also where the program is not on the PATH.
     program = sys.argv[0] if os.path.basename(sys.argv[0]) == "npgpt2" else "npgpt2"
@@ -93,6 +122,8 @@ def _train(args: argparse.Namespace) -> int:
             f"{program} train --resume {directory}"
         )
         return 130
+    if ranks.rank > 0:
+        return 0
     print(f"validation loss {trainer.val_loss:.4f} nats per character; a sample:\n")
     _print_sample(model, run.vocabulary, None, 400, Sampling(0.8), trainer.config.seed)
     print(f"\nmore: {program} generate {directory} --max-new-tokens 1000")
@@ -152,7 +183,7 @@ class _Parser(argparse.ArgumentParser):
     """Reports a mistake in the arguments in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(_report(f"{message} (see {self.prog} --help)"))
+        raise ValueError(f"{message} (see {self.prog} --help)")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -182,6 +213,12 @@ def _parser() -> argparse.ArgumentParser:
             metavar=type(f.default).__name__.upper(),
             help=f"{f.metadata['help']} (default: {f.default})",
         )
+
+    train.add_argument(
+        "--no-tuning",
+        action="store_true",
+        help="leave the number of threads alone, also where several ranks share a machine",
+    )
 
     generate = add("generate", _generate)
     generate.add_argument("run", metavar="RUN", help="run directory made by train")

@@ -415,9 +415,7 @@ def _plus(out: Array, b: Array) -> Array:
     return np.add(out, b)
 
 
-def _counted(
-    shape: tuple[int, ...], targets: ArrayLike, ignore_index: int
-) -> tuple[Array, Array]:
+def _counted(shape: tuple[int, ...], targets: ArrayLike, ignore_index: int) -> tuple[Array, Array]:
     """Which of the N rows of (..., V) logits count: (their indices, their targets), each (n,)."""
     if not shape:
         raise ValueError("cross_entropy: logits must have shape (..., V), not ()")

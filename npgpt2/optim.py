@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from autograd import Tensor
 from npgpt2 import validate
-from npgpt2.blocks import BLOCK, blocks, for_each_block
+from npgpt2.blocks import BLOCK, blocks
 
 Array = NDArray[Any]
 
@@ -145,8 +145,7 @@ class AdamW(Optimizer):
         step_size = self.lr * r / (1.0 - beta1**self.step_count)
         decay = self.weight_decay if parameters[0].ndim >= 2 else 0.0
         all_p, all_g = _joined(p.data for p in parameters), _joined(p.grad for p in parameters)
-
-        def change(n: slice) -> None:
+        for n in blocks(m):
             p, g = all_p[n], all_g[n]
             m[n] *= beta1
             update = (1.0 - beta1) * g
@@ -162,8 +161,6 @@ class AdamW(Optimizer):
             if decay:
                 p *= 1.0 - self.lr * decay
             p -= update
-
-        for_each_block(change, m)
         if not np.may_share_memory(all_p, parameters[0].data):
             _split(all_p, [p.data for p in parameters])
 

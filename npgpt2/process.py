@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 
@@ -31,3 +32,39 @@ def keep_freed_memory() -> bool:
     trim_threshold, mmap_max = -1, -4  # names of <malloc.h>, M_TRIM_THRESHOLD and M_MMAP_MAX
     never = -1
     return bool(libc.mallopt(trim_threshold, never) and libc.mallopt(mmap_max, 0))
+
+
+def cores() -> set[int]:
+    """Return the numbers of the cores that this process may run on."""
+    if sys.platform == "linux":
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def limit_threads(n: int) -> bool:
+    """Let each product of matrices use n threads at most, from now on.
+
+    BLAS takes as many threads as there are cores, in every process. Where several processes train
+    on one machine, its threads then wait for each other.
+
+    Returns
+    -------
+    bool
+        Whether it was set: not if the user has, by OMP_NUM_THREADS or the like.
+
+    Raises
+    ------
+    ImportError
+        threadpoolctl is missing.
+    """
+    if any(f"{library}_NUM_THREADS" in os.environ for library in ("OMP", "OPENBLAS", "MKL")):
+        return False
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError as error:
+        raise ImportError(
+            "sharing the cores among ranks needs threadpoolctl: pip install 'npgpt2[mpi]', or "
+            "leave threads as they are with --no-tuning"
+        ) from error
+    threadpool_limits(n)
+    return True

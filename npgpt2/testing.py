@@ -202,7 +202,9 @@ _SPECS: dict[str, tuple[Any, SearchStrategy[Sizes], tuple[Refusal, ...]]] = {
             Refusal(Call((_ONES, _ONES), {"targets": [0, 2]}), IndexError, r"targets\[1\] = 2"),
             Refusal(Call((_ONES, _ONES), {"targets": [-100] * 2}), ValueError, "all 2 targets"),
             Refusal(
-                Call((_ONES, np.ones((4, 2))), {"targets": [0, 0]}), ValueError, r"\(2, 3\) .*\(4, 2\)"
+                Call((_ONES, np.ones((4, 2))), {"targets": [0, 0]}),
+                ValueError,
+                r"\(2, 3\) .*\(4, 2\)",
             ),
         ),
     ),

@@ -7,13 +7,15 @@ import os
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from npgpt2 import data, validate
 from npgpt2.config import GPT2Config
@@ -21,7 +23,10 @@ from npgpt2.model import GPT2Model
 from npgpt2.optim import AdamW, clip_grad_norm, cosine_schedule
 from npgpt2.parameter_table import count_parameters
 from npgpt2.progress import Progress
+from npgpt2.ranks import ALONE, Ranks, dropout_of_batch
 from npgpt2.run import Metrics, Run
+
+Array = NDArray[Any]
 
 
 def _option(default: Any, help: str) -> Any:
@@ -115,6 +120,7 @@ class Trainer:
     """A run and all that changes while it goes on.
 
     `Trainer.start` makes a new run, `Trainer.resume` opens one; `train` goes on to the last step.
+    Over several ranks each has a Trainer, and all of them call the same methods in the same order.
 
     Attributes
     ----------
@@ -122,6 +128,8 @@ class Trainer:
         The run directory and its hyperparameters.
     model, optimizer
         What is trained, and by what.
+    rows, weight
+        Which rows of a batch are those of this rank, and what part of the batch they are.
     rng
         Generator of the batches. (Dropout draws from `model.rng`.)
     step
@@ -130,12 +138,23 @@ class Trainer:
         The last validation loss.
     seconds
         Time spent on the steps so far, also before the run was resumed.
+    ranks
+        Who trains together: by default this process alone.
     """
 
-    def __init__(self, run: Run, config: TrainingConfig, model: GPT2Model, text: str) -> None:
-        self.run, self.config, self.model = run, config, model
+    def __init__(
+        self,
+        run: Run,
+        config: TrainingConfig,
+        model: GPT2Model,
+        text: str,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.run, self.config, self.model, self.ranks = run, config, model, ranks
         tokens = run.vocabulary.encode(text)
         self.tokens, self.val_tokens = data.split(tokens, config.val_fraction, config.n_positions)
+        self.rows = ranks.share(config.batch_size)
+        self.weight = (self.rows.stop - self.rows.start) / config.batch_size
         self.rng = np.random.default_rng(config.seed)
         self.optimizer = AdamW(
             self.model.parameters(),
@@ -148,7 +167,9 @@ class Trainer:
         self.seconds = 0.0
 
     @classmethod
-    def start(cls, directory: str | Path, config: TrainingConfig, text: str) -> Trainer:
+    def start(
+        cls, directory: str | Path, config: TrainingConfig, text: str, ranks: Ranks = ALONE
+    ) -> Trainer:
         """Make a run directory and the run in it, at step 0.
 
         Raises
@@ -156,11 +177,14 @@ class Trainer:
         FileExistsError
             The directory is there already, and not empty.
         ValueError
-            The text is too short, or the model too large for this machine.
+            The text is too short, the batch too small for the ranks, or the model too large for
+            this machine.
         """
         data.split(np.empty(len(text)), config.val_fraction, config.n_positions)
-        run = Run.new(directory, asdict(config), text)
-        needed, installed = config.required_memory(len(run.vocabulary)), _installed_memory()
+        rows = ranks.share(config.batch_size)
+        run = ranks.once(lambda: Run.new(directory, asdict(config), text))
+        share = replace(config, batch_size=rows.stop - rows.start)
+        needed, installed = share.required_memory(len(run.vocabulary)), _installed_memory()
         if needed > installed:
             raise ValueError(
                 f"training needs at least {needed >> 30:,} GiB, but this machine has "
@@ -170,25 +194,29 @@ class Trainer:
         model = GPT2Model(
             config.model_config(len(run.vocabulary)), rng=config.seed, dtype=config.dtype
         )
-        trainer = cls(run, config, model, text)
+        trainer = cls(run, config, model, text, ranks)
         trainer.val_loss = trainer.validate()
         try:
-            run.create(text)
-            run.append(Metrics(0, val_loss=trainer.val_loss))
+            ranks.once(lambda: run.create(text))
+            ranks.once(lambda: run.append(Metrics(0, val_loss=trainer.val_loss)))
             trainer.save()
         except BaseException:  # also Ctrl-C: leave no directory that cannot be resumed
-            run.discard()
+            if ranks.rank == 0:
+                run.discard()
             raise
         return trainer
 
     @classmethod
-    def resume(cls, directory: str | Path) -> Trainer:
-        """Open a run where its last checkpoint left it.
+    def resume(cls, directory: str | Path, ranks: Ranks = ALONE) -> Trainer:
+        """Open a run where its last checkpoint left it, also one of another number of ranks.
 
         Raises
         ------
         OSError, ValueError
-            The directory is missing, is no run directory, or is damaged.
+            The directory is missing, is no run directory, or is damaged; or its batch is too
+            small for the ranks.
+        ArithmeticError
+            The ranks have not read the same.
         """
         run = Run.open(directory)
         config = config_of(run)
@@ -199,7 +227,7 @@ class Trainer:
                 f"{run.checkpoint_path} belongs to another run than {run.config_path}: its model "
                 f"is {model.config} of {model.wte.weight.dtype}"
             )
-        trainer = cls(run, config, model, run.read_text())
+        trainer = cls(run, config, model, run.read_text(), ranks)
         try:
             names = [name for name, _ in model.named_parameters()]
             moments = {key: [arrays[f"{key}/{name}"] for name in names] for key in ("m", "v")}
@@ -215,11 +243,34 @@ class Trainer:
             raise ValueError(
                 f"{run.checkpoint_path} cannot be resumed from ({type(error).__name__}: {error})"
             ) from error
-        run.rewind(trainer.step)
+        trainer._require_agreement()
+        ranks.once(lambda: run.rewind(trainer.step))
         return trainer
 
+    def _require_agreement(self) -> None:
+        """Raise ArithmeticError if the ranks are not at the same step with the same weights."""
+        states = [rng.bit_generator.state for rng in (self.rng, self.model.rng)]
+        checksum = zlib.crc32(repr((self.step, states)).encode())
+        for parameter in self.optimizer.parameters:
+            checksum = zlib.crc32(parameter.data.data, checksum)
+        if not self.ranks.agree(checksum):
+            raise ArithmeticError(
+                f"{self.run.directory}, at step {self.step}: the ranks do not have the same "
+                "weights, so the checkpoint was left as it is; are their machines and libraries "
+                "the same?"
+            )
+
     def save(self) -> None:
-        """Write the checkpoint: all that `resume` needs beside what `start` wrote."""
+        """Write the checkpoint: all that `resume` needs beside what `start` wrote.
+
+        Raises
+        ------
+        OSError
+            It cannot be written.
+        ArithmeticError
+            The ranks do not have the same weights. The last checkpoint is as it was.
+        """
+        self._require_agreement()
         names = [name for name, _ in self.model.named_parameters()]
         arrays = {f"m/{name}": m for name, m in zip(names, self.optimizer.m, strict=True)}
         arrays |= {f"v/{name}": v for name, v in zip(names, self.optimizer.v, strict=True)}
@@ -230,7 +281,7 @@ class Trainer:
             "rng": self.rng.bit_generator.state,
             "model_rng": self.model.rng.bit_generator.state,
         }
-        self.run.save(self.model, arrays=arrays, meta=meta)
+        self.ranks.once(lambda: self.run.save(self.model, arrays=arrays, meta=meta))
 
     def train_step(self) -> Metrics:
         """Do one step: a batch, the loss, its gradients, and the change of the weights.
@@ -240,12 +291,14 @@ class Trainer:
         FloatingPointError
             Loss or gradients are not finite; weights and moments have not been changed.
         """
-        config = self.config
+        config, rows = self.config, self.rows
         inputs, targets = data.random_batch(
             self.tokens, config.batch_size, config.n_positions, self.rng
         )
-        loss = self.model.train().loss(inputs, targets)
-        loss.backward()
+        with dropout_of_batch(self.model, config.batch_size, rows):
+            share = self.model.train().loss(inputs[rows], targets[rows])
+        share.backward(self.weight)
+        loss = self._sum_over_ranks(share.data * self.weight)
         grad_norm = clip_grad_norm(self.optimizer.parameters, config.max_grad_norm)
         self.optimizer.lr = cosine_schedule(
             self.step,
@@ -257,7 +310,16 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
-        return Metrics(self.step, loss.item(), None, self.optimizer.lr, grad_norm)
+        return Metrics(self.step, loss, None, self.optimizer.lr, grad_norm)
+
+    def _sum_over_ranks(self, loss: Array) -> float:
+        """Sum the loss, which is returned, and the gradients, which are replaced."""
+        parameters = self.optimizer.parameters
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        total, *sums = self.ranks.sum([loss, *gradients])
+        for parameter, gradient in zip(parameters, sums, strict=True):
+            parameter.grad = gradient
+        return float(total)
 
     def validate(self) -> float:
         """Return the mean loss, in nats per character, over fixed windows of the validation part.
@@ -275,15 +337,16 @@ class Trainer:
         losses = []
         with self.model.evaluating():
             for batch in np.split(starts, config.eval_batches):
-                inputs, targets = data.windows(self.val_tokens, batch, config.n_positions)
+                own = batch[self.rows]
+                inputs, targets = data.windows(self.val_tokens, own, config.n_positions)
                 losses.append(self.model.loss(inputs, targets).item())
-        loss = float(np.mean(losses))
+        loss = float(self.ranks.sum([np.mean(losses) * self.weight])[0])
         if not math.isfinite(loss):
             raise FloatingPointError(f"validation loss is {loss}; lower the learning rate")
         return loss
 
     def train(self, progress: Progress | None = None) -> bool:
-        """Go on to the last step; return False if a signal (Ctrl-C) stopped it before.
+        """Go on to the last step; return False if a signal (Ctrl-C) to any rank stopped it before.
 
         A checkpoint is written after every validation, so also at the end, and when stopped.
 
@@ -295,10 +358,12 @@ class Trainer:
         """
         config = self.config
         progress = progress or Progress(config.steps, self.step)
+        first = self.ranks.rank == 0  # it alone writes and reports
+        unread: BrokenPipeError | None = None
         began = time.monotonic() - self.seconds
         try:
             with _signals_noted() as noted:
-                while self.step < config.steps and not noted:
+                while self.step < config.steps and not self.ranks.any(bool(noted or unread)):
                     before = time.monotonic()
                     metrics = self.train_step()
                     rate = config.batch_size * config.n_positions / (time.monotonic() - before)
@@ -306,14 +371,16 @@ class Trainer:
                     if milestone:
                         metrics.val_loss = self.val_loss = self.validate()
                     self.seconds = metrics.seconds = time.monotonic() - began
-                    self.run.append(metrics)
+                    if first:
+                        self.run.append(metrics)
                     if milestone:
                         self.save()
-                    progress.update(
-                        self.step,
-                        f"loss {metrics.loss:.3f}  val {self.val_loss:.3f}  {rate:,.0f} tokens/s",
-                        milestone,
-                    )
+                    if first:
+                        text = f"loss {metrics.loss:.3f}  val {self.val_loss:.3f}"
+                        try:
+                            progress.update(self.step, f"{text}  {rate:,.0f} tokens/s", milestone)
+                        except BrokenPipeError as error:
+                            unread = error  # nobody reads the progress any more: all stop
                 if self.step < config.steps:
                     self.validate()
                     self.save()
@@ -321,12 +388,10 @@ class Trainer:
             raise FloatingPointError(
                 f"{self.run.directory}, after step {self.step}: {error}"
             ) from error
-        except BrokenPipeError:  # nobody reads the progress any more
-            self.validate()
-            self.save()
-            raise
         finally:
             progress.close()
+        if unread:
+            raise unread
         return self.step == config.steps
 
 

@@ -20,9 +20,9 @@ from torch.nn import functional as tF
 
 from autograd import Tensor
 from autograd.testing import arrays, check_op, extremes
-from npgpt2.blocks import BLOCK
 from npgpt2 import composed
 from npgpt2 import functional as F
+from npgpt2.blocks import BLOCK
 from npgpt2.testing import FUSED
 from tests.test_npgpt2.torch_gpt2 import assert_as_accurate, assert_close
 
