@@ -88,8 +88,8 @@ def _report(message: str) -> int:
 def _train(args: argparse.Namespace) -> int:
     """Train a character-level GPT-2 on a text, and show a sample of what it has learned."""
     ranks: Ranks = args.ranks
-    if ranks.size > 1 and not args.no_tuning:
-        process.limit_threads(ranks.cores())
+    if not args.no_tuning:
+        process.tune(ranks.cores() if ranks.size > 1 else None)
     names = {f.name for f in fields(TrainingConfig)}
     given = {name: value for name, value in vars(args).items() if name in names}
     if args.resume is not None:
@@ -132,6 +132,8 @@ def _train(args: argparse.Namespace) -> int:
 
 def _generate(args: argparse.Namespace) -> int:
     """Continue a prompt with a trained model, printing as it goes."""
+    if not args.no_tuning:
+        process.tune()
     sampling = Sampling(args.temperature, args.top_k, args.top_p)
     if args.seed is not None:
         validate.integer("seed", args.seed, minimum=0)
@@ -214,18 +216,20 @@ def _parser() -> argparse.ArgumentParser:
             help=f"{f.metadata['help']} (default: {f.default})",
         )
 
-    train.add_argument(
-        "--no-tuning",
-        action="store_true",
-        help="leave the number of threads alone, also where several ranks share a machine",
-    )
-
     generate = add("generate", _generate)
     generate.add_argument("run", metavar="RUN", help="run directory made by train")
     generate.add_argument("--prompt", metavar="TEXT", help="text to continue (default: a new line)")
     for flag, kind, default, text in _SAMPLING_FLAGS:
         generate.add_argument(
             flag, type=kind, default=default, metavar=kind.__name__.upper(), help=text
+        )
+
+    for command in (train, generate):
+        command.add_argument(
+            "--no-tuning",
+            action="store_true",
+            help="change nothing of the process: neither how memory is reused (faster, where the C "
+            "library is glibc) nor the number of threads (where several ranks share a machine)",
         )
 
     params = add("params", _params)

@@ -1,6 +1,7 @@
 """What the command line sets, for speed, of the process it runs in. `import npgpt2` sets nothing.
 
-`--no-tuning` leaves all of it alone.
+`npgpt2 train` and `npgpt2 generate` call `tune`; with `--no-tuning` they do not. A program of
+one's own may call it as well, before the work begins.
 """
 
 from __future__ import annotations
@@ -8,6 +9,19 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+
+
+def tune(threads: int | None = None) -> None:
+    """Keep freed memory; and let each product of matrices use so many threads, if that is given.
+
+    Raises
+    ------
+    ImportError
+        threads is given and threadpoolctl is missing.
+    """
+    keep_freed_memory()
+    if threads is not None:
+        limit_threads(threads)
 
 
 def keep_freed_memory() -> bool:

@@ -14,10 +14,17 @@ import torch
 from hypothesis import settings
 
 import autograd
+from npgpt2 import process
 
 settings.register_profile("quick", max_examples=25, deadline=None)
 settings.register_profile("thorough", max_examples=1000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+@pytest.fixture(autouse=True)
+def untuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line does not tune the process that the tests run in."""
+    monkeypatch.setattr(process, "keep_freed_memory", lambda: False)
 
 
 @pytest.fixture(autouse=True, scope="session")

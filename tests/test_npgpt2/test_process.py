@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from pathlib import Path
 
 import pytest
 
+from npgpt2 import process
+from npgpt2.cli import main
 from npgpt2.process import keep_freed_memory
 from tests.test_npgpt2.test_import import python
 
@@ -14,6 +17,8 @@ FAULTS = """
 import resource
 import numpy as np
 import npgpt2
+from npgpt2 import process
+from npgpt2.cli import main
 from npgpt2.process import keep_freed_memory
 
 def faults():
@@ -49,3 +54,20 @@ def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     assert not keep_freed_memory()
+
+
+@pytest.mark.parametrize("flags", [[], ["--no-tuning"]])
+def test_the_command_line_tunes_unless_told_not_to(
+    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(process, "keep_freed_memory", lambda: calls.append("memory"))
+    monkeypatch.setattr(process, "limit_threads", lambda n: calls.append("threads"))
+    (tmp_path / "text").write_text("to be, or not to be: that is the question.\n" * 20)
+    run = str(tmp_path / "run")
+    sizes = "--n-layer 1 --n-embd 8 --n-head 2 --n-positions 8 --batch-size 2 --steps 1"
+    command = ["train", "--text", str(tmp_path / "text"), "--out", run]
+    assert main([*command, *sizes.split(), "--eval-batches", "1", *flags]) == 0
+    assert main(["generate", run, "--max-new-tokens", "1", *flags]) == 0
+    assert calls == ([] if flags else ["memory", "memory"])  # alone, threads are left to BLAS
+    capsys.readouterr()
