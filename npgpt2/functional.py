@@ -112,7 +112,9 @@ def embedding(weight: Tensor, ids: ArrayLike) -> Tensor:
         # Row v of the table receives the sum of g over all the places where v was looked up.
         order = indices.reshape(-1).argsort(kind="stable")
         ordered = indices.reshape(-1)[order]
-        starts = np.flatnonzero(np.diff(ordered, prepend=-1))  # where a new id begins
+        begins = np.ones(len(ordered), dtype=bool)  # whether a new id begins here
+        np.not_equal(ordered[1:], ordered[:-1], out=begins[1:])
+        starts = np.flatnonzero(begins)
         sums = np.add.reduceat(g.reshape(-1, w.shape[1])[order], starts, axis=0)
         return (Rows(w.shape, ordered[starts], sums),)
 
@@ -350,12 +352,12 @@ def cross_entropy(logits: Operand, targets: ArrayLike, ignore_index: int = -100)
     rows, columns = _counted(logits.shape, targets, ignore_index)
     shape = logits.shape
     dz = logits.data.reshape(-1, shape[-1])[rows]  # (n, V), the counted ones of (N, V)
-    loss = _cross_entropy_inplace(dz, columns)
+    total = _cross_entropy_inplace(dz, columns)
 
     def vjp(g: Array) -> tuple[Array]:
         return (_scatter_rows(dz * (g / len(dz)), rows, shape),)
 
-    return record(loss, (logits,), vjp)
+    return record(total / len(dz), (logits,), vjp)
 
 
 def linear_cross_entropy(
@@ -390,18 +392,20 @@ def linear_cross_entropy(
     rows, columns = _counted((*shape[:-1], len(w)), targets, ignore_index)
     counted = x.data.reshape(-1, shape[-1])[rows]  # (n, C)
     n = len(counted)
-    step = n if is_recorded(x, weight) else max(1, _LOGITS // len(w))
-    loss = 0.0
-    for i in range(0, n, step):
-        dz = counted[i : i + step] @ w.T  # (n, C) @ (C, V) -> (n, V)
-        loss = loss + _cross_entropy_inplace(dz, columns[i : i + step]) * (len(dz) / n)
+    if is_recorded(x, weight):
+        dz = counted @ w.T  # (n, C) @ (C, V) -> (n, V)
+        total = _cross_entropy_inplace(dz, columns)
+    else:
+        step = max(1, _LOGITS // len(w))
+        parts = (slice(i, i + step) for i in range(0, n, step))
+        total = sum(_cross_entropy_inplace(counted[i] @ w.T, columns[i]) for i in parts)
 
     def vjp(g: Array) -> tuple[Array, Array]:
         # forward: z = counted @ w.T; dz is that of a cotangent of 1, and g may wait: dz is large.
         share = g / n
         return _scatter_rows((dz @ w) * share, rows, shape), dz.T @ (counted * share)
 
-    return record(loss, (x, weight), vjp)
+    return record(total / n, (x, weight), vjp)
 
 
 # -- shared by the kernels above -----------------------------------------------------------------
@@ -433,7 +437,7 @@ def _counted(shape: tuple[int, ...], targets: ArrayLike, ignore_index: int) -> t
 
 
 def _cross_entropy_inplace(z: Array, columns: Array) -> Any:
-    """Return the mean loss of (n, V) logits, and write its gradient, for a cotangent of n, to z.
+    """Return the sum of the losses of (n, V) logits, and write its gradient to z.
 
     dz = softmax(z) - onehot(target).
     """
@@ -447,7 +451,7 @@ def _cross_entropy_inplace(z: Array, columns: Array) -> Any:
         losses[n] = np.log(total[:, 0]) - of_target
         p /= total
         p[at_target] -= 1.0
-    return losses.mean()
+    return losses.sum()
 
 
 def _scatter_rows(values: Array, rows: Array, shape: tuple[int, ...]) -> Array:

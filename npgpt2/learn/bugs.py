@@ -764,9 +764,9 @@ _FUSED = (
     Bug(
         "cross-entropy-mean-over-all",
         F.cross_entropy,
-        "loss = _cross_entropy_inplace(dz, columns)",
+        "total = _cross_entropy_inplace(dz, columns)",
         "share = len(dz) / math.prod(shape[:-1])\n"
-        "    loss = _cross_entropy_inplace(dz, columns) * share",
+        "    total = _cross_entropy_inplace(dz, columns) * share",
         "Ignored targets count in the mean. Value and gradient agree, and without ignored "
         "targets it is right.",
         also=(("(g / len(dz))", "(g * share / len(dz))"),),
@@ -798,8 +798,8 @@ _FUSED = (
     Bug(
         "cross-entropy-ignored-get-gradient",
         F.cross_entropy,
-        "    loss = _cross_entropy_inplace(dz, columns)\n",
-        "    loss = _cross_entropy_inplace(dz, columns)\n"
+        "    total = _cross_entropy_inplace(dz, columns)\n",
+        "    total = _cross_entropy_inplace(dz, columns)\n"
         "    everywhere = _softmax_inplace(logits.data.reshape(-1, shape[-1]).copy())\n"
         "    everywhere[rows] = dz\n",
         "Ignored targets count not in the loss, but in the gradient: padding is trained on.",

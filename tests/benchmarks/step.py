@@ -1,6 +1,6 @@
 """Training steps: npgpt2 beside torch, and beside the matrix products that both have to do.
 
-    python -m tests.benchmarks.step [tiny char base gpt2] [--threads 1 2] [--compile]
+    python -m tests.benchmarks.step [tiny char base gpt2] [--threads 1 2] [--ranks] [--compile]
 
 Dropout 0, float32; gradients clipped, AdamW. Torch runs as its users run it: its own layers, fused
 attention and fused AdamW. Before any time is taken, both must agree on the loss and the gradient
@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from npgpt2 import AdamW, GPT2Config, GPT2Model, clip_grad_norm
 from npgpt2.process import keep_freed_memory
+from npgpt2.ranks import ALONE, MPIRanks
 from tests.benchmarks.turns import Worker, python, ratio, serve, take_turns
 
 Step = Callable[[], dict[str, float]]
@@ -32,6 +35,7 @@ CONFIGS = {
 }
 ADAMW: dict[str, Any] = {"lr": 1e-3, "betas": (0.9, 0.99), "weight_decay": 0.1}
 MAX_NORM = 1.0
+PARTS = ("forward", "backward", "optimizer")
 
 
 def config_of(name: str) -> GPT2Config:
@@ -93,16 +97,23 @@ def timed(forward: Callable[[], Any], backward: Callable[[Any], Any], optimize: 
     return step
 
 
-def ours(name: str, threads: int, tuning: bool) -> None:
-    """Serve steps of npgpt2."""
+def ours(name: str, threads: int, tuning: bool, ranks: bool = False) -> None:
+    """Serve steps of npgpt2, as `npgpt2 train` does them."""
     if tuning:
         keep_freed_memory()
+    group = MPIRanks() if ranks else ALONE
     ids, targets = batch_of(name)
-    model = GPT2Model(config_of(name), rng=0)
+    own, B = group.share(len(ids)), len(ids)
+    weight = (own.stop - own.start) / B
+    model, first = GPT2Model(config_of(name), rng=0), {}
     fill((name, p.data) for name, p in model.named_parameters())
-    optimizer, first = AdamW(model.parameters(), **ADAMW), {}
+    optimizer = AdamW(model.parameters(), **ADAMW)
 
     def optimize() -> None:
+        sums = group.sum([p.grad for p in optimizer.parameters])
+        for p, gradient in zip(optimizer.parameters, sums, strict=True):
+            p.grad = gradient
+        del sums
         if "norm" not in first:
             first["norm"] = norm(p.grad for p in optimizer.parameters)
         clip_grad_norm(optimizer.parameters, MAX_NORM)
@@ -110,31 +121,41 @@ def ours(name: str, threads: int, tuning: bool) -> None:
         optimizer.zero_grad()
 
     def forward() -> Any:
-        loss = model.loss(ids, targets)
-        first.setdefault("loss", loss.item())
+        loss = model.loss(ids[own], targets[own])
+        if "loss" not in first:
+            first["loss"] = float(group.sum([loss.data * weight])[0])
         return loss
 
-    serve(first, timed(forward, lambda loss: loss.backward(), optimize))
+    serve(first, timed(forward, lambda loss: loss.backward(weight), optimize), world(ranks))
 
 
-def torchs(name: str, threads: int, tuning: bool, compiled: bool) -> None:
-    """Serve steps of torch."""
+def torchs(
+    name: str, threads: int, tuning: bool, compiled: bool = False, ranks: bool = False
+) -> None:
+    """Serve steps of torch; over ranks in the same way as ours."""
     import torch
     from torch.nn import functional as tF
 
     from tests.test_npgpt2.torch_gpt2 import TorchGPT2
 
     torch.set_num_threads(threads)
+    group = MPIRanks() if ranks else ALONE
     ids, targets = (torch.from_numpy(a) for a in batch_of(name))
-    model = TorchGPT2(config_of(name))
+    own, B = group.share(len(ids)), len(ids)
+    weight = (own.stop - own.start) / B
+    model, first = TorchGPT2(config_of(name)), {}
     fill((name, p.detach().numpy()) for name, p in model.named_parameters())
     matrices = [p for p in model.parameters() if p.ndim == 2]
     vectors = [p for p in model.parameters() if p.ndim == 1]
     groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer, first = torch.optim.AdamW(groups, **ADAMW, fused=True), {}
+    optimizer = torch.optim.AdamW(groups, **ADAMW, fused=True)
     call = torch.compile(model) if compiled else model
 
     def optimize() -> None:
+        if ranks:
+            sums = group.sum([p.grad.numpy() for p in model.parameters()])
+            for p, gradient in zip(model.parameters(), sums, strict=True):
+                p.grad = torch.from_numpy(gradient)
         if "norm" not in first:
             first["norm"] = norm(p.grad.numpy() for p in model.parameters())
         torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
@@ -142,11 +163,24 @@ def torchs(name: str, threads: int, tuning: bool, compiled: bool) -> None:
         optimizer.zero_grad()
 
     def forward() -> Any:
-        loss = tF.cross_entropy(call(ids).flatten(0, 1), targets.flatten())
-        first.setdefault("loss", loss.item())
+        loss = tF.cross_entropy(call(ids[own]).flatten(0, 1), targets[own].flatten())
+        if "loss" not in first:
+            first["loss"] = float(group.sum([loss.detach().numpy() * weight])[0])
         return loss
 
-    serve(first, timed(forward, lambda loss: loss.backward(), optimize))
+    def backward(loss: Any) -> None:
+        (loss if weight == 1.0 else loss * weight).backward()
+
+    serve(first, timed(forward, backward, optimize), world(ranks))
+
+
+def world(ranks: bool) -> Any:
+    """Return the communicator of all ranks, if there are several."""
+    if not ranks:
+        return None
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD
 
 
 def floor(name: str, threads: int, tuning: bool) -> None:
@@ -177,8 +211,10 @@ def floor(name: str, threads: int, tuning: bool) -> None:
 
 SIDES: dict[str, Callable[[str, int, bool], None]] = {
     "ours": ours,
-    "torch": lambda *args: torchs(*args, compiled=False),
-    "compile": lambda *args: torchs(*args, compiled=True),
+    "ours, 2 ranks": lambda *args: ours(*args, ranks=True),
+    "torch": torchs,
+    "torch, 2 ranks": lambda *args: torchs(*args, ranks=True),
+    "torch.compile": lambda *args: torchs(*args, compiled=True),
     "floor": floor,
 }
 
@@ -188,9 +224,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m tests.benchmarks.step")
     parser.add_argument("configs", nargs="*", metavar="CONFIG", help=f"some of {[*CONFIGS]}")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="default: 1 2")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of every side (5)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a turn, about (1)")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of every side (9)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of a turn, about (0.5)")
     parser.add_argument("--compile", action="store_true", help="torch.compile too")
+    parser.add_argument("--ranks", action="store_true", help="2 threads: also 2 ranks of 1 thread")
     parser.add_argument("--no-tuning", action="store_true", help="leave the allocator alone")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -201,46 +238,55 @@ def main() -> None:
         return
     for name in args.configs or CONFIGS:
         for threads in args.threads:
-            sides = ["ours", "torch", "floor"] + ["compile"] * args.compile
+            sides = ["ours", "torch", "floor"] + ["torch.compile"] * args.compile
+            if args.ranks and threads == 2:
+                sides += ["ours, 2 ranks", "torch, 2 ranks"]
             measure(name, threads, sides, args)
+
+
+def start(side: str, name: str, threads: int, flags: list[str]) -> Worker:
+    """Start the worker of one side."""
+    launcher = []
+    if side.endswith("ranks"):
+        launcher, threads = [str(Path(sys.executable).with_name("mpiexec")), "-n", "2"], 1
+    command = python("tests.benchmarks.step", name, "--side", side, "--threads", threads, *flags)
+    return Worker([*launcher, *command], threads)
 
 
 def measure(name: str, threads: int, sides: list[str], args: argparse.Namespace) -> None:
     """Compare the sides on one configuration and print what came out."""
     flags = ["--no-tuning"] * args.no_tuning
-    workers = {
-        side: Worker(
-            python("tests.benchmarks.step", name, "--side", side, "--threads", threads, *flags),
-            threads,
-        )
-        for side in sides
-    }
-    check(workers["ours"].ready, workers["torch"].ready)
+    workers = {side: start(side, name, threads, flags) for side in sides}
+    for side, worker in workers.items():
+        if side != "floor":
+            check(workers["ours"].ready, worker.ready)
     take_turns(list(workers.values()), args.rounds, args.seconds)
-    mine, tokens = workers["ours"], batch_of(name)[0].size
+    tokens = batch_of(name)[0].size
     print(f"\n{name}, {threads} thread{'s'[: threads > 1]}, {args.rounds} rounds")
     for side, worker in workers.items():
-        parts = "  ".join(
-            f"{key} {1e3 * worker.median(key):.4g}"
-            for key in ("forward", "backward", "optimizer")
-            if key in worker.turns[0]
-        )
+        step, memory = worker.median("step"), worker.median("peak") / 1e6
         print(
-            f"  {side:8}{1e3 * worker.median('step'):9.2f} ms  "
-            f"{tokens / worker.median('step'):9,.0f} tokens/s  "
-            f"{worker.median('faults'):8,.0f} faults  peak {worker.median('peak') / 1e6:6,.0f} MB"
-            f"  {parts}"
+            f"  {side:14}{1e3 * step:9.2f} ms  {tokens / step:9,.0f} tokens/s  "
+            f"{worker.median('faults'):8,.0f} faults  peak {memory:6,.0f} MB  "
+            + "  ".join(
+                f"{part} {1e3 * worker.median(part):.4g}" for part in PARTS if side != "floor"
+            )
         )
-    for side in sides[1:]:
-        middle, least, most = ratio(workers[side], mine, "step")
-        line = f"  {side} / ours: {middle:.2f} ({least:.2f} to {most:.2f})"
-        if side != "floor":
-            parts = [f"{key} {ratio(workers[side], mine, key)[0]:.2f}"
-                     for key in ("forward", "backward", "optimizer", "peak")]  # fmt: skip
-            line += ";  " + ", ".join(parts)
-        print(line, flush=True)
+    ours = [side for side in sides if side.startswith("ours")]
+    for other in (side for side in sides if side.startswith("torch")):
+        for mine in ours:
+            compare(other, workers[other], mine, workers[mine])
+    for mine in ours:
+        print(f"  floor / {mine}: {ratio(workers['floor'], workers[mine], 'step')[0]:.2f}")
     for worker in workers.values():
         worker.close()
+
+
+def compare(other: str, theirs: Worker, mine: str, ours: Worker) -> None:
+    """Print how many times as much the other took: time, its parts, and memory."""
+    middle, least, most = ratio(theirs, ours, "step")
+    parts = ", ".join(f"{part} {ratio(theirs, ours, part)[0]:.2f}" for part in (*PARTS, "peak"))
+    print(f"  {other} / {mine}: {middle:.2f} ({least:.2f} to {most:.2f});  {parts}", flush=True)
 
 
 def check(mine: dict[str, float], other: dict[str, float]) -> None:

@@ -65,7 +65,7 @@ def python(module: str, *arguments: object) -> list[str]:
     return [sys.executable, "-m", module, *map(str, arguments)]
 
 
-def serve(ready: dict[str, Any], step: Callable[[], dict[str, float]]) -> None:
+def serve(ready: dict[str, Any], step: Callable[[], dict[str, float]], world: Any = None) -> None:
     """Answer on standard output to every turn asked for on standard input.
 
     Parameters
@@ -74,25 +74,51 @@ def serve(ready: dict[str, Any], step: Callable[[], dict[str, float]]) -> None:
         What to say first.
     step
         Does one step and returns its times, in seconds, by name.
+    world
+        The communicator of mpi4py, where several processes are one worker.
 
     A turn's answer has the mean of those times, their sum as "step", page faults a step as
-    "faults", and the peak memory of the process in bytes as "peak".
+    "faults", and the peak memory in bytes as "peak"; the last two of all processes together.
     """
-    step()  # the first one allocates
-    print(json.dumps(ready), flush=True)
-    for line in sys.stdin:
+
+    def from_the_first(value: Any) -> Any:
+        return value if world is None else world.bcast(value)
+
+    def of_all(value: float) -> float:
+        return value if world is None else world.allreduce(value)
+
+    first = world is None or world.Get_rank() == 0
+    step()  # it allocates
+    if first:
+        print(json.dumps(ready), flush=True)
+    while True:
+        line = sys.stdin.readline() if first else ""
+        _wait(world)
+        line = from_the_first(line)
+        if not line:
+            return
         steps, sums = 0, {"step": 0.0}
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         start = time.perf_counter()
-        while not steps or time.perf_counter() - start < float(line):
+        while not steps or from_the_first(time.perf_counter() - start < float(line)):
             for name, seconds in step().items():
                 sums[name] = sums.get(name, 0.0) + seconds
                 sums["step"] += seconds
             steps += 1
         usage = resource.getrusage(resource.RUSAGE_SELF)
         answer = {name: seconds / steps for name, seconds in sums.items()}
-        answer |= {"faults": (usage.ru_minflt - faults) / steps, "peak": usage.ru_maxrss * 1024}
-        print(json.dumps(answer), flush=True)
+        answer["faults"] = of_all(usage.ru_minflt - faults) / steps
+        answer["peak"] = of_all(usage.ru_maxrss * 1024)
+        if first:
+            print(json.dumps(answer), flush=True)
+
+
+def _wait(world: Any) -> None:
+    """Wait for the first process without taking time from the worker whose turn it is."""
+    if world is not None:
+        everyone = world.Ibarrier()
+        while not everyone.Test():
+            time.sleep(0.002)
 
 
 def take_turns(workers: Sequence[Worker], rounds: int, seconds: float) -> None:

@@ -327,6 +327,55 @@ def test_writing_into_a_gradient_changes_no_other_array(f: Callable[..., Tensor]
     assert all(np.array_equal(a, b) for a, b in zip(others, values, strict=True))
 
 
+def address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
+
+
+@pytest.mark.parametrize("held", ["by nobody", "by a variable", "as a view", "by the op", "twice"])
+def test_a_gradient_that_nobody_else_holds_is_not_copied(held: str) -> None:
+    x, y, made, kept = leaf(2, 3), leaf(2, 3), [], []
+    saved = np.ones((2, 3))
+
+    def vjp(g: np.ndarray) -> tuple[np.ndarray, ...]:
+        gradient = saved if held == "by the op" else 2.0 * g
+        made.append(address(gradient))
+        if held == "by a variable":
+            kept.append(gradient)
+        if held == "as a view":
+            kept.append(gradient[0])
+        return gradient, gradient if held == "twice" else 3.0 * g
+
+    out = record(x.data + y.data, (x, y), vjp)
+    out.backward(np.ones((2, 3)))
+    handed_over = made[0] in (address(x.grad), address(y.grad))
+    assert handed_over == (held in ("by nobody", "twice"))
+    assert not np.shares_memory(x.grad, y.grad) and not np.shares_memory(x.grad, saved)
+    assert not any(np.shares_memory(x.grad, a) for a in kept)
+
+
+def test_sums_of_gradients_change_none_that_others_hold() -> None:
+    """x is used three times; the first gradients it gets are kept, shared and a view."""
+    x, kept = leaf(2, 3), []
+
+    def scaled(factor: float, give: Callable[[np.ndarray], np.ndarray]) -> Tensor:
+        return record(factor * x.data, (x,), lambda g: (give(factor * g),))
+
+    def keep(a: np.ndarray) -> np.ndarray:
+        kept.append(a)
+        return a
+
+    def view(a: np.ndarray) -> np.ndarray:
+        kept.append(a)
+        return a[:]
+
+    loss = (scaled(2.0, keep) + scaled(3.0, view) + scaled(4.0, keep) + (x + x)).sum()
+    g = np.full((), 1.0)
+    loss.backward(g)
+    assert np.array_equal(x.grad, np.full((2, 3), 11.0)) and g == 1.0
+    assert sorted(a[0, 0] for a in kept) == [2.0, 3.0, 4.0]
+    assert all((a == a[0, 0]).all() for a in kept)
+
+
 # -- no_grad and detach --------------------------------------------------------------------------
 
 

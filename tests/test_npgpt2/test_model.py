@@ -252,6 +252,27 @@ def test_a_prefix_has_the_logits_it_has_in_the_whole(seed: int, data: st.DataObj
     assert_close(model(ids[:, :t]).data, model(ids).data[:, :t])
 
 
+# -- the loss ------------------------------------------------------------------------------------
+
+
+@given(SEEDS)
+def test_loss_is_the_cross_entropy_of_the_logits(seed: int) -> None:
+    model, ids, targets = make_case(seed)
+    results = []
+    for loss in (model.loss(ids, targets), F.cross_entropy(model(ids), targets)):
+        model.zero_grad()
+        loss.backward()
+        results.append([loss.data, *(p.grad for p in model.parameters())])
+    for ours, theirs in zip(*results, strict=True):
+        assert_close(ours, theirs)
+    with model.evaluating():
+        assert_close(model.loss(ids, targets).data, results[0][0])
+    ignored = np.full_like(targets, -1)
+    ignored[0, 0] = targets[0, 0] if targets[0, 0] >= 0 else 0
+    expected = F.cross_entropy(model(ids), ignored, ignore_index=-1)
+    assert_close(model.loss(ids, ignored, ignore_index=-1).data, expected.data)
+
+
 # -- the order of tokens -------------------------------------------------------------------------
 
 
@@ -766,6 +787,35 @@ def test_memory_is_flat_over_training_steps() -> None:
         tracemalloc.stop()
         gc.enable()
     assert max(sizes[4:]) - sizes[3] < 4_000  # bytes; the activations of a step have 900,000
+
+
+def peak_memory(call: Callable[[], object]) -> int:
+    call()  # what is allocated once and for all
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_without_a_graph_memory_does_not_grow_with_depth() -> None:
+    peaks = []
+    for n_layer in (2, 12):
+        model = GPT2Model(replace(CONFIG, n_embd=48, n_layer=n_layer))
+        with model.evaluating():
+            peaks.append(peak_memory(lambda model=model: model(IDS)))
+    assert peaks[1] < peaks[0] + 4_000  # bytes; a layer computes 60,000
+
+
+def test_the_loss_keeps_one_array_of_the_size_of_the_logits_and_none_without_a_graph() -> None:
+    V, T = 40_000, 200
+    config = GPT2Config(V, T, n_embd=4, n_layer=1, n_head=1)
+    model, ids = GPT2Model(config).eval(), np.zeros((1, T), dtype=int)
+    size = 4 * V * T
+    assert size < peak_memory(lambda: model.loss(ids, ids)) < 1.5 * size
+    with model.evaluating():
+        assert peak_memory(lambda: model.loss(ids, ids)) < 0.9 * size  # 104 rows at a time
 
 
 def test_without_a_graph_nothing_is_kept() -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from autograd import Tensor
 from npgpt2 import SGD, AdamW, GPT2Config, Parameter, clip_grad_norm, cosine_schedule
 from npgpt2 import functional as F
+from npgpt2.blocks import BLOCK
 from tests.test_npgpt2 import torch_gpt2
 from tests.test_npgpt2.torch_gpt2 import assert_close
 
@@ -189,6 +190,40 @@ def test_a_parameter_given_twice_is_stepped_once(name: str) -> None:
         assert len(optimizer.parameters) == len(parameters)
     for a, b in zip(once, twice, strict=True):
         assert np.array_equal(a.data, b.data)
+
+
+def test_small_and_large_parameters_of_any_kind_follow_the_formula(
+    betas: tuple[float, float] = (0.9, 0.99), lr: float = 0.1, decay: float = 0.3
+) -> None:
+    """Packed, alone, in blocks, of two dtypes, not contiguous, at times without a gradient."""
+    rng, shapes = np.random.default_rng(0), [(3, 4), (5,), (300, 250), (BLOCK + 7,), (), (2, 2, 2)]
+    arrays = [rng.standard_normal(shape) for shape in shapes]
+    arrays += [rng.standard_normal((4, 3)).T, rng.standard_normal((7, 2))[:, 0]]
+    arrays += [rng.standard_normal((2, 3)).astype(np.float32)]
+    parameters = [Parameter(a) for a in arrays]
+    assert not parameters[6].data.flags.c_contiguous
+    expected = [a.astype(np.float64) for a in arrays]
+    m, v = ([np.zeros_like(a) for a in expected] for _ in range(2))
+    optimizer = AdamW(parameters, lr=lr, betas=betas, weight_decay=decay)
+    for t in range(1, 5):
+        for i, p in enumerate(parameters):
+            p.grad = rng.standard_normal(p.shape).astype(p.dtype) if (i + t) % 4 else None
+            if p.grad is None:
+                continue
+            m[i] = betas[0] * m[i] + (1.0 - betas[0]) * p.grad
+            v[i] = betas[1] * v[i] + (1.0 - betas[1]) * p.grad.astype(np.float64) ** 2
+            if p.ndim >= 2:
+                expected[i] = expected[i] * (1.0 - lr * decay)
+            m_hat, v_hat = m[i] / (1.0 - betas[0] ** t), v[i] / (1.0 - betas[1] ** t)
+            expected[i] = expected[i] - lr * m_hat / (np.sqrt(v_hat) + 1e-8)
+        optimizer.step()
+    for i, p in enumerate(parameters):
+        if p.dtype == np.float64:
+            for ours, formula in ((p.data, expected), (optimizer.m[i], m), (optimizer.v[i], v)):
+                assert_close(ours, formula[i], str(i))
+        else:
+            np.testing.assert_allclose(p.data, expected[i], rtol=1e-5)
+        assert p.data is arrays[i] or np.shares_memory(p.data, arrays[i])
 
 
 @each_optimizer
