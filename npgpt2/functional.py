@@ -165,10 +165,10 @@ def layer_norm(x: Operand, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> T
         g = g.reshape(-1, C)
         g_xhat = g * xhat
         dw, db = _sum_rows(g_xhat), _sum_rows(g)
-        along_xhat = (g_xhat @ w)[:, None] / C
+        along_1, along_xhat = (g @ w)[:, None] / C, (g_xhat @ w)[:, None] / C
         dx = g * w  # dxhat
         dx -= np.multiply(xhat, along_xhat, out=g_xhat)
-        dx -= (g @ w)[:, None] / C
+        dx -= along_1
         dx *= rstd
         return dx.reshape(shape), dw, db
 

@@ -457,7 +457,7 @@ _FUSED = (
     Bug(
         "layer-norm-mean-term",
         F.layer_norm,
-        "        dx -= (g @ w)[:, None] / C\n",
+        "        dx -= along_1\n",
         "",
         "The mean depends on x too. Without this term dx no longer sums to 0 over channels, "
         "and the model trains all the same.",
@@ -481,9 +481,13 @@ _FUSED = (
     Bug(
         "layer-norm-gain-forgotten",
         F.layer_norm,
-        "dxhat = g * w",
-        "dxhat = g",
+        "dx = g * w  # dxhat",
+        "dx = g.copy()",
         "The gain stands between the cotangent and xhat. It is 1 in every fresh model.",
+        also=(
+            ("(g_xhat @ w)", "(g_xhat @ np.ones_like(w))"),
+            ("(g @ w)", "(g @ np.ones_like(w))"),
+        ),
     ),
     Bug(
         "layer-norm-dw-of-shift",
@@ -601,7 +605,7 @@ _FUSED = (
         "dropout-backward-new-mask",
         F.dropout,
         "(g * scaled_mask,)",
-        "(g * _dropout_mask(g, p, rng),)",
+        "(g * _dropout_mask(g.shape, g.dtype, p, rng),)",
         "The backward pass draws another mask than the forward pass. The loss still goes down.",
     ),
     Bug(

@@ -213,6 +213,9 @@ def fused_cases(ops: ModuleType = F) -> dict[str, Case]:
             lambda z: ops.cross_entropy(z, ids), (logits + [[[800.0]], [[-800.0]]],)
         ),
         "cross_entropy, some ignored": Case(lambda z: ops.cross_entropy(z, some), (logits,)),
+        "linear_cross_entropy": Case(
+            lambda x, w: ops.linear_cross_entropy(x, w, some), (x, normal((5, 4)))
+        ),
     }
 
 
@@ -718,10 +721,13 @@ def an_optimizer_goes_on_where_it_was_saved() -> None:
 
 
 def momentum_is_a_sum_of_gradients() -> None:
-    """After three steps with the same g: 1, then 1 + mu, then 1 + mu + mu**2 times g."""
+    """After three steps with the same g: 1, then 1 + mu, then 1 + mu + mu**2 times g.
+
+    Also of a parameter that is given twice.
+    """
     for mu in (0.0, 0.5):
         parameters = _parameters()
-        optimizer = SGD(parameters, lr=0.1, momentum=mu)
+        optimizer = SGD([*parameters, parameters[0]], lr=0.1, momentum=mu)
         for _ in range(3):
             optimizer.step()
         for parameter, g in zip(parameters, GRADIENTS, strict=True):

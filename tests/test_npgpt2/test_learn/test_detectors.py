@@ -53,7 +53,7 @@ def test_every_fused_op_is_in_the_table() -> None:
         for name, f in vars(composed).items()
         if getattr(f, "__module__", "") == composed.__name__
     ]
-    assert len(names) == 8
+    assert len(names) == 9
     for name in names:
         prefix = name.removeprefix("causal_")
         assert any(case.startswith(prefix) for case in fused_cases()), name
