@@ -51,9 +51,11 @@ from types import CodeType, ModuleType
 from typing import Any, cast
 
 ROOT = Path(__file__).parents[1]
-FILES = [f"autograd/{name}.py" for name in "backward tensor check".split()] + [
+FILES = [f"autograd/{name}.py" for name in "backward tensor rows check".split()] + [
     f"npgpt2/{name}.py"
-    for name in "functional composed layers model module optim generation data validate".split()
+    for name in (
+        "functional blocks composed layers model module optim generation data validate".split()
+    )
 ]
 ALSO = {  # tests of a file, besides its doctests and the test file of its name
     "autograd/tensor.py": "tests/test_autograd/test_ops.py",
@@ -82,8 +84,8 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ): "it divides an error of 0",
     (
         "npgpt2/functional.py",
-        "dscores = dout @ v.swapaxes(-1, -2)  # (B, H, T, T)",
-        "dscores = dout @ v.swapaxes(-1, 2)  # (B, H, T, T)",
+        "dscores = dout[b, :, t] @ v[b, :, seen].swapaxes(-1, -2)",
+        "dscores = dout[b, :, t] @ v[b, :, seen].swapaxes(-1, 2)",
     ): "the same axis, of four",
     (
         "npgpt2/functional.py",
