@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autograd import Tensor
-from npgpt2 import validate
+from npgpt2 import threads, validate
 from npgpt2.blocks import BLOCK, blocks
 
 Array = NDArray[Any]
+
+_LARGE = 1 << 20  # entries of a parameter that are worth a thread
 
 
 class Optimizer:
@@ -89,7 +92,7 @@ class AdamW(Optimizer):
     Notes
     -----
     Small parameters are changed together, packed into one array, as the number of NumPy calls is
-    all that they take time for; large ones block by block.
+    all that they take time for; large ones block by block, and side by side if there are cores.
     """
 
     def __init__(
@@ -128,13 +131,15 @@ class AdamW(Optimizer):
     def step(self) -> None:
         """Change every parameter that has a gradient, in place."""
         self.step_count += 1
+        changes: list[Callable[[], None]] = []
         for pack in self._packs:
-            if all(p.grad is not None for p, _ in pack.members):
-                self._change([p for p, _ in pack.members], pack.m, pack.v)
+            present = [(p, at) for p, at in pack.members if p.grad is not None]
+            if len(present) == len(pack.members):
+                together = [p for p, _ in present]
+                changes.append(partial(self._change, together, pack.m, pack.v))
             else:
-                for p, at in pack.members:
-                    if p.grad is not None:
-                        self._change([p], pack.m[at], pack.v[at])
+                changes += [partial(self._change, [p], pack.m[at], pack.v[at]) for p, at in present]
+        threads.run(changes, threads.available() if self._packs[0].m.size > _LARGE else 1)
 
     def _change(self, parameters: list[Tensor], m: Array, v: Array) -> None:
         """Do a step for parameters of one kind, whose moments stand one after the other."""
@@ -210,7 +215,7 @@ class _Pack:
 
 
 def _packs(parameters: list[Tensor]) -> list[_Pack]:
-    """Pack parameters, as long as they fit into a block; larger ones alone."""
+    """Pack parameters, as long as they fit into a block; larger ones alone. The largest first."""
     kinds: dict[tuple[object, ...], list[list[Tensor]]] = {}
     for p in parameters:
         packs = kinds.setdefault((p.ndim >= 2, p.dtype), [[]])
@@ -223,7 +228,7 @@ def _packs(parameters: list[Tensor]) -> list[_Pack]:
         members = [(p, slice(end - p.size, end)) for p, end in zip(pack, ends, strict=True)]
         m, v = np.zeros((2, ends[-1]), pack[0].dtype)
         made.append(_Pack(members, m, v))
-    return made
+    return sorted(made, key=lambda pack: -pack.m.size)
 
 
 def _joined(arrays: Iterable[Array | None]) -> Array:

@@ -12,7 +12,7 @@ import sys
 
 
 def tune(threads: int | None = None) -> None:
-    """Keep freed memory; and let each product of matrices use so many threads, if that is given.
+    """Keep freed memory; and let each computation use so many threads, if that is given.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def cores() -> set[int]:
 
 
 def limit_threads(n: int) -> bool:
-    """Let each product of matrices use n threads at most, from now on.
+    """Let each computation use n threads at most, from now on.
 
     BLAS takes as many threads as there are cores, in every process. Where several processes train
     on one machine, its threads then wait for each other.
@@ -81,4 +81,5 @@ def limit_threads(n: int) -> bool:
             "leave threads as they are with --no-tuning"
         ) from error
     threadpool_limits(n)
+    os.environ["OMP_NUM_THREADS"] = str(n)  # for the threads that are not those of BLAS
     return True

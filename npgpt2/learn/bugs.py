@@ -1023,10 +1023,15 @@ _OPTIM = (
     Bug(
         "adam-step-per-parameter",
         optim.AdamW.step,
-        "    self.step_count += 1\n    for pack in self._packs:\n",
-        "    for pack in self._packs:\n        self.step_count += 1\n",
-        "The step is counted in the loop over parameters, so that the bias correction "
-        "is over too soon for all but the first.",
+        "    self.step_count += 1\n",
+        "",
+        "The step is counted once per parameter, so that the bias correction is over too soon.",
+        also=(
+            (
+                "    for pack in self._packs:\n",
+                "    for pack in self._packs:\n        self.step_count += len(pack.members)\n",
+            ),
+        ),
     ),
     Bug(
         "adam-no-bias-correction",

@@ -152,7 +152,9 @@ def test_what_gradient_checks_cannot_see(matrix: Matrix) -> None:
     missed = BUGS.keys() - caught(matrix, "random cotangent")
     assert missed == set(MISSED_BY_GRADIENT_CHECKS.split())
     # A complex step needs ops that take complex numbers, and no kinks.
-    assert BUGS.keys() - caught(matrix, "complex step") == missed - BY_COMPLEX_NUMBERS | {"max-all-ties"}
+    assert BUGS.keys() - caught(matrix, "complex step") == missed - BY_COMPLEX_NUMBERS | {
+        "max-all-ties"
+    }
 
 
 def test_some_bugs_are_seen_by_one_kind_of_detector_only(matrix: Matrix) -> None:
