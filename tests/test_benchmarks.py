@@ -1,0 +1,81 @@
+"""The benchmark compares what it says: the same computation, turn by turn, in workers that end."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from tests.benchmarks.step import CONFIGS, batch_of, check, config_of
+from tests.benchmarks.turns import ROOT, Worker, python, ratio, take_turns
+
+SERVE = """
+import sys
+sys.path.insert(0, {root!r})
+from tests.benchmarks.turns import serve
+serve({{"loss": 1.5}}, lambda: {{"forward": {seconds}, "backward": 2 * {seconds}}})
+"""
+
+
+def worker(seconds: float) -> Worker:
+    code = SERVE.format(root=str(ROOT), seconds=seconds)
+    return Worker([sys.executable, "-c", code], threads=1)
+
+
+def test_workers_take_turns_and_end() -> None:
+    quick, slow = worker(0.25), worker(1.0)
+    assert quick.ready == slow.ready == {"loss": 1.5}
+    take_turns([quick, slow], rounds=3, seconds=0.001)
+    assert len(quick.turns) == len(slow.turns) == 3
+    assert quick.median("backward") == 0.5 and quick.median("step") == 0.75
+    assert ratio(slow, quick, "step") == (4.0, 4.0, 4.0)
+    assert quick.median("peak") > 1e7 and quick.median("faults") >= 0.0
+    for one in (quick, slow):
+        one.close()
+        assert one.process.returncode == 0
+
+
+def test_a_ratio_is_taken_round_by_round() -> None:
+    """So that a machine that is slow for a while is slow for both."""
+    mine, other = (SimpleNamespace(turns=[{"step": t} for t in times]) for times in T)
+    assert ratio(other, mine, "step") == (2.0, 1.5, 3.0)  # type: ignore[arg-type]
+
+
+T = ([1.0, 10.0, 2.0], [2.0, 15.0, 6.0])
+
+
+def test_a_worker_that_dies_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="a worker ended: status 3"):
+        Worker([sys.executable, "-c", "raise SystemExit(3)"], threads=1)
+
+
+@pytest.mark.parametrize("key", ["loss", "norm"])
+def test_programs_that_do_not_compute_the_same_are_not_compared(key: str) -> None:
+    same = {"loss": 4.2, "norm": 2.0}
+    check(same, same | {key: same[key] * (1.0 + 1e-6)})
+    with pytest.raises(SystemExit, match=f"not the same computation: {key}"):
+        check(same, same | {key: same[key] * 1.0001})
+
+
+def test_configurations_are_without_dropout_and_batches_fit_them() -> None:
+    for name in CONFIGS:
+        config, (ids, targets) = config_of(name), batch_of(name)
+        assert (config.embd_pdrop, config.resid_pdrop, config.attn_pdrop) == (0.0, 0.0, 0.0)
+        assert ids.shape == targets.shape == (CONFIGS[name][1], config.n_positions)
+        assert (ids[:, 1:] == targets[:, :-1]).all() and ids.max() < config.vocab_size
+
+
+@pytest.mark.parametrize("flags", [["--threads", "1"], ["--threads", "2", "--ranks"]])
+def test_the_smallest_configuration_from_the_command_line(flags: list[str]) -> None:
+    command = python("tests.benchmarks.step", "tiny", "--rounds", "1", "--seconds", "0.01", *flags)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    sides = [line.split("  ")[1] for line in done.stdout.splitlines() if "tokens/s" in line]
+    expected = ["ours", "torch", "floor"]
+    if "--ranks" in flags:
+        expected += ["ours, 2 ranks", "torch, 2 ranks"]
+    assert sides == expected
+    assert re.search(r"torch / ours: \d+\.\d\d \(\d+\.\d\d to \d+\.\d\d\);  forward", done.stdout)
