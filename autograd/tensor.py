@@ -193,6 +193,9 @@ def _add(so_far: Array, gradient: Array) -> Array:
     return so_far + gradient
 
 
+_GRADIENTS = (np.ndarray, np.generic, Rows)  # what a vjp may return
+
+
 def _is_array(gradient: object) -> bool:
     return type(gradient) is np.ndarray and gradient.base is None
 
@@ -559,26 +562,26 @@ class Tensor:
                 else "no vjp here: an earlier backward pass freed this graph; "
                 "keep it with backward(retain_graph=True)"
             )
-        gradients, name = self._vjp(self._cotangent(g)), self._vjp.__qualname__
+        gradients, returned = self._vjp(self._cotangent(g)), f"{self._vjp.__qualname__} returned"
         if not isinstance(gradients, tuple):
             raise TypeError(
-                f"{name} returned a {type(gradients).__name__}: a vjp returns a tuple, "
+                f"{returned} a {type(gradients).__name__}: a vjp returns a tuple, "
                 "with one gradient per parent"
             )
         if len(gradients) != len(self.parents):
             raise ValueError(
-                f"{name} returned {len(gradients)} gradients for {len(self.parents)} parents"
+                f"{returned} {len(gradients)} gradients for {len(self.parents)} parents"
             )
         for i, (parent, gradient) in enumerate(zip(self.parents, gradients, strict=True)):
             if not parent.requires_grad:
                 continue
-            if not isinstance(gradient, np.ndarray | np.generic | Rows):
-                raise TypeError(f"{name} returned {gradient!r} for parent {i}, not an array")
-            if gradient.shape != parent.data.shape or gradient.dtype != parent.data.dtype:
+            if not isinstance(gradient, _GRADIENTS):
+                raise TypeError(f"{returned} {gradient!r} for parent {i}, not an array")
+            data = parent.data
+            if gradient.shape != data.shape or gradient.dtype != data.dtype:
                 raise ValueError(
-                    f"{name} returned a gradient of shape {gradient.shape} and "
-                    f"dtype {gradient.dtype} for parent {i}, which has shape {parent.shape} and "
-                    f"dtype {parent.dtype}"
+                    f"{returned} a gradient of shape {gradient.shape} and dtype {gradient.dtype} "
+                    f"for parent {i}, which has shape {data.shape} and dtype {data.dtype}"
                 )
         return gradients
 

@@ -150,7 +150,7 @@ class AdamW(Optimizer):
         step_size = self.lr * r / (1.0 - beta1**self.step_count)
         decay = self.weight_decay if parameters[0].ndim >= 2 else 0.0
         all_p, all_g = _joined(p.data for p in parameters), _joined(p.grad for p in parameters)
-        for n in blocks(m):
+        for n in blocks(m, 2 * BLOCK):
             p, g = all_p[n], all_g[n]
             m[n] *= beta1
             update = (1.0 - beta1) * g
