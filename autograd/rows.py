@@ -16,32 +16,48 @@ class Rows:
     A batch of tokens uses a few hundred rows of an embedding of 50,257. The engine adds such a
     gradient to others by touching these rows alone; what ends up in `.grad` is an array.
 
+    Parameters
+    ----------
+    shape
+        (V, C), that of the table.
+    ids
+        (N,) integers in [0, V).
+    values
+        (N, C), the rows at these ids; those of one id are added up.
+
     Attributes
     ----------
     shape
-        (V, ...), that of the table.
+        The shape given.
     ids
-        (n,) integers in [0, V), each once.
+        (n,), each of the ids once, ascending.
     values
-        (n, ...), the rows at these ids.
+        (n, C), the sum of each one's rows.
 
     Examples
     --------
-    >>> rows = Rows((3, 2), [2], [[5.0, 6.0]])
-    >>> np.asarray(rows)
-    array([[0., 0.],
-           [0., 0.],
-           [5., 6.]])
+    >>> rows = Rows((3, 2), [2, 1, 2], [[5.0, 6.0], [1.0, 1.0], [0.0, 2.0]])
+    >>> rows
+    Rows of a (3, 2) float64 table, at [1, 2]:
+    array([[1., 1.],
+           [5., 8.]])
     >>> np.ones((3, 2)) + rows
     array([[1., 1.],
-           [1., 1.],
-           [6., 7.]])
+           [2., 2.],
+           [6., 9.]])
     """
 
     __array_ufunc__ = None  # so that array + rows is left to __radd__
 
     def __init__(self, shape: tuple[int, ...], ids: ArrayLike, values: ArrayLike) -> None:
-        self.shape, self.ids, self.values = shape, np.asarray(ids), np.asarray(values)
+        ids, values = np.asarray(ids), np.asarray(values)
+        order = ids.argsort(kind="stable")
+        ordered = ids[order]
+        begins = np.ones(len(ids), dtype=bool)  # whether another id begins here
+        np.not_equal(ordered[1:], ordered[:-1], out=begins[1:])
+        starts = np.flatnonzero(begins)
+        self.shape, self.ids = shape, ordered[starts]
+        self.values = np.add.reduceat(values[order], starts, axis=0)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -51,6 +67,10 @@ class Rows:
     def add_to(self, table: Array) -> None:
         """Add to the rows of a table, in place."""
         table[self.ids] += self.values
+
+    def __repr__(self) -> str:
+        table = f"{self.shape} {self.dtype} table"
+        return f"Rows of a {table}, at {self.ids.tolist()}:\n{self.values!r}"
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
         table = np.zeros(self.shape, dtype=self.dtype if dtype is None else dtype)

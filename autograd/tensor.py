@@ -111,7 +111,8 @@ def record(data: ArrayLike, parents: tuple[Tensor, ...], vjp: Vjp) -> Tensor:
         The Tensors it was computed from.
     vjp
         A pure function: given g of the shape and dtype of `data`, it returns one gradient per
-        parent, each of that parent's shape and dtype.
+        parent, each an array of that parent's shape and dtype, or `Rows`. An array that nobody
+        else holds may be added to, or become a `.grad`.
 
     Raises
     ------
@@ -197,20 +198,22 @@ _GRADIENTS = (np.ndarray, np.generic, Rows)  # what a vjp may return
 
 
 def _is_array(gradient: object) -> bool:
-    return type(gradient) is np.ndarray and gradient.base is None
+    """Whether it is an array with memory of its own, that can be written to."""
+    return type(gradient) is np.ndarray and gradient.base is None and gradient.flags.writeable
 
 
 def _fewest() -> int:
     """What the two functions above see of an array that one variable of their caller holds.
 
-    Counted, as it differs between versions of Python.
+    Counted, as it differs between versions of Python. It is 3 at most: a debugger may hold more
+    while this is counted, and a number too low only means more copies.
     """
 
     def references(array: Array) -> int:
         return sys.getrefcount(array)
 
     array = np.empty(0)
-    return references(array)
+    return min(references(array), 3)
 
 
 _FEWEST = _fewest()

@@ -110,13 +110,7 @@ def embedding(weight: Tensor, ids: ArrayLike) -> Tensor:
 
     def vjp(g: Array) -> tuple[Rows]:
         # Row v of the table receives the sum of g over all the places where v was looked up.
-        order = indices.reshape(-1).argsort(kind="stable")
-        ordered = indices.reshape(-1)[order]
-        begins = np.ones(len(ordered), dtype=bool)  # whether a new id begins here
-        np.not_equal(ordered[1:], ordered[:-1], out=begins[1:])
-        starts = np.flatnonzero(begins)
-        sums = np.add.reduceat(g.reshape(-1, w.shape[1])[order], starts, axis=0)
-        return (Rows(w.shape, ordered[starts], sums),)
+        return (Rows(w.shape, indices.reshape(-1), g.reshape(-1, w.shape[1])),)
 
     return record(w[indices], (weight,), vjp)
 
@@ -144,10 +138,10 @@ def layer_norm(x: Operand, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> T
     Raises
     ------
     ValueError
-        The shapes do not fit.
+        The shapes do not fit, or there are no channels.
     """
     x = as_tensor(x, like=weight)
-    if x.shape[-1:] != weight.shape or weight.shape != bias.shape:
+    if x.shape[-1:] != weight.shape or weight.shape != bias.shape or not weight.size:
         raise ValueError(
             f"layer_norm: x has shape {x.shape}, but weight {weight.shape} and bias {bias.shape}"
         )
@@ -185,13 +179,16 @@ def gelu(x: Operand) -> Tensor:
     x = as_tensor(x)
     a, c = 0.044715, math.sqrt(2.0 / math.pi)
     z = x.data.reshape(-1)
-    out, slope = np.empty_like(z), np.empty_like(z) if is_recorded(x) else None
+    out = np.empty_like(z)
+    slope = np.empty_like(z) if is_recorded(x) else None
     with np.errstate(over="ignore"):  # exp(-2u) = inf is right: then s = 0
         for n in blocks(z):
             zz = z[n] * z[n]
             s = zz * (-2.0 * a * c)
             s -= 2.0 * c
             s *= z[n]  # -2u
+            if z.dtype.kind == "c":  # where exp(-2u) would be inf + inf j, and s NaN
+                np.minimum(s.real, math.log(np.finfo(z.dtype).max) - 1.0, out=s.real)
             np.exp(s, out=s)
             s += 1.0
             np.divide(1.0, s, out=s)  # s = 1/(1 + exp(-2u)) = (1 + tanh(u))/2, so out = x * s
@@ -215,8 +212,10 @@ def gelu(x: Operand) -> Tensor:
 
 
 def softmax(x: Operand) -> Tensor:
-    """out = exp(x) / sum(exp(x)), over the last axis."""
+    """out = exp(x) / sum(exp(x)), over the last axis; ValueError if there is none."""
     x = as_tensor(x)
+    if not x.ndim:
+        raise ValueError("softmax: x must have shape (..., n), not ()")
     p = _softmax_inplace(x.data.copy())
 
     def vjp(g: Array) -> tuple[Array]:
@@ -291,7 +290,7 @@ def causal_attention(
         seen = slice(t.stop)
         scores = q[b, :, t] @ k[b, :, seen].swapaxes(-1, -2)
         scores *= scale
-        scores[..., t] += _hidden(t.stop - t.start, scores.real.dtype)
+        np.copyto(scores[..., t], -np.inf, where=_hidden(t.stop - t.start))
         weights = kept = _softmax_inplace(scores)
         if p:
             kept = weights * scaled_mask[b, :, t, seen]
@@ -366,7 +365,8 @@ def linear_cross_entropy(
     """cross_entropy(linear(x, weight), targets, ignore_index), without keeping the logits.
 
     Of a vocabulary of 50,257, logits are the largest array of a small GPT-2. There is one array
-    of their size here, of which the backward pass has the use; and none without a backward pass.
+    of their size here, of which the backward pass has the use. Without a graph there is none: the
+    loss is summed up over parts of the rows, and may differ in its last bits.
 
     Parameters
     ----------
@@ -468,20 +468,17 @@ def _sum_rows(rows: Array) -> Array:
     return _ones(len(rows), rows.dtype) @ rows
 
 
-@lru_cache(maxsize=64)
-def _ones(n: int, dtype: np.dtype[Any]) -> Array:
-    return np.ones(n, dtype=dtype)
-
-
-@lru_cache(maxsize=64)
-def _hidden(n: int, dtype: np.dtype[Any]) -> Array:
-    """(n, n): -inf right of the diagonal, else 0."""
-    return np.where(np.tri(n, dtype=bool), 0.0, -np.inf).astype(dtype)
-
-
 def _sum_channels(rows: Array) -> Array:
     """(..., C) -> (..., 1), likewise."""
     return rows @ _ones(rows.shape[-1], rows.dtype)[:, None]
+
+
+@lru_cache(maxsize=64)
+def _ones(n: int, dtype: np.dtype[Any]) -> Array:
+    """(n,) ones, for all to share."""
+    ones = np.ones(n, dtype=dtype)
+    ones.setflags(write=False)
+    return ones
 
 
 def _attention_blocks(B: int, H: int, T: int) -> Iterator[tuple[slice, slice]]:
@@ -493,6 +490,14 @@ def _attention_blocks(B: int, H: int, T: int) -> Iterator[tuple[slice, slice]]:
         for b in range(0, B, step)
         for t in range(0, T, rows)
     )
+
+
+@lru_cache(maxsize=64)
+def _hidden(n: int) -> Array:
+    """(n, n): True right of the diagonal, which is what the causal mask hides."""
+    hidden = ~np.tri(n, dtype=bool)
+    hidden.setflags(write=False)
+    return hidden
 
 
 def _softmax_inplace(z: Array) -> Array:

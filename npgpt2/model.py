@@ -174,6 +174,8 @@ class GPT2Model(Module):
         The same as `functional.cross_entropy(model(input_ids), targets, ignore_index)`, in less
         memory and time; parameters and errors are those of `hidden` and of `cross_entropy`.
         """
+        if self.lm_head.bias is not None:  # a head of one's own
+            return F.cross_entropy(self(input_ids), targets, ignore_index)
         x = self.hidden(input_ids)
         return F.linear_cross_entropy(x, self.lm_head.weight, targets, ignore_index)
 

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autograd import Tensor
-from npgpt2 import threads, validate
+from npgpt2 import process, threads, validate
 from npgpt2.blocks import BLOCK, blocks
 
 Array = NDArray[Any]
 
-_LARGE = 1 << 20  # entries of a parameter that are worth a thread
+_LARGE = 1 << 20  # entries of the largest parameter that make threads worth their while
+_STRETCH = 1 << 17  # entries to change at a time; found to be the fastest
 
 
 class Optimizer:
@@ -35,6 +36,12 @@ class Optimizer:
         self.parameters = _distinct(parameters)
         if not self.parameters:
             raise ValueError("an optimizer needs at least one parameter")
+        addresses = [p.data.__array_interface__["data"][0] for p in self.parameters if p.size]
+        if len(set(addresses)) < len(addresses):
+            raise ValueError(
+                "two parameters have the same array, so that each step would change it twice; "
+                "where they are one, let them be the same Parameter"
+            )
         self.lr = validate.number("lr", lr)
 
     def zero_grad(self) -> None:
@@ -87,7 +94,7 @@ class AdamW(Optimizer):
     step_count
         Number of steps done.
     m, v
-        Moments, one array for each parameter.
+        Moments, a list of one array for each parameter; to change one, write into the array.
 
     Notes
     -----
@@ -129,7 +136,15 @@ class AdamW(Optimizer):
         return [views[id(p)] for p in self.parameters]
 
     def step(self) -> None:
-        """Change every parameter that has a gradient, in place."""
+        """Change every parameter that has a gradient, in place.
+
+        Raises
+        ------
+        ValueError
+            A gradient has not its parameter's shape, or a parameter no longer the size it had.
+            Nothing has been changed.
+        """
+        self._require_fitting_gradients()
         self.step_count += 1
         changes: list[Callable[[], None]] = []
         for pack in self._packs:
@@ -139,7 +154,17 @@ class AdamW(Optimizer):
                 changes.append(partial(self._change, together, pack.m, pack.v))
             else:
                 changes += [partial(self._change, [p], pack.m[at], pack.v[at]) for p, at in present]
-        threads.run(changes, threads.available() if self._packs[0].m.size > _LARGE else 1)
+        threads.run(changes, process.threads() if self._packs[0].m.size > _LARGE else 1)
+
+    def _require_fitting_gradients(self) -> None:
+        for pack in self._packs:
+            for p, at in pack.members:
+                size = at.stop - at.start
+                if p.grad is not None and (p.grad.shape != p.shape or p.size != size):
+                    raise ValueError(
+                        f"parameter of shape {p.shape}, of {size} entries when the optimizer was "
+                        f"made, has a gradient of shape {p.grad.shape}"
+                    )
 
     def _change(self, parameters: list[Tensor], m: Array, v: Array) -> None:
         """Do a step for parameters of one kind, whose moments stand one after the other."""
@@ -150,7 +175,7 @@ class AdamW(Optimizer):
         step_size = self.lr * r / (1.0 - beta1**self.step_count)
         decay = self.weight_decay if parameters[0].ndim >= 2 else 0.0
         all_p, all_g = _joined(p.data for p in parameters), _joined(p.grad for p in parameters)
-        for n in blocks(m, 2 * BLOCK):
+        for n in blocks(m, _STRETCH):
             p, g = all_p[n], all_g[n]
             m[n] *= beta1
             update = (1.0 - beta1) * g

@@ -10,6 +10,9 @@ import ctypes
 import os
 import sys
 
+_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_limit: int | None = None  # of threads
+
 
 def tune(threads: int | None = None) -> None:
     """Keep freed memory; and let each computation use so many threads, if that is given.
@@ -48,6 +51,17 @@ def keep_freed_memory() -> bool:
     return bool(libc.mallopt(trim_threshold, never) and libc.mallopt(mmap_max, 0))
 
 
+def threads() -> int:
+    """Return how many threads a computation may use.
+
+    As `limit_threads` or the environment says (OMP_, OPENBLAS_ or MKL_NUM_THREADS), else one for
+    each core.
+    """
+    values = (os.environ.get(name, "") for name in _VARIABLES)
+    wished = (int(value) for value in values if value.isdecimal())
+    return _limit or next(filter(None, wished), len(cores()))
+
+
 def cores() -> set[int]:
     """Return the numbers of the cores that this process may run on."""
     if sys.platform == "linux":
@@ -71,7 +85,7 @@ def limit_threads(n: int) -> bool:
     ImportError
         threadpoolctl is missing.
     """
-    if any(f"{library}_NUM_THREADS" in os.environ for library in ("OMP", "OPENBLAS", "MKL")):
+    if any(name in os.environ for name in _VARIABLES):
         return False
     try:
         from threadpoolctl import threadpool_limits
@@ -80,6 +94,7 @@ def limit_threads(n: int) -> bool:
             "sharing the cores among ranks needs threadpoolctl: pip install 'npgpt2[mpi]', or "
             "leave threads as they are with --no-tuning"
         ) from error
+    global _limit
+    _limit = n
     threadpool_limits(n)
-    os.environ["OMP_NUM_THREADS"] = str(n)  # for the threads that are not those of BLAS
     return True

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-
-from npgpt2 import process
-
-
-def available() -> int:
-    """Return how many threads to use: what OMP_NUM_THREADS says, or as many as there are cores."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return int(wanted) if wanted.isdecimal() and int(wanted) else len(process.cores())
 
 
 def run(tasks: Sequence[Callable[[], object]], threads: int) -> None:

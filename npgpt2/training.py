@@ -100,7 +100,7 @@ class TrainingConfig:
         """
         model = self.model_config(vocab_size)
         C, T = model.n_embd, model.n_positions
-        block = 6 * C + 2 * model.n_inner + model.n_head * T  # numbers a token
+        block = 6 * C + 2 * model.n_inner + model.n_head * T // 2  # numbers a token
         activations = self.batch_size * T * (model.n_layer * block + vocab_size)
         return np.dtype(self.dtype).itemsize * (4 * count_parameters(model) + activations)
 
@@ -183,8 +183,8 @@ class Trainer:
         data.split(np.empty(len(text)), config.val_fraction, config.n_positions)
         rows = ranks.share(config.batch_size)
         run = ranks.once(lambda: Run.new(directory, asdict(config), text))
-        share = replace(config, batch_size=rows.stop - rows.start)
-        needed, installed = share.required_memory(len(run.vocabulary)), _installed_memory()
+        own = replace(config, batch_size=rows.stop - rows.start)
+        needed, installed = own.required_memory(len(run.vocabulary)), _installed_memory()
         if needed > installed:
             raise ValueError(
                 f"training needs at least {needed >> 30:,} GiB, but this machine has "
@@ -249,6 +249,8 @@ class Trainer:
 
     def _require_agreement(self) -> None:
         """Raise ArithmeticError if the ranks are not at the same step with the same weights."""
+        if self.ranks.size == 1:
+            return
         states = [rng.bit_generator.state for rng in (self.rng, self.model.rng)]
         checksum = zlib.crc32(repr((self.step, states)).encode())
         for parameter in self.optimizer.parameters:
@@ -296,9 +298,9 @@ class Trainer:
             self.tokens, config.batch_size, config.n_positions, self.rng
         )
         with dropout_of_batch(self.model, config.batch_size, rows):
-            share = self.model.train().loss(inputs[rows], targets[rows])
-        share.backward(self.weight)
-        loss = self._sum_over_ranks(share.data * self.weight)
+            loss_of_rows = self.model.train().loss(inputs[rows], targets[rows])
+        loss_of_rows.backward(self.weight)
+        loss = self._sum_over_ranks(loss_of_rows.data * self.weight)
         grad_norm = clip_grad_norm(self.optimizer.parameters, config.max_grad_norm)
         self.optimizer.lr = cosine_schedule(
             self.step,
@@ -314,10 +316,9 @@ class Trainer:
 
     def _sum_over_ranks(self, loss: Array) -> float:
         """Sum the loss, which is returned, and the gradients, which are replaced."""
-        parameters = self.optimizer.parameters
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        total, *sums = self.ranks.sum([loss, *gradients])
-        for parameter, gradient in zip(parameters, sums, strict=True):
+        trained = [p for p in self.optimizer.parameters if p.grad is not None]
+        total, *sums = self.ranks.sum([loss, *(p.grad for p in trained if p.grad is not None)])
+        for parameter, gradient in zip(trained, sums, strict=True):
             parameter.grad = gradient
         return float(total)
 

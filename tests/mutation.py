@@ -74,6 +74,21 @@ ONE_THREAD = dict.fromkeys(["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 EQUIVALENT: dict[tuple[str, str, str], str] = {
     (
         "autograd/tensor.py",
+        "if self._vjp is None or self.parents is None:",
+        "if self._vjp is None or False:",
+    ): "both are None, or neither",
+    (
+        "npgpt2/functional.py",
+        "_ROWS = 64  # of attention weights at a time",
+        "_ROWS = 65  # of attention weights at a time",
+    ): "only of another speed",
+    (
+        "npgpt2/optim.py",
+        "if factor < 1.0:",
+        "if factor <= 1.0:",
+    ): "a product with 1",
+    (
+        "autograd/tensor.py",
         "array = array.astype(like.dtype, copy=False)",
         "array = array.astype(like.dtype, copy=True)",
     ): "only slower: a constant is never written to",

@@ -36,6 +36,7 @@ from typing import Any, cast
 from autograd import backward as engine
 from autograd import check
 from autograd import tensor as ops
+from autograd.rows import Rows
 from autograd.tensor import Tensor
 from npgpt2 import data, generation, layers, model, module, optim
 from npgpt2 import functional as F
@@ -441,9 +442,9 @@ _FUSED = (
     ),
     Bug(
         "embedding-overwrites",
-        F.embedding,
-        "np.add.reduceat(g.reshape(-1, w.shape[1])[order], starts, axis=0)",
-        "g.reshape(-1, w.shape[1])[order][starts]",
+        Rows.__init__,
+        "np.add.reduceat(values[order], starts, axis=0)",
+        "values[order][starts]",
         "A token that occurs twice in the batch gets the gradient of one place only. Tests with "
         "different ids pass.",
     ),
@@ -558,8 +559,8 @@ _FUSED = (
     Bug(
         "gelu-float64-buffer",
         F.gelu,
-        "out, slope = np.empty_like(z),",
-        "out, slope = np.empty(z.shape),",
+        "out = np.empty_like(z)\n",
+        "out = np.empty(z.shape)\n",
         "An array made without a dtype is float64, and all that is computed from it: "
         "twice the memory, half the speed, and no number looks wrong.",
     ),
@@ -724,34 +725,34 @@ _FUSED = (
     Bug(
         "mask-off-by-one",
         F.causal_attention,
-        "_hidden(t.stop - t.start, scores.real.dtype)",
-        "np.triu(np.full((t.stop - t.start,) * 2, -np.inf), k=2)",
+        "_hidden(t.stop - t.start)",
+        "np.tri(t.stop - t.start, k=1) == 0.0",
         "Each position sees the next token, the one it shall predict. The loss goes down "
         "faster than ever.",
     ),
     Bug(
         "mask-forgotten",
         F.causal_attention,
-        "        scores[..., t] += _hidden(t.stop - t.start, scores.real.dtype)\n",
+        "        np.copyto(scores[..., t], -np.inf, where=_hidden(t.stop - t.start))\n",
         "",
         "Each position sees the whole sequence. The loss goes down, and generation fails.",
     ),
     Bug(
         "mask-after-softmax",
         F.causal_attention,
-        "        scores[..., t] += _hidden(t.stop - t.start, scores.real.dtype)\n"
+        "        np.copyto(scores[..., t], -np.inf, where=_hidden(t.stop - t.start))\n"
         "        weights = kept = _softmax_inplace(scores)\n",
         "        weights = kept = _softmax_inplace(scores)\n"
-        "        weights[..., t] *= np.tri(t.stop - t.start)\n",
+        "        np.copyto(weights[..., t], 0.0, where=_hidden(t.stop - t.start))\n",
         "The later weights are 0 but were in the sum: rows no longer sum to 1, and what is left "
         "tells of later tokens.",
     ),
     Bug(
         "mask-not-in-backward",
         F.causal_attention,
-        "        scores[..., t] += _hidden(t.stop - t.start, scores.real.dtype)\n",
+        "        np.copyto(scores[..., t], -np.inf, where=_hidden(t.stop - t.start))\n",
         "        unmasked = _softmax_inplace(scores.copy())\n"
-        "        scores[..., t] += _hidden(t.stop - t.start, scores.real.dtype)\n",
+        "        np.copyto(scores[..., t], -np.inf, where=_hidden(t.stop - t.start))\n",
         "The forward pass is causal, but the backward pass uses weights without the mask, so "
         "that gradients flow to tokens that were never seen.",
         also=(("saved.append((b, t, weights, kept))", "saved.append((b, t, unmasked, kept))"),),

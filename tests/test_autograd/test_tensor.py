@@ -353,6 +353,59 @@ def test_a_gradient_that_nobody_else_holds_is_not_copied(held: str) -> None:
     assert not any(np.shares_memory(x.grad, a) for a in kept)
 
 
+def test_a_gradient_that_nobody_else_holds_is_added_to_in_place() -> None:
+    x, made = leaf(2, 3), []
+
+    def doubled() -> Tensor:
+        def vjp(g: np.ndarray) -> tuple[np.ndarray]:
+            gradient = 2.0 * g
+            made.append(address(gradient))
+            return (gradient,)
+
+        return record(2.0 * x.data, (x,), vjp)
+
+    (doubled() + doubled() + doubled()).sum().backward()
+    assert np.array_equal(x.grad, np.full((2, 3), 6.0))
+    assert address(x.grad) == made[0]
+
+
+def test_a_gradient_that_cannot_be_written_to_is_copied() -> None:
+    x = leaf(2, 3)
+
+    def vjp(g: np.ndarray) -> tuple[np.ndarray]:
+        gradient = 2.0 * g
+        gradient.setflags(write=False)
+        return (gradient,)
+
+    out = record(2.0 * x.data, (x,), vjp)
+    for loss in (out.sum(), (record(2.0 * x.data, (x,), vjp) + out + out).sum()):
+        loss.backward(retain_graph=True)
+        x.grad += 1.0
+
+
+TRACED = """
+import sys
+def trace(frame, event, arg):
+    frame.f_locals  # which is kept, and holds what the function's variables hold
+    return trace
+sys.{set}(trace)
+import autograd
+sys.{set}(None)
+import numpy as np
+x, y = (autograd.Tensor(np.ones(2), requires_grad=True) for _ in range(2))
+saved = np.ones(2)
+autograd.record(x.data + y.data, (x, y), lambda g: (saved, saved)).backward(np.ones(2))
+assert not np.shares_memory(x.grad, y.grad) and not np.shares_memory(x.grad, saved)
+"""
+
+
+@pytest.mark.parametrize("set_tracer", ["settrace", "setprofile"])
+def test_an_import_under_a_debugger_does_no_harm(set_tracer: str) -> None:
+    code = TRACED.format(set=set_tracer)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
 def test_sums_of_gradients_change_none_that_others_hold() -> None:
     """x is used three times; the first gradients it gets are kept, shared and a view."""
     x, kept = leaf(2, 3), []

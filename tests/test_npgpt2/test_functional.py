@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch.nn import functional as tF
 
-from autograd import Tensor
+from autograd import Tensor, gradcheck
 from autograd.testing import arrays, check_op, extremes
 from npgpt2 import composed
 from npgpt2 import functional as F
@@ -476,6 +476,27 @@ def test_a_loss_that_does_not_depend_on_the_size_of_a_weight_has_no_gradient_alo
     assert abs(np.vdot(weight.data, weight.grad)) <= 1e-12 * size and size > 0.0  # rounding
 
 
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+def test_gelu_of_complex_numbers_is_finite_where_that_of_real_ones_is(dtype: type) -> None:
+    x = np.array([-1000.0, -30.0, -12.0, -6.0, 30.0, 1000.0])
+    real = F.gelu(Tensor(x.astype(dtype(0).real.dtype))).data
+    out = F.gelu(Tensor((x + 1e-3j).astype(dtype))).data
+    assert np.isfinite(out).all()
+    np.testing.assert_allclose(out.real, real, rtol=1e-4, atol=1e-8)
+    assert gradcheck(F.gelu, [x], mode="complex").ok
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_the_mask_hides_may_be_infinite(dtype: type) -> None:
+    qkv = np.random.default_rng(0).standard_normal((1, 4, 6)).astype(dtype)
+    clean = F.causal_attention(Tensor(qkv), 1).data
+    for later in (np.inf, -np.inf, np.nan):
+        qkv[0, 2, 2:4] = later  # a key
+        with np.errstate(invalid="ignore"):
+            out = F.causal_attention(Tensor(qkv), 1).data
+        assert np.array_equal(out[0, :2], clean[0, :2])
+
+
 def test_gelu_is_the_tanh_form() -> None:
     x = np.linspace(-8.0, 8.0, 4001)
     leaf = Tensor(x, requires_grad=True)
@@ -693,6 +714,8 @@ RNG = np.random.default_rng(0)
     [
         (lambda: F.linear(X, Tensor(np.ones((4, 5)))), ValueError, r"\(2, 4\) .* \(4, 5\)"),
         (lambda: F.linear(X, X[0]), ValueError, r"\(2, 4\) .* \(4,\)"),
+        (lambda: F.linear(1.0, X[0]), ValueError, r"\(\) .* \(4,\)"),
+        (lambda: F.linear_cross_entropy(1.0, X[0], 0), ValueError, r"\(\) .* \(4,\)"),
         (lambda: F.linear(X, Z), ValueError, r"\(2, 4\) .* \(2, 3, 5\)"),
         (lambda: F.linear(Tensor(1.0), X), ValueError, r"\(\) .* \(2, 4\)"),
         (lambda: F.linear(X, X, X[0, :1]), ValueError, r"\(2, 4\), but the bias \(1,\)"),
@@ -702,6 +725,12 @@ RNG = np.random.default_rng(0)
         (lambda: F.causal_attention(QKV[:, :0], 2), ValueError, r"\(1, 0, 12\).* T at least 1"),
         (lambda: F.causal_attention(QKV, 0), ValueError, "n_head=0 must be at least 1"),
         (lambda: F.causal_attention(QKV, 2.0), TypeError, "n_head must be an integer"),
+        (lambda: F.softmax(1.0), ValueError, r"\(..., n\), not \(\)"),
+        (
+            lambda: F.layer_norm(np.ones((2, 0)), *[Tensor(np.ones(0))] * 2),
+            ValueError,
+            r"weight \(0,\)",
+        ),
         (lambda: F.cross_entropy(1.0, 0), ValueError, r"\(..., V\), not \(\)"),
         (lambda: F.layer_norm(X, X, X), ValueError, r"shape \(2, 4\), but weight \(2, 4\)"),
         (lambda: F.layer_norm(X, X[0], X[0, :1]), ValueError, r"\(4,\) and bias \(1,\)"),

@@ -271,14 +271,18 @@ def test_loss_is_the_cross_entropy_of_the_logits(seed: int) -> None:
     ignored[0, 0] = targets[0, 0] if targets[0, 0] >= 0 else 0
     expected = F.cross_entropy(model(ids), ignored, ignore_index=-1)
     assert_close(model.loss(ids, ignored, ignore_index=-1).data, expected.data)
+    V, C = model.wte.weight.shape
+    model.lm_head = Linear(C, V, rng=0, dtype=np.float64)  # a head with a bias
+    model.lm_head.bias.data[...] = np.arange(V)
+    assert_close(model.loss(ids, targets).data, F.cross_entropy(model(ids), targets).data)
 
 
 # -- the order of tokens -------------------------------------------------------------------------
 
 
-def see_everything(n: int, dtype: np.dtype) -> NDArray:
-    """Stands in for what the causal mask adds to the scores."""
-    return np.zeros((n, n), dtype)
+def see_everything(n: int) -> NDArray:
+    """Stands in for what the causal mask hides."""
+    return np.zeros((n, n), dtype=bool)
 
 
 @given(SEEDS, st.data())

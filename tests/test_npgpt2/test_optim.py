@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from autograd import Tensor
-from npgpt2 import SGD, AdamW, GPT2Config, Parameter, clip_grad_norm, cosine_schedule
+from npgpt2 import SGD, AdamW, GPT2Config, Parameter, clip_grad_norm, cosine_schedule, optim
 from npgpt2 import functional as F
 from npgpt2.blocks import BLOCK
 from tests.test_npgpt2 import torch_gpt2
@@ -223,7 +224,54 @@ def test_small_and_large_parameters_of_any_kind_follow_the_formula(
                 assert_close(ours, formula[i], str(i))
         else:
             np.testing.assert_allclose(p.data, expected[i], rtol=1e-5)
-        assert p.data is arrays[i] or np.shares_memory(p.data, arrays[i])
+        assert np.shares_memory(p.data, arrays[i])
+
+
+def with_shapes(*shapes: tuple[int, ...]) -> list[Parameter]:
+    parameters = [Parameter(np.zeros(shape)) for shape in shapes]
+    for p in parameters:
+        p.grad = np.ones(p.shape)
+    return parameters
+
+
+def test_gradients_and_parameters_of_other_shapes_are_refused() -> None:
+    """Also where the sizes, or their sum, would fit."""
+
+    def transpose(parameters: list[Parameter]) -> None:
+        parameters[0].grad = np.ones((3, 2))
+
+    def exchange(parameters: list[Parameter]) -> None:
+        parameters[1].grad, parameters[2].grad = parameters[2].grad, parameters[1].grad
+
+    def enlarge(parameters: list[Parameter]) -> None:
+        parameters[1].data, parameters[1].grad = np.zeros(6), np.ones(6)
+
+    for spoil in (transpose, exchange, enlarge):
+        parameters = with_shapes((2, 3), (2,), (3,))
+        optimizer = AdamW(parameters)
+        spoil(parameters)
+        with pytest.raises(ValueError, match=r"parameter of shape .* has a gradient of shape"):
+            optimizer.step()
+        assert optimizer.step_count == 0 and not any(pack.m.any() for pack in optimizer._packs)
+        assert not any(p.data.any() for p in parameters)
+
+
+def test_gradients_need_not_be_contiguous() -> None:
+    one, other = with_shapes((2, 3), (4, 3)), with_shapes((2, 3), (4, 3))
+    for i, (p, q) in enumerate(zip(one, other, strict=True)):
+        p.grad = np.random.default_rng(i).standard_normal(p.shape)
+        q.grad = np.asfortranarray(p.grad)
+    for parameters in (one, other):
+        AdamW(parameters).step()
+    for p, q in zip(one, other, strict=True):
+        assert np.array_equal(p.data, q.data)
+
+
+@each_optimizer
+def test_two_parameters_of_one_array_are_refused(name: str) -> None:
+    array = np.ones((2, 3))
+    with pytest.raises(ValueError, match="two parameters have the same array"):
+        OPTIMIZERS[name][0]([Parameter(array), Parameter(array)])
 
 
 @each_optimizer
@@ -301,6 +349,46 @@ def test_any_leaf_that_requires_a_gradient_may_be_optimized() -> None:
     assert x.data.tolist() == [0.0]
 
 
+def test_adamw_with_threads_has_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optim, "_LARGE", 100)
+    results, names = [], set()
+    change = AdamW._change
+
+    def noted(*args: object) -> None:
+        names.add(threading.current_thread().name)
+        change(*args)
+
+    monkeypatch.setattr(AdamW, "_change", noted)
+    for n in ("1", "2"):
+        monkeypatch.setenv("OMP_NUM_THREADS", n)
+        rng = np.random.default_rng(0)
+        shapes = [(400, 300), (70_000,), (300, 300), (5,), (6,)]
+        parameters = [Parameter(rng.standard_normal(shape)) for shape in shapes]
+        optimizer = AdamW(parameters)
+        for _ in range(3):
+            for p in parameters:
+                p.grad = rng.standard_normal(p.shape)
+            optimizer.step()
+        results.append([p.data for p in parameters])
+        assert (names == {threading.main_thread().name}) == (n == "1")
+    for one, two in zip(*results, strict=True):
+        assert np.array_equal(one, two)
+
+
+def test_small_models_need_no_threads_and_packs_are_of_a_block_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used: list[int] = []
+    monkeypatch.setattr(optim.threads, "run", lambda tasks, threads: used.append(threads))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    for shapes, threads in (((BLOCK // 2, 5) * 2, 1), ((5, 2**20 + 1), 3)):
+        optimizer = AdamW([Parameter(np.zeros(n, np.float32)) for n in shapes])
+        optimizer.step()
+        assert used.pop() == threads
+        for pack in optimizer._packs:
+            assert pack.m.size <= BLOCK or len(pack.members) == 1
+
+
 # -- clipping ------------------------------------------------------------------------------------
 
 
@@ -323,6 +411,14 @@ def test_clipping_keeps_the_direction_and_bounds_the_norm(
     assert np.linalg.norm(after) <= min(norm, max_norm) * (1 + 1e-12)  # rounding
     assert_close(after * norm, flat * np.linalg.norm(after))
     assert_close(after, np.concatenate([p.grad.numpy().ravel() for p in theirs]))
+
+
+def test_clipping_takes_numbers_and_more_entries_than_a_float32_sum_can() -> None:
+    number, many = Parameter(np.float32(0.0)), Parameter(np.zeros(10 * BLOCK, np.float32))
+    number.grad, many.grad = np.array(3.0, np.float32), np.full(10 * BLOCK, 0.01, np.float32)
+    squares = 9.0 + 10 * BLOCK * float(np.float32(0.01)) ** 2
+    np.testing.assert_allclose(clip_grad_norm([number, many], 1.0), math.sqrt(squares), rtol=1e-6)
+    np.testing.assert_allclose(number.grad, 3.0 / math.sqrt(squares), rtol=1e-5)
 
 
 def test_clipping_leaves_small_gradients_as_they_are() -> None:

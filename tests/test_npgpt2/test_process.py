@@ -71,3 +71,16 @@ def test_the_command_line_tunes_unless_told_not_to(
     assert main(["generate", run, "--max-new-tokens", "1", *flags]) == 0
     assert calls == ([] if flags else ["memory", "memory"])  # alone, threads are left to BLAS
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("value", ["", "0", "many"])
+def test_without_a_wish_there_is_a_thread_for_every_core(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, value)
+    assert process.threads() == len(process.cores()) >= 1
+    monkeypatch.setenv("MKL_NUM_THREADS", "3")
+    assert process.threads() == 3
+    monkeypatch.setattr(process, "_limit", 2)
+    assert process.threads() == 2

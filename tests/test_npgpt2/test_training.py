@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from npgpt2 import data
-from npgpt2 import functional as F
 from npgpt2.checkpoint import read_npz
 from npgpt2.progress import Progress
 from npgpt2.training import Trainer, TrainingConfig
@@ -313,17 +312,28 @@ def test_a_model_too_large_for_the_machine_is_refused_at_once(tmp_path, change):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("change", [{}, {"n_layer": 4}, {"n_embd": 96}, {"batch_size": 64}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"n_layer": 4},
+        {"n_embd": 96},
+        {"batch_size": 64},
+        {"n_layer": 2, "n_head": 8, "n_embd": 32, "n_positions": 320, "batch_size": 1},
+    ],
+)
 def test_the_memory_said_to_be_needed_is_at_least_half_of_what_is(tmp_path, change):
     config = replace(TINY, **{"n_embd": 64, "n_positions": 32, "dropout": 0.0, **change})
-    trainer = Trainer.start(tmp_path, config, TEXT)
+    trainer = Trainer.start(tmp_path, config, TEXT * 10)
     said = config.required_memory(len(trainer.run.vocabulary))
     trainer.model.zero_grad()
     del trainer.optimizer
     tracemalloc.start()
     copies = [trainer.model.state_dict() for _ in range(4)]  # as weights, gradients and moments
-    inputs, targets = data.random_batch(trainer.tokens, config.batch_size, 32, trainer.rng)
-    loss = F.cross_entropy(trainer.model(inputs), targets)
+    inputs, targets = data.random_batch(
+        trainer.tokens, config.batch_size, config.n_positions, trainer.rng
+    )
+    loss = trainer.model.loss(inputs, targets)
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     del loss, copies
