@@ -55,7 +55,8 @@ class Worker:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"a worker ended: status {self.process.wait()}")
+            self.close()
+            raise RuntimeError(f"a worker ended: status {self.process.returncode}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -108,7 +109,7 @@ def serve(ready: dict[str, Any], step: Callable[[], dict[str, float]], world: An
         usage = resource.getrusage(resource.RUSAGE_SELF)
         answer = {name: seconds / steps for name, seconds in sums.items()}
         answer["faults"] = of_all(usage.ru_minflt - faults) / steps
-        answer["peak"] = of_all(usage.ru_maxrss * 1024)
+        answer["peak"] = of_all(usage.ru_maxrss * 1024)  # which Linux gives in KiB
         if first:
             print(json.dumps(answer), flush=True)
 
