@@ -168,57 +168,6 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
     return cast(Array, g.sum(axis=axes).reshape(shape))
 
 
-# -- whose an array is ---------------------------------------------------------------------------
-
-
-def _own(gradient: Array) -> Array:
-    """Return the gradient itself if nobody else holds it, or a copy of one's own.
-
-    What a vjp returned may be shared, may be a view, or an array that is kept elsewhere. Every
-    holder of an array, or of a view of it, counts as a reference to it, so that an array with the
-    fewest references possible is the caller's alone: then copying it would be a waste.
-    """
-    if _is_array(gradient) and sys.getrefcount(gradient) == _FEWEST:
-        return gradient
-    return np.array(gradient)
-
-
-def _add(so_far: Array, gradient: Array) -> Array:
-    """so_far + gradient; in place if nobody else holds so_far."""
-    if _is_array(so_far) and sys.getrefcount(so_far) == _FEWEST:
-        if isinstance(gradient, Rows):
-            gradient.add_to(so_far)
-        else:
-            so_far += gradient
-        return so_far
-    return so_far + gradient
-
-
-_GRADIENTS = (np.ndarray, np.generic, Rows)  # what a vjp may return
-
-
-def _is_array(gradient: object) -> bool:
-    """Whether it is an array with memory of its own, that can be written to."""
-    return type(gradient) is np.ndarray and gradient.base is None and gradient.flags.writeable
-
-
-def _fewest() -> int:
-    """What the two functions above see of an array that one variable of their caller holds.
-
-    Counted, as it differs between versions of Python. It is 3 at most: a debugger may hold more
-    while this is counted, and a number too low only means more copies.
-    """
-
-    def references(array: Array) -> int:
-        return sys.getrefcount(array)
-
-    array = np.empty(0)
-    return min(references(array), 3)
-
-
-_FEWEST = _fewest()
-
-
 # -- arithmetic, with broadcasting ---------------------------------------------------------------
 
 
@@ -489,6 +438,9 @@ def concatenate(tensors: Iterable[Operand], axis: int = 0) -> Tensor:
         return tuple(np.split(g, ends, axis=axis))
 
     return record(out, parents, vjp)
+
+
+_GRADIENTS = (np.ndarray, np.generic, Rows)  # what a vjp may return
 
 
 class Tensor:
@@ -786,3 +738,51 @@ class Tensor:
 
     def __ge__(self, other: Operand) -> Array:
         return cast(Array, self.data >= np.asarray(other))
+
+
+# -- whose a gradient is --------------------------------------------------------------------------
+
+
+def _own(gradient: Array) -> Array:
+    """Return the gradient itself if nobody else holds it, or a copy of one's own.
+
+    What a vjp returned may be shared, may be a view, or an array that is kept elsewhere. Every
+    holder of an array, or of a view of it, counts as a reference to it, so that an array with the
+    fewest references possible is the caller's alone: then copying it would be a waste.
+    """
+    if _is_array(gradient) and sys.getrefcount(gradient) == _FEWEST:
+        return gradient
+    return np.array(gradient)
+
+
+def _add(so_far: Array, gradient: Array) -> Array:
+    """so_far + gradient; in place if nobody else holds so_far."""
+    if _is_array(so_far) and sys.getrefcount(so_far) == _FEWEST:
+        if isinstance(gradient, Rows):
+            gradient.add_to(so_far)
+        else:
+            so_far += gradient
+        return so_far
+    return so_far + gradient
+
+
+def _is_array(gradient: object) -> bool:
+    """Whether it is an array with memory of its own, that can be written to."""
+    return type(gradient) is np.ndarray and gradient.base is None and gradient.flags.writeable
+
+
+def _fewest() -> int:
+    """What the two functions above see of an array that one variable of their caller holds.
+
+    Counted, as it differs between versions of Python. It is 3 at most: a debugger may hold more
+    while this is counted, and a number too low only means more copies.
+    """
+
+    def references(array: Array) -> int:
+        return sys.getrefcount(array)
+
+    array = np.empty(0)
+    return min(references(array), 3)
+
+
+_FEWEST = _fewest()
