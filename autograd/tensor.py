@@ -508,7 +508,7 @@ class Tensor:
             This is a leaf, or an earlier backward pass has freed it.
         TypeError, ValueError
             g is a Tensor or has another shape; or the op is wrong: its vjp did not return a tuple
-            of one gradient per parent, each an array of that parent's shape and dtype.
+            of one gradient per parent, each an array (or Rows) of that parent's shape and dtype.
         """
         if self._vjp is None or self.parents is None:
             raise RuntimeError(

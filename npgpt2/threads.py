@@ -8,7 +8,7 @@ from contextvars import copy_context
 
 
 def run(tasks: Sequence[Callable[[], object]], threads: int) -> None:
-    """Call all tasks, so many at a time; an error in one is raised when all are done.
+    """Call all tasks, so many at a time. An error in one is raised, by threads when all are done.
 
     Handing a task to a thread takes about 0.1 ms. NumPy's error state is the caller's in all.
     """
