@@ -23,11 +23,12 @@ import numpy as np
 from npgpt2 import __version__, data, process, validate
 from npgpt2.config import PRESETS
 from npgpt2.data import Vocabulary
-from npgpt2.generation import Sampling, stream
+from npgpt2.generation import stream
 from npgpt2.model import GPT2Model
 from npgpt2.parameter_table import format_table
 from npgpt2.ranks import Ranks, launched
 from npgpt2.run import Run, new_run_directory
+from npgpt2.sampling import Sampling
 from npgpt2.training import Trainer, TrainingConfig, config_of
 
 
@@ -158,8 +159,8 @@ def _print_sample(
     ids = vocabulary.encode(prompt)[None, :]  # (T,) -> (1, T)
     tokens = stream(model, ids, max_new_tokens, sampling, rng=seed, sliding_window=True)
     print(prompt.lstrip("\n"), end="", flush=True)
-    for token in tokens:
-        print(vocabulary.decode(token), end="", flush=True)
+    for step in tokens:
+        print(vocabulary.decode(step.tokens), end="", flush=True)
     print()
 
 

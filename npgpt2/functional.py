@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from autograd import Operand, Rows, Tensor, as_tensor, is_recorded, record
 from npgpt2 import validate
 from npgpt2.blocks import blocks
+from npgpt2.cache import Past
 
 Array = NDArray[Any]
 
@@ -286,7 +287,7 @@ def causal_attention(
     # Block by block: of the batch, and of rows t of the (T, T) weights. Row t sees columns 0 to t,
     # so that what lies right of a block is never computed.
     out, saved = np.empty((B, T, C), dtype=q.dtype), []
-    for b, t in _attention_blocks(B, n_head, T):
+    for b, t in _attention_blocks(B, n_head, T, T):
         seen = slice(t.stop)
         scores = q[b, :, t] @ k[b, :, seen].swapaxes(-1, -2)
         scores *= scale
@@ -321,6 +322,38 @@ def causal_attention(
         return (dqkv.reshape(B, T, 3 * C),)
 
     return record(out, (qkv,), vjp)
+
+
+def cached_attention(qkv: Operand, n_head: int, past: Past) -> Tensor:
+    """causal_attention for the rows that follow those in a cache; values only, no gradient.
+
+    Parameters
+    ----------
+    qkv, n_head
+        As for `causal_attention`; the rows of qkv stand at `past.positions`.
+    past
+        The keys and values of the rows before; those of qkv are added.
+
+    Returns
+    -------
+    Tensor
+        (B, T, C).
+    """
+    qkv = as_tensor(qkv)
+    B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    q, k, v = qkv.data.reshape(B, T, 3, n_head, C // n_head).transpose(2, 0, 3, 1, 4)
+    keys, values = past.extend(k, v)  # (B, H, T, D) -> (B, H, S, D)
+    S = keys.shape[2]
+    out = np.empty((B, T, C), dtype=q.dtype)
+    for b, t in _attention_blocks(B, n_head, T, S):
+        seen = slice(S - T + t.stop)  # as many columns as the row that sees the most of them
+        scores = q[b, :, t] @ keys[b, :, seen].swapaxes(-1, -2)
+        scores *= 1.0 / math.sqrt(C // n_head)
+        if T > 1 or past.start is None:  # else the only row sees all
+            hidden = np.arange(seen.stop) > past.positions[b, t, None]  # (B, T, S)
+            np.copyto(scores, -np.inf, where=hidden[:, None])
+        np.matmul(_softmax_inplace(scores), values[b, :, seen], out=_heads(out, n_head)[b, :, t])
+    return Tensor(out)
 
 
 def cross_entropy(logits: Operand, targets: ArrayLike, ignore_index: int = -100) -> Tensor:
@@ -481,10 +514,10 @@ def _ones(n: int, dtype: np.dtype[Any]) -> Array:
     return ones
 
 
-def _attention_blocks(B: int, H: int, T: int) -> Iterator[tuple[slice, slice]]:
-    """Cut (B, H, T, T) weights into blocks: slices of the batch, and in each, slices of rows."""
+def _attention_blocks(B: int, H: int, T: int, S: int) -> Iterator[tuple[slice, slice]]:
+    """Cut (B, H, T, S) weights into blocks: slices of the batch, and in each, slices of rows."""
     rows = min(T, _ROWS)
-    step = max(1, _SCORES // (H * rows * T))
+    step = max(1, _SCORES // (H * rows * S))
     return (
         (slice(b, min(b + step, B)), slice(t, min(t + rows, T)))
         for b in range(0, B, step)

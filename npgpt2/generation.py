@@ -1,98 +1,79 @@
-"""Sampling text: one token after the other, each drawn from what the model predicts.
+"""Continuing texts: a model reads the prompts once, then one token after the other.
 
-Source of top-p (nucleus) sampling: Holtzman et al., arXiv:1904.09751 (2019), section 3.1; of
-top-k: Fan, Lewis & Dauphin, arXiv:1805.04833 (2018), section 5.4.
+Each new token costs the work of one, as the keys and values of those before are kept (see
+`npgpt2.cache`). GPT-2 knows n_positions places and no more. A text that outgrows them goes on with
+its last n_positions // 2 tokens, read again from place 0: so every second half of a window is
+generated with the cache, and with at least half a window to look back on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from npgpt2 import validate
+from npgpt2.cache import KVCache
+from npgpt2.module import evaluating
+from npgpt2.sampling import Sampling
 
 if TYPE_CHECKING:
     from npgpt2.model import GPT2Model
 
 Array = NDArray[Any]
+Seed: TypeAlias = np.random.Generator | int | None
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How a token is drawn from logits.
+class Step:
+    """One more token for each row.
 
-    Parameters
+    Attributes
     ----------
-    temperature
-        Logits are divided by it; 0 means the most probable token, always.
-    top_k, top_p
-        Sample among the top_k most probable tokens; then among the fewest that together have
-        probability top_p or more. None: among all. Of equally probable tokens, those with lower
-        ids come first.
-
-    Raises
-    ------
-    TypeError, ValueError
-        temperature < 0, top_k < 1, or top_p outside (0, 1].
-
-    Examples
-    --------
-    >>> Sampling(top_k=2).probabilities(np.log([0.5, 0.3, 0.2])).round(3)
-    array([0.625, 0.375, 0.   ])
+    tokens
+        (B,) integers: the tokens drawn; of rows that had stopped before, their stop id.
+    running
+        (B,) bool: False for those.
+    logits
+        (B, V): what the tokens were drawn from.
     """
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
+    tokens: Array
+    running: Array
+    logits: Array
 
-    def __post_init__(self) -> None:
-        validate.number("temperature", self.temperature)
-        if self.top_k is not None:
-            validate.integer("top_k", self.top_k)
-        if self.top_p is not None:
-            validate.positive("top_p", validate.number("top_p", self.top_p, maximum=1.0))
+    @property
+    def logprobs(self) -> Array:
+        """Log-probabilities of the tokens under the model, in nats, (B,) float64.
 
-    def probabilities(self, logits: ArrayLike) -> Array:
-        """Return what is sampled from, float64 with rows of sum 1;  (..., V) -> (..., V).
-
-        Raises
-        ------
-        FloatingPointError
-            A logit is infinite or NaN.
+        Before temperature, top-k and top-p; 0 for rows that had stopped before.
         """
-        z = np.asarray(logits, dtype=np.float64)
-        if not np.isfinite(z).all():
-            raise FloatingPointError("logits are not finite; check the model's weights for NaN")
-        V = z.shape[-1]
-        if self.temperature == 0.0:
-            most_probable: Array = np.eye(V)[z.argmax(axis=-1)]
-            return most_probable
-        p: Array = np.exp((z - z.max(axis=-1, keepdims=True)) / self.temperature)
-        p /= p.sum(axis=-1, keepdims=True)
-        top_k, top_p = min(self.top_k or V, V), self.top_p or 1.0
-        if top_k == V and top_p == 1.0:
-            return p
-        order = np.argsort(-p, axis=-1, kind="stable")
-        ranked = np.take_along_axis(p, order, axis=-1)
-        ranked[..., top_k:] = 0.0
-        ranked /= ranked.sum(axis=-1, keepdims=True)
-        if top_p < 1.0:
-            before = ranked.cumsum(axis=-1) - ranked  # probability of all that rank higher
-            ranked[before >= top_p] = 0.0
-            ranked /= ranked.sum(axis=-1, keepdims=True)
-        np.put_along_axis(p, order, ranked, axis=-1)
-        return p
+        z = self.logits.astype(np.float64)
+        z -= z.max(axis=-1, keepdims=True)
+        at_token = np.take_along_axis(z, self.tokens[:, None], axis=-1)[:, 0]
+        return np.where(self.running, at_token - np.log(np.exp(z).sum(axis=-1)), 0.0)
 
-    def draw(self, logits: Array, rng: np.random.Generator) -> Array:
-        """Draw one token for each row, from its own probabilities;  (B, V) -> (B,)."""
-        cumulative = self.probabilities(logits).cumsum(axis=-1)
-        u = rng.random((len(logits), 1)) * cumulative[:, -1:]  # the last is 1 up to rounding
-        tokens: Array = np.count_nonzero(cumulative <= u, axis=-1)
-        return tokens
+
+@dataclass(frozen=True)
+class Completion:
+    """A prompt and how it went on.
+
+    Attributes
+    ----------
+    ids
+        (T + n,) integers, the prompt and the new tokens, a stop id included.
+    logprobs
+        (n,) float64, of the new tokens; see `Step.logprobs`.
+    stopped
+        Whether a stop id has ended it, rather than max_new_tokens.
+    """
+
+    ids: Array
+    logprobs: Array
+    stopped: bool
 
 
 def generate(
@@ -102,9 +83,10 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
-    rng: np.random.Generator | int | None = None,
+    rng: Seed | Sequence[Seed] = None,
     stop: ArrayLike | None = None,
     sliding_window: bool = False,
+    vocab_size: int | None = None,
 ) -> Array:
     """Continue each row of input_ids by max_new_tokens tokens.
 
@@ -113,17 +95,21 @@ def generate(
     model
         Used without dropout and without a graph; its training flags are restored.
     input_ids
-        (B, T) integers, the prompts, T at least 1.
+        (B, T) integers, the prompts, T at least 1. `complete` takes rows of different lengths.
     max_new_tokens
         Number of tokens to add, 0 or more.
     temperature, top_k, top_p
         See `Sampling`.
     rng
-        Seed or generator; None draws a new seed from the operating system.
+        Seed or generator; None draws a new seed from the operating system. With a sequence of B of
+        them, each row has its own, and is what it would be alone.
     stop
         Id or ids that end a row. The id is kept, and the rest of the row is filled with it.
     sliding_window
-        Past n_positions, predict from the last n_positions tokens instead of raising.
+        Past n_positions, go on with the last n_positions // 2 tokens instead of raising.
+    vocab_size
+        The number of ids that stand for a token, if the model's vocabulary has been padded to a
+        rounder number: ids from there on are never drawn.
 
     Returns
     -------
@@ -135,61 +121,177 @@ def generate(
     TypeError, ValueError, IndexError
         An argument outside its limits, or more than n_positions tokens in all.
     FloatingPointError
-        The model's logits are not finite.
+        The model's logits are not finite. The message names the first parameter, or else the first
+        layer, with a value that is not.
     """
     prompt = validate.ids("input_ids", input_ids, model.config.vocab_size)
     sampling = Sampling(temperature, top_k, top_p)
-    new = list(stream(model, prompt, max_new_tokens, sampling, rng, stop, sliding_window))
+    steps = stream(model, prompt, max_new_tokens, sampling, rng, stop, sliding_window, vocab_size)
+    new = [step.tokens for step in steps]
     new += new[-1:] * (max_new_tokens - len(new))  # all rows stopped early
     return np.column_stack([prompt, *new])
 
 
-def stream(
+def complete(
     model: GPT2Model,
-    input_ids: ArrayLike,
+    prompts: ArrayLike,
     max_new_tokens: int,
-    sampling: Sampling,
-    rng: np.random.Generator | int | None = None,
+    sampling: Sampling = Sampling(),  # noqa: B008  # it is frozen
+    rng: Seed | Sequence[Seed] = None,
     stop: ArrayLike | None = None,
     sliding_window: bool = False,
-) -> Iterator[Array]:
-    """Yield the new tokens as they are drawn, (B,) at a time; arguments as for `generate`.
+    vocab_size: int | None = None,
+) -> list[Completion]:
+    """Continue prompts, of one length or of different ones, and say how probable the tokens were.
+
+    Arguments and errors are those of `generate`; each row is what it would be alone.
+
+    Examples
+    --------
+    >>> from npgpt2 import GPT2Config, GPT2Model
+    >>> model = GPT2Model(GPT2Config(vocab_size=10, n_positions=8, n_embd=16, n_layer=2, n_head=2))
+    >>> [c.ids.shape for c in complete(model, [[1, 2, 3], [4]], max_new_tokens=5, rng=0)]
+    [(8,), (6,)]
+    """
+    rows = _rows(prompts, model.config.vocab_size)
+    steps = stream(model, rows, max_new_tokens, sampling, rng, stop, sliding_window, vocab_size)
+    drawn = [(step.tokens, step.logprobs, step.running) for step in steps]
+    stops: ArrayLike = [] if stop is None else stop
+    completions = []
+    for b, row in enumerate(rows):
+        new = np.array([tokens[b] for tokens, _, running in drawn if running[b]], dtype=np.intp)
+        logprobs = np.array([of_tokens[b] for _, of_tokens, running in drawn if running[b]])
+        stopped = bool(np.isin(new[-1:], stops).any())
+        completions.append(Completion(np.concatenate([row, new]), logprobs, stopped))
+    return completions
+
+
+def stream(
+    model: GPT2Model,
+    prompts: ArrayLike,
+    max_new_tokens: int,
+    sampling: Sampling = Sampling(),  # noqa: B008  # it is frozen
+    rng: Seed | Sequence[Seed] = None,
+    stop: ArrayLike | None = None,
+    sliding_window: bool = False,
+    vocab_size: int | None = None,
+) -> Iterator[Step]:
+    """Yield the new tokens as they are drawn, a `Step` at a time; arguments as for `complete`.
 
     They are checked at once, before the first token is asked for. Ends early once every row has
     met a stop id.
     """
     validate.integer("max_new_tokens", max_new_tokens, minimum=0)
     P, V = model.config.n_positions, model.config.vocab_size
-    ids = validate.ids("input_ids", input_ids, V)
-    if ids.ndim != 2 or not ids.size:
-        raise ValueError(f"the prompt must have shape (B, T), T at least 1, not {ids.shape}")
-    T = ids.shape[1]
-    if T + max_new_tokens > P and not sliding_window:
+    rows = _rows(prompts, V)
+    longest = max(map(len, rows))
+    if longest + max_new_tokens > P and not sliding_window:
         raise ValueError(
-            f"{T} tokens of prompt and {max_new_tokens} new ones exceed n_positions={P}; ask for "
-            f"at most {max(P - T, 0)} new ones, or pass sliding_window=True"
+            f"{longest} tokens of prompt and {max_new_tokens} new ones exceed n_positions={P}; ask "
+            f"for at most {max(P - longest, 0)} new ones, or pass sliding_window=True"
         )
-    stops = np.atleast_1d([] if stop is None else stop)
-    validate.ids("stop", stops, V)
-    return _stream(model, ids, max_new_tokens, sampling, np.random.default_rng(rng), stops)
+    if vocab_size is not None and validate.integer("vocab_size", vocab_size) > V:
+        raise ValueError(f"vocab_size={vocab_size} exceeds the model's vocab_size={V}")
+    stops = validate.ids("stop", np.atleast_1d([] if stop is None else stop), vocab_size or V)
+    generators = _generators(rng, len(rows))
+    return _stream(model, rows, max_new_tokens, sampling, generators, stops, vocab_size or V)
+
+
+def _rows(prompts: ArrayLike, V: int) -> list[Array]:
+    """Return the prompts as arrays, each (T,) with a T of its own."""
+    given: Any = prompts
+    if isinstance(given, Sequence) and len({np.shape(row) for row in given}) > 1:
+        rows = [validate.ids(f"prompts[{b}]", row, V) for b, row in enumerate(given)]
+    else:
+        rows = list(np.atleast_1d(validate.ids("input_ids", given, V)))
+    if not rows or any(row.ndim != 1 or not row.size for row in rows):
+        raise ValueError(
+            "prompts must have shape (B, T), or be a list of B of shape (T,), T at least 1, not "
+            f"{[row.shape for row in rows]}"
+        )
+    return rows
+
+
+def _generators(
+    rng: Seed | Sequence[Seed], B: int
+) -> np.random.Generator | list[np.random.Generator]:
+    if not isinstance(rng, Sequence):
+        return np.random.default_rng(rng)
+    if len(rng) != B:
+        raise ValueError(f"{len(rng)} seeds for {B} rows; give one for each, or one for all")
+    return [np.random.default_rng(seed) for seed in rng]
 
 
 def _stream(
     model: GPT2Model,
-    ids: Array,
+    rows: list[Array],
     max_new_tokens: int,
     sampling: Sampling,
-    rng: np.random.Generator,
+    rng: np.random.Generator | list[np.random.Generator],
     stops: Array,
-) -> Iterator[Array]:
-    stopped = np.zeros(len(ids), dtype=bool)
-    for _ in range(max_new_tokens):
-        # Every step runs the model over the whole window again.
-        with model.evaluating():  # not around the yield, where the caller's own code runs
-            logits = model(ids[:, -model.config.n_positions :]).data[:, -1]  # (B, V)
-        tokens = np.where(stopped, ids[:, -1], sampling.draw(logits, rng))
-        yield tokens
-        stopped |= np.isin(tokens, stops)
-        if stopped.all():
+    vocab_size: int,
+) -> Iterator[Step]:
+    P, modules = model.config.n_positions, list(model.modules())
+    cache: KVCache | None = None
+    rows, tokens = [row[-P:] for row in rows], np.zeros(len(rows), dtype=np.intp)
+    running = np.ones(len(rows), dtype=bool)
+    for left in range(max_new_tokens, 0, -1):
+        # Not around the yield, where the caller's own code runs. What is not finite is told below.
+        with evaluating(modules), np.errstate(all="ignore"):
+            if cache is None or max(map(len, rows)) > P:
+                rows = [row if len(row) <= P else row[-max(P // 2, 1) :] for row in rows]
+                capacity = min(P, max(map(len, rows)) + left - 1)
+                cache, logits = prefill(model, rows, capacity)
+            else:
+                logits = decode(model, tokens, cache)
+        logits = logits[:, :vocab_size]
+        try:
+            drawn = sampling.draw(logits, rng)
+        except FloatingPointError:
+            raise FloatingPointError(f"logits are not finite: {_cause(model, rows)}") from None
+        tokens = np.where(running, drawn, tokens)
+        yield Step(tokens, running, logits)
+        running = running & ~np.isin(tokens, stops)
+        if not running.any():
             return
-        ids = np.column_stack([ids, tokens])
+        rows = [np.append(row, token) for row, token in zip(rows, tokens, strict=True)]
+
+
+def prefill(
+    model: GPT2Model, rows: Sequence[Array], capacity: int | None = None
+) -> tuple[KVCache, Array]:
+    """Read rows into a new cache; return it, and the logits of what follows each row, (B, V).
+
+    Inside `with model.evaluating():`, as `decode`. The rows are (T,) integers, each with a T of its
+    own; they are filled up at the end, where no token of theirs looks.
+    """
+    lengths = np.array([len(row) for row in rows])
+    ids = np.zeros((len(rows), lengths.max()), dtype=np.intp)
+    for b, row in enumerate(rows):
+        ids[b, : len(row)] = row
+    cache = model.make_cache(len(rows), capacity)
+    x = model.hidden(ids, cache).data  # (B, T, C)
+    cache.lengths = lengths
+    return cache, model.lm_head(x[np.arange(len(rows)), lengths - 1]).data
+
+
+def decode(model: GPT2Model, tokens: ArrayLike, cache: KVCache) -> Array:
+    """Read one token more for each row, (B,); return the logits of what follows, (B, V)."""
+    return model(np.asarray(tokens)[:, None], cache=cache).data[:, 0]
+
+
+def _cause(model: GPT2Model, rows: list[Array]) -> str:
+    """Say where the first value stands that is not finite."""
+    for name, parameter in model.named_parameters():
+        bad = np.argwhere(~np.isfinite(parameter.data))
+        if len(bad):
+            place = tuple(bad[0].tolist())
+            return f"parameter {name} has {parameter.data[place]} at {list(place)}"
+    with model.evaluating(), np.errstate(all="ignore"):
+        for row in rows:
+            x = model.wte(row[None]) + model.wpe(np.arange(len(row)))
+            for i, block in enumerate(model.h):
+                x = block(x)
+                if not np.isfinite(x.data).all():
+                    return f"all parameters are finite, but the output of h.{i} is not"
+    return "all parameters are finite, and so is what each block makes; the head's products are not"

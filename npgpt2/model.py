@@ -11,14 +11,16 @@ sublayer, one more after the last block, residual projections initialised smalle
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from autograd import Tensor
+from autograd import Tensor, is_recorded
 from npgpt2 import functional as F
 from npgpt2 import generation
+from npgpt2.cache import KVCache, Past
 from npgpt2.config import GPT2Config
 from npgpt2.layers import Dropout, Embedding, LayerNorm, Linear, fill_normal
 from npgpt2.module import Module
@@ -40,12 +42,15 @@ class CausalSelfAttention(Module):
         self.attn_dropout = Dropout(config.attn_pdrop, rng)
         self.resid_dropout = Dropout(config.resid_pdrop, rng)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
+    def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C); with a past, of rows that follow others."""
         qkv = self.c_attn(x)  # (B, T, C) -> (B, T, 3C)
-        drop = self.attn_dropout
-        p = drop.p if drop.training else 0.0
-        x = F.causal_attention(qkv, self.n_head, p, drop.rng)  # (B, T, 3C) -> (B, T, C)
+        if past is None:
+            drop = self.attn_dropout
+            p = drop.p if drop.training else 0.0
+            x = F.causal_attention(qkv, self.n_head, p, drop.rng)  # (B, T, 3C) -> (B, T, C)
+        else:
+            x = F.cached_attention(qkv, self.n_head, past)
         return self.resid_dropout(self.c_proj(x))
 
 
@@ -82,9 +87,9 @@ class TransformerBlock(Module):
         self.ln_2 = LayerNorm(config.n_embd, config.layer_norm_epsilon, dtype=dtype)
         self.mlp = MLP(config, rng, dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
-        x = x + self.attn(self.ln_1(x))
+    def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C); with a past, of rows that follow others."""
+        x = x + self.attn(self.ln_1(x), past)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -161,12 +166,12 @@ class GPT2Model(Module):
                 scale = 1.0 / math.sqrt(2 * self.config.n_layer) if residual else 1.0
                 fill_normal(parameter.data, std * scale, self.rng)
 
-    def forward(self, input_ids: ArrayLike) -> Tensor:
+    def forward(self, input_ids: ArrayLike, cache: KVCache | None = None) -> Tensor:
         """Return the logits of the next token at every position: before softmax, (B, T, V).
 
         Parameters and errors are those of `hidden`.
         """
-        return self.lm_head(self.hidden(input_ids))  # (B, T, C) -> (B, T, V)
+        return self.lm_head(self.hidden(input_ids, cache))  # (B, T, C) -> (B, T, V)
 
     def loss(self, input_ids: ArrayLike, targets: ArrayLike, ignore_index: int = -100) -> Tensor:
         """Return the cross entropy of the logits, in nats, without keeping the logits.
@@ -179,13 +184,16 @@ class GPT2Model(Module):
         x = self.hidden(input_ids)
         return F.linear_cross_entropy(x, self.lm_head.weight, targets, ignore_index)
 
-    def hidden(self, input_ids: ArrayLike) -> Tensor:
+    def hidden(self, input_ids: ArrayLike, cache: KVCache | None = None) -> Tensor:
         """Return what the head reads: the residual stream after the last layer norm.
 
         Parameters
         ----------
         input_ids
             (B, T) integers in [0, V), array-like; 1 <= T <= n_positions.
+        cache
+            What has been read before: input_ids follow it, and are added to it. For values alone,
+            inside `with model.evaluating():`.
 
         Returns
         -------
@@ -196,21 +204,39 @@ class GPT2Model(Module):
         ------
         TypeError, IndexError, ValueError
             Ids are not integers, out of range, not of two axes, none, or too many in a row.
+        RuntimeError
+            A cache while training: neither gradients nor dropout go through it.
         """
         ids = np.asarray(input_ids)
         if ids.ndim != 2 or not ids.size:
             raise ValueError(
                 f"input_ids must have shape (B, T) with B and T at least 1, not {ids.shape}"
             )
-        T, P = ids.shape[1], self.config.n_positions
+        (B, T), P = ids.shape, self.config.n_positions
         if T > P:
             raise ValueError(
                 f"sequence of {T} tokens exceeds n_positions={P}; crop to input_ids[:, -{P}:]"
             )
-        x = self.drop(self.wte(ids) + self.wpe(np.arange(T)))  # (B, T) -> (B, T, C)
-        for block in self.h:
-            x = block(x)
+        if cache is None:
+            x = self.drop(self.wte(ids) + self.wpe(np.arange(T)))  # (B, T) -> (B, T, C)
+            for block in self.h:
+                x = block(x)
+        else:
+            if self.training or is_recorded(self.wte.weight):
+                raise RuntimeError(
+                    "a cache takes neither gradients nor dropout; use it inside "
+                    "`with model.evaluating():`"
+                )
+            pasts = cache.after(B, T)
+            x = self.wte(ids) + self.wpe(pasts[0].positions)
+            for block, past in zip(self.h, pasts, strict=True):
+                x = block(x, past)
+            cache.lengths += T
         return self.ln_f(x)
+
+    def make_cache(self, batch_size: int = 1, capacity: int | None = None) -> KVCache:
+        """Return an empty cache for this model; see `KVCache`."""
+        return KVCache(self.config, batch_size, capacity, self.wte.weight.dtype)
 
     def get_num_params(self) -> int:
         """Count the entries of all parameters, the tied one once."""
@@ -223,11 +249,13 @@ class GPT2Model(Module):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
-        rng: np.random.Generator | int | None = None,
+        rng: generation.Seed | Sequence[generation.Seed] = None,
         stop: ArrayLike | None = None,
         sliding_window: bool = False,
+        vocab_size: int | None = None,
     ) -> NDArray[Any]:
         """Continue each row of input_ids; see `npgpt2.generation.generate`."""
         return generation.generate(
-            self, input_ids, max_new_tokens, temperature, top_k, top_p, rng, stop, sliding_window
-        )
+            self, input_ids, max_new_tokens, temperature, top_k, top_p, rng, stop, sliding_window,
+            vocab_size,
+        )  # fmt: skip

@@ -38,7 +38,7 @@ from autograd import check
 from autograd import tensor as ops
 from autograd.rows import Rows
 from autograd.tensor import Tensor
-from npgpt2 import data, generation, layers, model, module, optim
+from npgpt2 import data, generation, layers, model, module, optim, sampling
 from npgpt2 import functional as F
 
 
@@ -852,7 +852,7 @@ _MODEL = (
     ),
     Bug(
         "validation-leaves-eval",
-        inspect.unwrap(module.Module.evaluating),
+        inspect.unwrap(module.evaluating),
         "        for module, training in before:\n            module.training = training\n",
         "        pass\n",
         "After the first validation dropout is off for the rest of the training.",
@@ -1176,7 +1176,7 @@ _TEXT = (
     ),
     Bug(
         "generate-from-row-0",
-        generation.Sampling.draw,
+        sampling.Sampling.draw,
         "cumulative <= u",
         "cumulative[:1] <= u",
         "Every row of the batch is drawn from the first row's probabilities. Tests generate one "
@@ -1184,14 +1184,14 @@ _TEXT = (
     ),
     Bug(
         "temperature-0-divides",
-        generation.Sampling.probabilities,
+        sampling.Sampling.probabilities,
         "if self.temperature == 0.0:",
         "if False:",
         "0/0 is NaN, no comparison with NaN holds, and so token 0 is drawn.",
     ),
     Bug(
         "top-k-past-the-vocabulary",
-        generation.Sampling.probabilities,
+        sampling.Sampling.probabilities,
         "top_k, top_p = min(self.top_k or V, V), self.top_p or 1.0",
         "top_k, top_p = self.top_k or V, self.top_p or 1.0",
         "A default top_k of 50 or 200 is more than a vocabulary of characters has.",
@@ -1204,7 +1204,7 @@ _TEXT = (
     ),
     Bug(
         "top-p-one-too-few",
-        generation.Sampling.probabilities,
+        sampling.Sampling.probabilities,
         "before = ranked.cumsum(axis=-1) - ranked",
         "before = ranked.cumsum(axis=-1)",
         "The token that reaches top_p belongs to the nucleus; without it nothing may be left.",

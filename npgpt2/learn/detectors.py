@@ -64,9 +64,9 @@ from npgpt2 import (
     data,
 )
 from npgpt2 import functional as F
-from npgpt2.generation import Sampling
 from npgpt2.learn.bugs import BUGS, Bug
 from npgpt2.parameter_table import count_parameters
+from npgpt2.sampling import Sampling
 
 Array: TypeAlias = NDArray[Any]
 Detector: TypeAlias = Callable[[], None]

@@ -1,4 +1,4 @@
-"""Sampling: what is drawn, from which probabilities, and how the prompt is continued."""
+"""How prompts are continued: alone and in batches, past n_positions, and as torch does."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from npgpt2 import GPT2Config, GPT2Model
-from npgpt2.generation import Sampling, generate, stream
-from tests.test_npgpt2.torch_gpt2 import assert_close, random_model
+from npgpt2.generation import complete, generate, stream
+from npgpt2.sampling import Sampling
+from tests.test_npgpt2.torch_gpt2 import NO_DROPOUT, assert_close, load, random_model
 
 CONFIG = GPT2Config(vocab_size=13, n_positions=10, n_embd=16, n_layer=2, n_head=2)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -23,128 +25,6 @@ SEEDS = st.integers(0, 2**32 - 1)
 @pytest.fixture(scope="module")
 def model() -> GPT2Model:
     return random_model(CONFIG).eval()
-
-
-def random_logits(seed: int) -> NDArray:
-    return 2.0 * np.random.default_rng(seed).standard_normal((3, 9))
-
-
-# -- probabilities -------------------------------------------------------------------------------
-
-
-@given(seed=SEEDS, temperature=st.floats(0.05, 10.0))
-def test_temperature_divides_the_logits(seed: int, temperature: float) -> None:
-    z = random_logits(seed)
-    p = Sampling(temperature).probabilities(z)
-    e = np.exp(z / temperature - (z / temperature).max(axis=-1, keepdims=True))
-    assert_close(p, e / e.sum(axis=-1, keepdims=True))
-
-
-@given(seed=SEEDS, k=st.integers(1, 12))
-def test_top_k_keeps_the_k_most_probable_in_proportion(seed: int, k: int) -> None:
-    z = random_logits(seed)
-    everything, p = Sampling().probabilities(z), Sampling(top_k=k).probabilities(z)
-    for whole, kept in zip(everything, p, strict=True):
-        best = np.argsort(-whole)[:k]
-        expected = np.zeros_like(whole)
-        expected[best] = whole[best] / whole[best].sum()
-        assert_close(kept, expected)
-
-
-@given(seed=SEEDS, top_p=st.floats(0.01, 1.0, exclude_max=True))
-def test_top_p_keeps_the_fewest_that_reach_it(seed: int, top_p: float) -> None:
-    z = random_logits(seed)
-    everything, p = Sampling().probabilities(z), Sampling(top_p=top_p).probabilities(z)
-    for whole, kept in zip(everything, p, strict=True):
-        nucleus = kept > 0.0
-        assert whole[nucleus].min() > whole[~nucleus].max(initial=0.0)
-        assert whole[nucleus].sum() >= top_p - 1e-12  # rounding of the sum
-        assert whole[nucleus].sum() - whole[nucleus].min() < top_p + 1e-12  # one less: too few
-        assert_close(kept[nucleus], whole[nucleus] / whole[nucleus].sum())
-
-
-def test_top_k_comes_before_top_p() -> None:
-    z = np.log([0.4, 0.3, 0.2, 0.1])
-    # Of the two best, 4/7 and 3/7: the first alone reaches 0.5, though its 0.4 of all does not.
-    assert_close(Sampling(top_k=2, top_p=0.5).probabilities(z), [1.0, 0.0, 0.0, 0.0])
-    assert_close(Sampling(top_p=0.5).probabilities(z), [4 / 7, 3 / 7, 0.0, 0.0])
-
-
-def test_of_equally_probable_tokens_the_lower_ids_come_first() -> None:
-    flat = np.zeros(4)
-    assert_close(Sampling(top_k=2).probabilities(flat), [0.5, 0.5, 0.0, 0.0])
-    assert_close(Sampling(top_p=0.5).probabilities(flat), [0.5, 0.5, 0.0, 0.0])
-    assert_close(Sampling(0.0).probabilities(flat), [1.0, 0.0, 0.0, 0.0])
-
-
-@given(seed=SEEDS)
-def test_limits_that_exclude_nothing_change_nothing(seed: int) -> None:
-    z = random_logits(seed)
-    plain = Sampling().probabilities(z)
-    for same in (Sampling(top_k=9), Sampling(top_k=1000), Sampling(top_p=1.0)):
-        assert np.array_equal(same.probabilities(z), plain)
-
-
-def test_a_nucleus_of_everything_keeps_tokens_too_rare_to_change_a_sum() -> None:
-    for top_p in (None, 1.0):
-        p = Sampling(top_k=2, top_p=top_p).probabilities([0.0, -40.0, -80.0])
-        assert p[0] == 1.0 and 4e-18 < p[1] < 5e-18 and p[2] == 0.0
-
-
-@given(seed=SEEDS)
-def test_greedy_has_three_spellings(seed: int) -> None:
-    z = random_logits(seed)
-    greedy = Sampling(0.0).probabilities(z)
-    assert np.array_equal(greedy, np.eye(9)[z.argmax(axis=-1)])
-    assert np.array_equal(Sampling(top_k=1).probabilities(z), greedy)
-    assert np.array_equal(Sampling(top_p=1e-12).probabilities(z), greedy)
-
-
-def test_extreme_logits_and_tiny_temperatures_do_not_overflow() -> None:
-    z = np.array([1e30, -1e30, 0.0])
-    for temperature in (1e-3, 1.0, 1e3):
-        assert np.array_equal(Sampling(temperature).probabilities(z), [1.0, 0.0, 0.0])
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_logits_that_are_not_finite_are_refused(bad: float, temperature: float) -> None:
-    with pytest.raises(FloatingPointError, match="logits are not finite.*NaN"):
-        Sampling(temperature).probabilities([0.0, bad])
-
-
-def test_draws_come_as_often_as_their_probabilities_say() -> None:
-    n, p = 40_000, np.array([0.5, 0.0, 0.3, 0.15, 0.05])
-    with np.errstate(divide="ignore"):
-        z = np.tile(np.maximum(np.log(p), -1e4), (n, 1))
-    tokens = Sampling().draw(z, np.random.default_rng(0))
-    share = np.bincount(tokens, minlength=5) / n
-    assert share[1] == 0.0
-    assert (np.abs(share - p) <= 5.0 * np.sqrt(p * (1.0 - p) / n)).all()  # 5 sigma
-
-
-class AlmostOne:
-    """A generator that always draws the largest number below 1."""
-
-    def random(self, shape: tuple[int, ...]) -> NDArray:
-        return np.full(shape, np.nextafter(1.0, 0.0))
-
-
-@given(seed=SEEDS, k=st.integers(1, 9))
-def test_rounding_never_draws_a_token_of_probability_0(seed: int, k: int) -> None:
-    z, sampling = random_logits(seed), Sampling(top_k=k)
-    tokens = sampling.draw(z, AlmostOne())
-    assert (np.take_along_axis(sampling.probabilities(z), tokens[:, None], -1) > 0.0).all()
-
-
-@given(seed=SEEDS)
-def test_each_row_is_drawn_from_its_own_probabilities(seed: int) -> None:
-    z = 1e4 * np.eye(9)[np.random.default_rng(seed).permutation(9)]
-    tokens = Sampling().draw(z, np.random.default_rng(seed))
-    assert np.array_equal(tokens, z.argmax(axis=-1))
-
-
-# -- generate ------------------------------------------------------------------------------------
 
 
 PROMPTS = st.tuples(SEEDS, st.integers(1, 3), st.integers(1, 4)).map(
@@ -204,8 +84,8 @@ def test_rows_of_a_batch_are_those_of_single_runs_with_the_draws_of_that_row(
     batch = model.generate(prompt, 6, temperature=3.0, rng=seed)
     rng, alone = np.random.default_rng(seed), []
     rng.bit_generator.advance(b)
-    for token in stream(model, prompt[[b]], 6, Sampling(3.0), rng):
-        alone.append(int(token[0]))
+    for step in stream(model, prompt[[b]], 6, Sampling(3.0), rng):
+        alone.append(int(step.tokens[0]))
         rng.bit_generator.advance(B - 1)
     assert batch[b, prompt.shape[1] :].tolist() == alone
 
@@ -268,7 +148,7 @@ def test_a_stopped_row_is_filled_with_its_stop_id(
 def test_generation_ends_early_once_all_rows_have_stopped(model: GPT2Model) -> None:
     first = int(model.generate([[5]], 1, temperature=0.0)[0, 1])
     tokens = list(stream(model, [[5], [5]], 9, Sampling(0.0), stop=first))
-    assert [t.tolist() for t in tokens] == [[first, first]]
+    assert [step.tokens.tolist() for step in tokens] == [[first, first]]
     out = model.generate([[5], [5]], 9, temperature=0.0, stop=first)
     assert np.array_equal(out, [[5] + [first] * 9] * 2)
 
@@ -283,16 +163,107 @@ def test_a_stop_id_in_the_prompt_does_not_stop(model: GPT2Model) -> None:
         assert np.array_equal(out, free[[i]])
 
 
-def test_a_sliding_window_predicts_from_the_last_n_positions(model: GPT2Model) -> None:
+@pytest.mark.parametrize("T", [1, 3, 9, 10, 11, 25])
+def test_past_n_positions_a_text_goes_on_with_the_last_half_of_them(
+    model: GPT2Model, T: int
+) -> None:
+    """And without a cache: predicting each token from all of the window gives the same."""
+    prompt = np.random.default_rng(T).integers(0, 13, (1, T))
     # Sampled, since what is most probable repeats itself soon, and then no window matters.
-    out = model.generate([[1, 2, 3]], 20, rng=1, sliding_window=True)
-    assert out.shape == (1, 23) and len(set(out[0, 10:])) > 5
-    rng = np.random.default_rng(1)
-    for end in range(3, 23):
-        window = out[:, max(0, end - 10) : end]
-        assert out[0, end] == Sampling().draw(model(window).data[:, -1], rng)[0]
-    within = model.generate([[1, 2, 3]], 7, rng=1)
-    assert np.array_equal(out[:, :10], within)
+    out = model.generate(prompt, 20, temperature=3.0, rng=1, sliding_window=True)
+    assert out.shape == (1, T + 20) and len(set(out[0, T:])) > 5
+    rng, start = np.random.default_rng(1), max(0, T - 10)
+    for end in range(T, T + 20):
+        if end - start > 10:
+            start = end - 5
+        logits = model(out[:, start:end]).data[:, -1]
+        assert out[0, end] == Sampling(3.0).draw(logits, rng)[0]
+    if T <= 9:
+        within = model.generate(prompt, 10 - T, temperature=3.0, rng=1)
+        assert np.array_equal(out[:, :10], within)
+
+
+def test_a_model_of_one_position_predicts_from_the_last_token() -> None:
+    model = random_model(GPT2Config(vocab_size=13, n_positions=1, n_embd=8, n_layer=1, n_head=1))
+    out = model.eval().generate([[1]], 5, temperature=0.0, sliding_window=True)
+    assert np.array_equal(out[0, 1:], [model([[i]]).data[0, -1].argmax() for i in out[0, :-1]])
+
+
+ROWS = st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=14), min_size=1, max_size=3)
+
+
+@given(ROWS, SEEDS, st.sampled_from([0.0, 3.0]), st.lists(st.integers(0, 12), max_size=2))
+def test_rows_of_different_lengths_go_on_as_each_would_alone(
+    model: GPT2Model, prompts: list[list[int]], seed: int, temperature: float, stop: list[int]
+) -> None:
+    """Also past n_positions, where each row has windows of its own."""
+    seeds = [seed + b for b in range(len(prompts))]
+    sampling, options = Sampling(temperature), {"stop": stop, "sliding_window": True}
+    together = complete(model, prompts, 12, sampling, seeds, **options)
+    for b, (prompt, row) in enumerate(zip(prompts, together, strict=True)):
+        (alone,) = complete(model, [prompt], 12, sampling, seeds[b], **options)
+        assert row.ids.tolist() == alone.ids.tolist()
+        assert row.ids[: len(prompt)].tolist() == prompt
+        assert_close(row.logprobs, alone.logprobs)
+        new = row.ids[len(prompt) :]
+        assert row.stopped == alone.stopped == bool(np.isin(new, stop).any())
+        assert len(new) == len(row.logprobs) == (12 if not row.stopped else len(new))
+        assert not np.isin(new[:-1], stop).any()
+
+
+def test_a_batch_of_one_length_is_what_generate_makes_of_it(model: GPT2Model) -> None:
+    out = model.generate([[1, 2], [3, 4]], 8, temperature=2.0, rng=5)
+    completions = complete(model, [[1, 2], [3, 4]], 8, Sampling(2.0), 5)
+    for row, completion in zip(out, completions, strict=True):
+        assert np.array_equal(row, completion.ids) and not completion.stopped
+    assert [c.ids.tolist() for c in complete(model, [[1], [2, 3]], 0)] == [[1], [2, 3]]
+
+
+@given(PROMPTS, SEEDS)
+def test_log_probabilities_are_those_of_the_model_whatever_was_drawn_from(
+    model: GPT2Model, prompt: NDArray, seed: int
+) -> None:
+    T = prompt.shape[1]
+    for row in complete(model, prompt, 6, Sampling(0.5, top_k=3), rng=seed):
+        z = model(row.ids[None, :-1]).data[0, T - 1 :]  # (6, V)
+        expected = z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+        assert_close(row.logprobs, np.take_along_axis(expected, row.ids[T:, None], -1)[:, 0])
+
+
+def test_of_a_row_that_has_stopped_log_probabilities_are_0(model: GPT2Model) -> None:
+    first = int(model.generate([[5]], 1, temperature=0.0)[0, 1])
+    other = next(i for i in range(13) if model([[i]]).data[0, -1].argmax() != first)
+    one, two = list(stream(model, [[5], [other]], 2, Sampling(0.0), stop=first))
+    assert one.running.tolist() == [True, True] and (one.logprobs < 0.0).all()
+    assert two.running.tolist() == [False, True]
+    assert two.tokens[0] == first and two.logprobs[0] == 0.0 and two.logprobs[1] < 0.0
+
+
+def test_forty_greedy_tokens_are_those_of_torch() -> None:
+    config = GPT2Config(vocab_size=50, n_positions=48, n_embd=32, n_layer=2, n_head=4, **NO_DROPOUT)
+    for seed in range(5):
+        model = random_model(config, seed).eval()
+        oracle = load(config, model.state_dict())
+        prompt = np.random.default_rng(seed).integers(0, 50, (3, 8))
+        ids = torch.from_numpy(prompt)
+        with torch.no_grad():
+            for _ in range(40):
+                ids = torch.cat([ids, oracle(ids)[:, -1:].argmax(-1)], dim=1)
+        assert np.array_equal(model.generate(prompt, 40, temperature=0.0), ids.numpy())
+
+
+@given(SEEDS, st.sampled_from([0.0, 1.0, 50.0]), st.none() | st.integers(1, 20))
+def test_ids_that_stand_for_no_token_are_never_drawn(
+    seed: int, temperature: float, top_k: int | None
+) -> None:
+    model = random_model(CONFIG).eval()
+    model.wte.weight.data[11:] = 1e3 * np.sign(model([[1]]).data[0, 0, 0])  # the most probable
+    drawn = model.generate([[1, 2]] * 3, 8, temperature, top_k, rng=seed, vocab_size=11)
+    assert (drawn < 11).all()
+    with pytest.raises(ValueError, match="vocab_size=14 exceeds the model's vocab_size=13"):
+        model.generate([[1]], 1, vocab_size=14)
+    with pytest.raises(IndexError, match=r"stop\[0\] = 11 .*\[0, 11\)"):
+        model.generate([[1]], 1, vocab_size=11, stop=11)
 
 
 def test_the_model_is_left_as_it_was_also_while_the_stream_is_open() -> None:
@@ -316,11 +287,17 @@ def test_the_model_is_left_as_it_was_also_while_the_stream_is_open() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda m: m.generate([[]], 1), ValueError, r"T at least 1, not \(1, 0\)"),
-        (lambda m: m.generate([1, 2], 1), ValueError, r"\(B, T\), .* not \(2,\)"),
+        (lambda m: m.generate([[]], 1), ValueError, r"T at least 1, not \[\(0,\)\]"),
+        (lambda m: m.generate([1, 2], 1), ValueError, r"\(B, T\), .* not \[\(\), \(\)\]"),
         (lambda m: m.generate([[13]], 1), IndexError, r"input_ids\[0, 0\] = 13 .*\[0, 13\)"),
         (lambda m: m.generate([[1, -2]], 1), IndexError, r"input_ids\[0, 1\] = -2 "),
         (lambda m: m.generate([[1.5]], 1), TypeError, "integers, not float64"),
+        (lambda m: complete(m, [], 1), ValueError, r"\(B, T\), .* not \[\]"),
+        (lambda m: complete(m, [[1], []], 1), ValueError, r"not \[\(1,\), \(0,\)\]"),
+        (lambda m: complete(m, [[1], [2, 13]], 1), IndexError, r"prompts\[1\]\[1\] = 13 "),
+        (lambda m: complete(m, [[1], [2, 3]], 9), ValueError, "2 tokens of .*at most 8 new"),
+        (lambda m: m.generate([[1], [2]], 1, rng=[1]), ValueError, "1 seeds for 2 rows"),
+        (lambda m: m.generate([[1]], 1, vocab_size=0), ValueError, "vocab_size=0 must be at"),
         (lambda m: m.generate([[1]], -1), ValueError, "max_new_tokens=-1 must be at least 0"),
         (lambda m: m.generate([[1]], 2.0), TypeError, "max_new_tokens must be an integer"),
         (lambda m: m.generate([[1, 2]], 9), ValueError, "n_positions=10.*at most 8 new"),
@@ -349,9 +326,9 @@ def test_the_prompt_may_change_while_the_stream_is_open(model: GPT2Model) -> Non
     prompt = np.array([[1, 2, 3]])
     expected = model.generate(prompt, 5, temperature=0.0)[0, 3:]
     tokens = []
-    for token in stream(model, prompt, 5, Sampling(temperature=0.0)):
+    for step in stream(model, prompt, 5, Sampling(temperature=0.0)):
         prompt[...] = 7
-        tokens.append(int(token[0]))
+        tokens.append(int(step.tokens[0]))
     assert tokens == expected.tolist()
 
 
@@ -362,13 +339,23 @@ def test_ids_of_any_integer_dtype_are_continued(model: GPT2Model, dtype: type) -
     assert out.dtype.kind == "i"
 
 
-def test_probabilities_are_float64_whatever_the_logits() -> None:
-    p = Sampling(0.7, 3, 0.9).probabilities(np.float32([[1.0, 2.0, 3.0, 4.0]]))
-    assert p.dtype == np.float64 and abs(p.sum() - 1.0) < 1e-15
-
-
-def test_weights_of_nan_are_an_error_not_a_text() -> None:
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_first_weight_that_is_not_finite_is_named(temperature: float) -> None:
     model = random_model(CONFIG).eval()
     model.ln_f.weight.data[3] = np.nan
-    with pytest.raises(FloatingPointError, match="logits are not finite"):
-        model.generate([[1]], 1)
+    with pytest.raises(FloatingPointError, match=r"parameter ln_f.weight has nan at \[3\]"):
+        model.generate([[1]], 1, temperature)
+    model.h[1].attn.c_attn.weight.data[4, 2] = -np.inf
+    with pytest.raises(FloatingPointError, match=r"h.1.attn.c_attn.weight has -inf at \[4, 2\]"):
+        model.generate([[1]], 1, temperature)
+
+
+def test_a_layer_that_overflows_is_named() -> None:
+    model = random_model(CONFIG).astype(np.float32).eval()
+    model.h[1].mlp.c_proj.weight.data[...] = 3e38
+    with pytest.raises(FloatingPointError, match="finite, but the output of h.1 is not"):
+        model.generate([[1, 2]], 1)
+    model = random_model(CONFIG).astype(np.float32).eval()
+    model.ln_f.weight.data[...] = 3e38
+    with pytest.raises(FloatingPointError, match="finite, and so is what each block makes"):
+        model.generate([[1, 2]], 1)

@@ -1,0 +1,137 @@
+"""Keys and values of the tokens that a model has read, so that it reads each of them once.
+
+In causal attention a token's query meets the keys and values of the tokens up to it, and those stay
+what they are when tokens are added. So a model that keeps them continues a text with the work of
+one token for each new one, instead of that of the whole text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from npgpt2 import validate
+from npgpt2.config import GPT2Config
+
+Array = NDArray[Any]
+
+
+class KVCache:
+    """The keys and values of every layer, in arrays that are allocated once.
+
+    `model(input_ids, cache=cache)` reads input_ids after the tokens that the cache has, and adds
+    them. Rows may have different lengths: fill shorter ones up at their end with any ids, and set
+    `lengths` to the true numbers afterwards.
+
+    Parameters
+    ----------
+    config
+        That of the model.
+    batch_size
+        B, number of rows.
+    capacity
+        Number of positions to make room for: n_positions, unless a smaller number will do.
+    dtype
+        That of the model.
+
+    Attributes
+    ----------
+    lengths
+        (B,) integers, the number of tokens read of each row. Smaller ones take tokens back.
+    capacity
+        As given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument outside its limits.
+
+    Examples
+    --------
+    >>> from npgpt2 import GPT2Config, GPT2Model
+    >>> config = GPT2Config(vocab_size=10, n_positions=8, n_embd=16, n_layer=2, n_head=2)
+    >>> model = GPT2Model(config)
+    >>> cache = model.make_cache(batch_size=1)
+    >>> with model.evaluating():
+    ...     parts = [model(ids, cache=cache) for ids in ([[1, 2, 3]], [[4]])]
+    ...     whole = model([[1, 2, 3, 4]])
+    >>> cache.lengths
+    array([4])
+    >>> np.allclose(np.concatenate(parts, axis=1), whole, atol=1e-6)
+    True
+    """
+
+    def __init__(
+        self,
+        config: GPT2Config,
+        batch_size: int,
+        capacity: int | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        B, P = validate.integer("batch_size", batch_size), config.n_positions
+        self.capacity = validate.integer("capacity", P if capacity is None else capacity)
+        if self.capacity > P:
+            raise ValueError(f"capacity={capacity} must be at most n_positions={P}")
+        self.lengths = np.zeros(B, dtype=np.intp)
+        # Zeros, which take no memory until they are written to: what lies beyond a row's length
+        # is multiplied by 0, and must not be NaN.
+        shape = (2, B, config.n_head, self.capacity, config.head_size)
+        self._layers = [np.zeros(shape, validate.dtype(dtype)) for _ in range(config.n_layer)]
+
+    def after(self, B: int, T: int) -> list[Past]:
+        """Return what T more tokens of each row follow, for each layer.
+
+        They count as read once `lengths` has been raised.
+
+        Raises
+        ------
+        ValueError
+            Not the cache's number of rows, or no room for T more.
+        """
+        if len(self.lengths) != B:
+            raise ValueError(f"a cache of {len(self.lengths)} rows cannot take {B}")
+        first, last = int(self.lengths.min()), int(self.lengths.max())
+        if last + T > self.capacity:
+            raise ValueError(
+                f"{last} tokens in the cache and {T} new ones exceed its capacity of "
+                f"{self.capacity}; read the last tokens again into a new cache"
+            )
+        positions = self.lengths[:, None] + np.arange(T)  # (B, T)
+        start = first if first == last else None
+        return [Past(keys, values, positions, last + T, start) for keys, values in self._layers]
+
+
+@dataclass(frozen=True)
+class Past:
+    """Where the new tokens of one layer stand, and the keys and values of those before.
+
+    Attributes
+    ----------
+    keys, values
+        (B, H, capacity, D).
+    positions
+        (B, T) integers, of the new tokens.
+    end
+        One past the largest of them.
+    start
+        The position that the new tokens of all rows begin at; None if rows differ.
+    """
+
+    keys: Array
+    values: Array
+    positions: Array
+    end: int
+    start: int | None
+
+    def extend(self, k: Array, v: Array) -> tuple[Array, Array]:
+        """Add the new keys and values, each (B, H, T, D); return all, each (B, H, end, D)."""
+        for all_rows, new in ((self.keys, k), (self.values, v)):
+            if self.start is not None:
+                all_rows[:, :, self.start : self.end] = new
+            else:
+                rows = np.arange(len(new))[:, None]  # (B, 1), beside the positions
+                all_rows[rows, :, self.positions] = new.swapaxes(1, 2)  # (B, T, H, D)
+        return self.keys[:, :, : self.end], self.values[:, :, : self.end]

@@ -1,0 +1,124 @@
+"""The cache: a text read in parts gives what it gives in one piece."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autograd import no_grad
+from npgpt2 import GPT2Config, GPT2Model
+from npgpt2.cache import KVCache
+from tests.test_npgpt2.torch_gpt2 import assert_close, random_batch, random_config, random_model
+
+CONFIG = GPT2Config(vocab_size=13, n_positions=10, n_embd=16, n_layer=2, n_head=2)
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT2Model:
+    return random_model(CONFIG).eval()
+
+
+def read(model: GPT2Model, cache: KVCache, ids: np.ndarray) -> np.ndarray:
+    with model.evaluating():
+        return model(ids, cache=cache).data
+
+
+@given(st.integers(0, 2**32 - 1), st.data())
+def test_every_way_to_split_a_text_gives_the_logits_of_the_whole(
+    seed: int, data: st.DataObject
+) -> None:
+    config = random_config(seed)
+    ids, _ = random_batch(config, seed)
+    (B, T), model = ids.shape, random_model(config, seed).eval()
+    cuts = data.draw(st.sets(st.integers(1, T - 1)) if T > 1 else st.just(set()))
+    cache = model.make_cache(B, capacity=data.draw(st.integers(T, config.n_positions)))
+    parts = np.split(ids, sorted(cuts), axis=1)
+    logits = np.concatenate([read(model, cache, part) for part in parts], axis=1)
+    whole = model(ids).data
+    assert_close(logits, whole)
+    assert np.array_equal(logits.argmax(axis=-1), whole.argmax(axis=-1))
+    assert cache.lengths.tolist() == [T] * B
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [63, 64, 65], [100], [149]])
+def test_long_parts_are_read_as_long_texts_are(cuts: list[int]) -> None:
+    """Attention goes through more rows than it works on at a time."""
+    model = random_model(GPT2Config(13, 150, 16, n_layer=1, n_head=2)).eval()
+    ids = np.random.default_rng(0).integers(0, 13, (2, 150))
+    cache = model.make_cache(2)
+    parts = [read(model, cache, part) for part in np.split(ids, cuts, axis=1)]
+    assert_close(np.concatenate(parts, axis=1), model(ids).data)
+
+
+@given(
+    st.lists(st.integers(1, 6), min_size=2, max_size=4), st.integers(1, 4), st.integers(0, 2**32)
+)
+def test_rows_of_different_lengths_are_each_read_as_if_alone(
+    model: GPT2Model, lengths: list[int], T: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, 13, (len(lengths), max(lengths)))  # what lies beyond a length: any ids
+    more = rng.integers(0, 13, (len(lengths), T))
+    cache = model.make_cache(len(lengths))
+    first = read(model, cache, ids)
+    cache.lengths = np.array(lengths)
+    second = read(model, cache, more)
+    for b, n in enumerate(lengths):
+        alone = model(np.concatenate([ids[[b], :n], more[[b]]], axis=1)).data[0]
+        assert_close(first[b, :n], alone[:n])
+        assert_close(second[b], alone[n:])
+    assert cache.lengths.tolist() == [n + T for n in lengths]
+
+
+def test_tokens_can_be_taken_back(model: GPT2Model) -> None:
+    cache = model.make_cache(1)
+    read(model, cache, np.array([[1, 2, 3, 4, 5]]))
+    cache.lengths[:] = 2
+    assert_close(read(model, cache, np.array([[6, 7]])), model([[1, 2, 6, 7]]).data[:, 2:])
+
+
+def test_float32_stays_float32() -> None:
+    model = random_model(CONFIG).astype(np.float32).eval()
+    cache = model.make_cache(1)
+    assert read(model, cache, np.array([[1, 2]])).dtype == np.float32
+    assert all(array.dtype == np.float32 for array in cache._layers)
+
+
+def test_what_does_not_fit_is_refused_and_changes_nothing(model: GPT2Model) -> None:
+    cache = model.make_cache(2, capacity=4)
+    read(model, cache, np.array([[1, 2, 3], [4, 5, 6]]))
+    with pytest.raises(ValueError, match="3 tokens in the cache and 2 new ones exceed .* of 4"):
+        read(model, cache, np.array([[1, 2], [3, 4]]))
+    with pytest.raises(ValueError, match="a cache of 2 rows cannot take 1"):
+        read(model, cache, np.array([[1]]))
+    with pytest.raises(IndexError, match="13"):
+        read(model, cache, np.array([[13], [1]]))
+    assert cache.lengths.tolist() == [3, 3]
+    whole = model([[1, 2, 3, 7], [4, 5, 6, 8]]).data[:, 3:]
+    assert_close(read(model, cache, np.array([[7], [8]])), whole)
+
+
+def test_neither_gradients_nor_dropout_go_through_a_cache(model: GPT2Model) -> None:
+    cache = model.make_cache(1)
+    with pytest.raises(RuntimeError, match="inside `with model.evaluating"):
+        model([[1]], cache=cache)
+    training = random_model(CONFIG).train()
+    with no_grad(), pytest.raises(RuntimeError, match="neither gradients nor dropout"):
+        training([[1]], cache=cache)
+    assert cache.lengths.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"batch_size": 0}, ValueError, "batch_size=0 must be at least 1"),
+        ({"batch_size": 1, "capacity": 11}, ValueError, "capacity=11 .* at most n_positions=10"),
+        ({"batch_size": 1, "capacity": 0}, ValueError, "capacity=0 must be at least 1"),
+        ({"batch_size": 1, "dtype": np.float16}, TypeError, "float32 or float64, not float16"),
+    ],
+)
+def test_wrong_sizes_are_refused(arguments: dict, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        KVCache(CONFIG, **arguments)
