@@ -34,6 +34,7 @@ Array = NDArray[Any]
 # Sizes, in elements, that were found to be the fastest.
 _ROWS = 64  # of attention weights at a time
 _SCORES = 1 << 17  # attention weights at a time
+_FEW = 32  # rows, for a product with a large matrix
 _LOGITS = 1 << 22  # logits at a time, where no gradient is wanted
 
 
@@ -67,7 +68,7 @@ def linear(x: Operand, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"linear: the weight has shape {weight.shape}, but the bias {bias.shape}")
     rows, w = x.data.reshape(-1, x.shape[-1]), weight.data  # (..., n_in) -> (N, n_in)
-    out = rows @ w.T  # (N, n_in) @ (n_in, n_out) -> (N, n_out)
+    out = _times_transposed(rows, w)  # (N, n_in) @ (n_in, n_out) -> (N, n_out)
     if bias is not None:
         out = _plus(out, bias.data)
     shape = x.shape
@@ -442,6 +443,13 @@ def linear_cross_entropy(
 
 
 # -- shared by the kernels above -----------------------------------------------------------------
+
+
+def _times_transposed(rows: Array, w: Array) -> Array:
+    """rows @ w.T: of few rows, in the order in which BLAS does not copy all of w first."""
+    if 1 < len(rows) < _FEW and w.flags.c_contiguous:
+        return np.ascontiguousarray((w @ rows.T).T)
+    return rows @ w.T
 
 
 def _plus(out: Array, b: Array) -> Array:
