@@ -81,8 +81,8 @@ class KVCache:
         shape = (2, B, config.n_head, self.capacity, config.head_size)
         self._layers = [np.zeros(shape, validate.dtype(dtype)) for _ in range(config.n_layer)]
 
-    def after(self, B: int, T: int) -> list[Past]:
-        """Return what T more tokens of each row follow, for each layer.
+    def after(self, B: int, T: int) -> tuple[list[Past], Array]:
+        """Return what T more tokens of each row follow, for each layer, and their positions (B, T).
 
         They count as read once `lengths` has been raised.
 
@@ -101,7 +101,8 @@ class KVCache:
             )
         positions = self.lengths[:, None] + np.arange(T)  # (B, T)
         start = first if first == last else None
-        return [Past(keys, values, positions, last + T, start) for keys, values in self._layers]
+        layers = [Past(keys, values, positions, last + T, start) for keys, values in self._layers]
+        return layers, positions
 
 
 @dataclass(frozen=True)

@@ -217,20 +217,19 @@ class GPT2Model(Module):
             raise ValueError(
                 f"sequence of {T} tokens exceeds n_positions={P}; crop to input_ids[:, -{P}:]"
             )
-        if cache is None:
-            x = self.drop(self.wte(ids) + self.wpe(np.arange(T)))  # (B, T) -> (B, T, C)
-            for block in self.h:
-                x = block(x)
-        else:
+        pasts: Sequence[Past | None] = [None] * len(self.h)
+        positions = np.arange(T)
+        if cache is not None:
             if self.training or is_recorded(self.wte.weight):
                 raise RuntimeError(
                     "a cache takes neither gradients nor dropout; use it inside "
                     "`with model.evaluating():`"
                 )
-            pasts = cache.after(B, T)
-            x = self.wte(ids) + self.wpe(pasts[0].positions)
-            for block, past in zip(self.h, pasts, strict=True):
-                x = block(x, past)
+            pasts, positions = cache.after(B, T)
+        x = self.drop(self.wte(ids) + self.wpe(positions))  # (B, T) -> (B, T, C)
+        for block, past in zip(self.h, pasts, strict=True):
+            x = block(x, past)
+        if cache is not None:
             cache.lengths += T
         return self.ln_f(x)
 

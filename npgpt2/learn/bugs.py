@@ -853,7 +853,8 @@ _MODEL = (
     Bug(
         "validation-leaves-eval",
         inspect.unwrap(module.evaluating),
-        "        for module, training in before:\n            module.training = training\n",
+        "        for module, training in zip(modules, before, strict=True):\n"
+        "            module.training = training\n",
         "        pass\n",
         "After the first validation dropout is off for the rest of the training.",
     ),
@@ -888,15 +889,15 @@ _MODEL = (
     Bug(
         "norm-after-the-sum",
         model.TransformerBlock.forward,
-        "x = x + self.attn(self.ln_1(x))\n    return x + self.mlp(self.ln_2(x))",
-        "x = self.ln_1(x + self.attn(x))\n    return self.ln_2(x + self.mlp(x))",
+        "x = x + self.attn(self.ln_1(x), past)\n    return x + self.mlp(self.ln_2(x))",
+        "x = self.ln_1(x + self.attn(x, past))\n    return self.ln_2(x + self.mlp(x))",
         "The order of the first transformer and of GPT-1. GPT-2 normalises the input of each "
         "sublayer, and a small model trains either way.",
     ),
     Bug(
         "positions-forgotten",
         model.GPT2Model.hidden,
-        "self.wte(ids) + self.wpe(np.arange(T))",
+        "self.wte(ids) + self.wpe(positions)",
         "self.wte(ids)",
         "Without positions a text is little more than a bag of words; the loss goes down less, "
         "but it does.",
@@ -904,8 +905,8 @@ _MODEL = (
     Bug(
         "positions-shifted",
         model.GPT2Model.hidden,
-        "self.wpe(np.arange(T))",
-        "self.wpe(np.arange(1, T + 1))",
+        "self.wpe(positions)",
+        "self.wpe(positions + 1)",
         "Counted from 1: row 0 is never trained, and only a sequence of full length fails.",
     ),
     Bug(
@@ -926,8 +927,8 @@ _MODEL = (
     Bug(
         "tie-without-head",
         model.GPT2Model.forward,
-        "self.lm_head(self.hidden(input_ids))",
-        "F.linear(self.hidden(input_ids), self.lm_head.weight.detach())",
+        "self.lm_head(self.hidden(input_ids, cache))",
+        "F.linear(self.hidden(input_ids, cache), self.lm_head.weight.detach())",
         "The tied weight has two uses; the gradient of its use as head is lost. Same logits, "
         "same shapes.",
     ),
@@ -1195,42 +1196,76 @@ _TEXT = (
         "top_k, top_p = min(self.top_k or V, V), self.top_p or 1.0",
         "top_k, top_p = self.top_k or V, self.top_p or 1.0",
         "A default top_k of 50 or 200 is more than a vocabulary of characters has.",
-        also=(
-            (
-                "ranked[..., top_k:] = 0.0",
-                "ranked[ranked < np.partition(ranked, -top_k)[..., [-top_k]]] = 0.0",
-            ),
-        ),
+        also=(("if top_k < V", "if top_k != V"),),
     ),
     Bug(
         "top-p-one-too-few",
-        sampling.Sampling.probabilities,
-        "before = ranked.cumsum(axis=-1) - ranked",
-        "before = ranked.cumsum(axis=-1)",
+        sampling._truncate,
+        "before = ranked.cumsum() - ranked",
+        "before = ranked.cumsum()",
         "The token that reaches top_p belongs to the nucleus; without it nothing may be left.",
     ),
     Bug(
         "generate-previous-position",
-        generation._stream,
-        ".data[:, -1]",
-        ".data[:, ids.shape[1] - 2]",
-        "Predicts from the last token but one; the text looks like that of a bad model. A prompt "
-        "of one token is right.",
+        generation.prefill,
+        "lengths - 1]",
+        "lengths - 2]",
+        "Predicts the first new token from the last token of the prompt but one. A prompt of one "
+        "token is right.",
     ),
     Bug(
-        "generate-in-train-mode",
-        generation._stream,
-        "with model.evaluating():",
-        "if True:",
-        "Dropout is on while generating, and a graph is recorded.",
+        "generate-from-the-padding",
+        generation.prefill,
+        "x[np.arange(len(rows)), lengths - 1]",
+        "x[:, -1]",
+        "In a batch of prompts of different lengths, all but the longest go on from what fills "
+        "them up.",
+    ),
+    Bug(
+        "padding-stays-in-the-cache",
+        generation.prefill,
+        "    cache.lengths = lengths\n",
+        "",
+        "What fills up the shorter prompts of a batch is read as part of them: their first new "
+        "token is right, those after it follow another text.",
     ),
     Bug(
         "sliding-window-keeps-the-oldest",
         generation._stream,
-        "ids[:, -model.config.n_positions :]",
-        "ids[:, : model.config.n_positions]",
-        "Past n_positions the model goes on predicting from the start of the text. Short texts "
-        "are right.",
+        "row[-max(P // 2, 1) :]",
+        "row[: max(P // 2, 1)]",
+        "Past n_positions the model goes on from the start of the text. Short texts are right.",
+    ),
+    Bug(
+        "cache-positions-start-anew",
+        model.GPT2Model.hidden,
+        "pasts, positions = cache.after(B, T)",
+        "pasts, _ = cache.after(B, T)",
+        "Each new token is embedded at position 0. The text still looks like one.",
+    ),
+    Bug(
+        "cache-overwritten",
+        model.GPT2Model.hidden,
+        "cache.lengths += T",
+        "cache.lengths = np.maximum(cache.lengths, T)",
+        "Each new token takes the place of the one before it: the model sees the prompt and a "
+        "single token more. The first two new tokens are right.",
+    ),
+    Bug(
+        "cache-mask-of-a-start",
+        F.cached_attention,
+        "> past.positions[b, t, None]",
+        "> np.arange(T)[t, None]",
+        "The mask of a part is that of the start of a text, so that its tokens do not see the past "
+        "they should. Whole prompts and single tokens are right.",
+    ),
+    Bug(
+        "cache-without-mask",
+        F.cached_attention,
+        "if T > 1 or past.start is None:",
+        "if past.start is None:",
+        "Tokens that are read together see each other in both directions: generation differs from "
+        "the model that was trained.",
     ),
 )
 

@@ -64,6 +64,7 @@ from npgpt2 import (
     data,
 )
 from npgpt2 import functional as F
+from npgpt2.generation import complete
 from npgpt2.learn.bugs import BUGS, Bug
 from npgpt2.parameter_table import count_parameters
 from npgpt2.sampling import Sampling
@@ -792,15 +793,33 @@ def top_k_and_top_p_keep_the_most_probable() -> None:
 
 
 def generation_draws_the_next_token() -> None:
-    """For every row from what the model predicts after the last n_positions tokens."""
-    model = make_model()
+    """For every row from what the model predicts: after the text, or its last half."""
+    model, P = make_model(), CONFIG.n_positions
     for temperature in (0.0, 2.0):
         sampling, rng = Sampling(temperature), np.random.default_rng(0)
-        ids = IDS
-        for _ in range(3):
-            logits = model(ids[:, -CONFIG.n_positions :]).data[:, -1]
+        ids, start = IDS, 0
+        for _ in range(P):
+            if ids.shape[1] - start > P:
+                start = ids.shape[1] - P // 2
+            logits = model(ids[:, start:]).data[:, -1]
             ids = np.column_stack([ids, sampling.draw(logits, rng)])
-        assert_array_equal(model.generate(IDS, 3, temperature, rng=0, sliding_window=True), ids)
+        assert_array_equal(model.generate(IDS, P, temperature, rng=0, sliding_window=True), ids)
+
+
+def a_text_read_in_parts_is_the_text() -> None:
+    """Whatever the parts; and beside longer ones, which it is filled up to."""
+    model = make_model()
+    whole, T = model(IDS).data, IDS.shape[1]
+    with model.evaluating():
+        for cut in range(1, T):
+            cache = model.make_cache(len(IDS))
+            parts = [model(part, cache=cache).data for part in np.split(IDS, [cut], axis=1)]
+            _close(np.concatenate(parts, axis=1), whole)
+    prompts = [row[: T - 1 - 2 * b] for b, row in enumerate(IDS[:2])]
+    for prompt, beside in zip(prompts, complete(model, prompts, 2, Sampling(0.0)), strict=True):
+        (alone,) = complete(model, [prompt], 2, Sampling(0.0))
+        assert_array_equal(beside.ids, alone.ids)
+        _close(beside.logprobs, alone.logprobs)
 
 
 PROPERTIES: tuple[Detector, ...] = (
@@ -844,6 +863,7 @@ PROPERTIES: tuple[Detector, ...] = (
     each_row_is_drawn_from_its_own_probabilities,
     top_k_and_top_p_keep_the_most_probable,
     generation_draws_the_next_token,
+    a_text_read_in_parts_is_the_text,
 )
 
 
