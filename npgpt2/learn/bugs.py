@@ -1255,7 +1255,7 @@ _TEXT = (
         "cache-mask-of-a-start",
         F.cached_attention,
         "> past.positions[b, t, None]",
-        "> np.arange(T)[t, None]",
+        "> np.arange(T)[None, t, None]",
         "The mask of a part is that of the start of a text, so that its tokens do not see the past "
         "they should. Whole prompts and single tokens are right.",
     ),
