@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -161,39 +161,35 @@ def _gpt2_tokenizer(directory: Path) -> tokenizers.Tokenizer:
     """Build the tokenizer of vocab.json and merges.txt."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+    parts: dict[str, Any] = {}
     problems = []
-    vocab, merges, added = {}, [], {}
-    try:
-        vocab = _read_ids(directory / "vocab.json")
-    except ValueError as error:
-        problems.append(f"vocab.json is damaged: {error}")
-    try:
-        merges = _read_merges(directory / "merges.txt")
-    except ValueError as error:
-        problems.append(f"merges.txt is damaged: {error}")
-    try:
-        if (directory / "added_tokens.json").is_file():
-            added = _read_ids(directory / "added_tokens.json")
-    except ValueError as error:
-        problems.append(f"added_tokens.json is damaged: {error}")
-    tokenizer = Tokenizer(models.BPE())
-    if not problems:
+    readers: dict[str, Callable[[Path], Any]] = {
+        "vocab.json": _read_ids,
+        "merges.txt": _read_merges,
+        "added_tokens.json": _read_ids,
+    }
+    for name, read in readers.items():
         try:
-            tokenizer.model = models.BPE(vocab, merges)
-        except Exception as error:  # tokenizers raises just that
-            problems.append(f"merges.txt does not fit vocab.json: {error}")
+            parts[name] = read(directory / name) if (directory / name).is_file() else {}
+        except ValueError as error:
+            problems.append(f"{name} is damaged: {error}")
+    if problems:
+        raise ValueError(f"{directory}: {'; '.join(problems)}")
+    vocab, merges, added = parts.values()
+    try:
+        tokenizer = Tokenizer(models.BPE(vocab, merges))
+    except Exception as error:  # tokenizers raises just that
+        raise ValueError(f"{directory}: merges.txt does not fit vocab.json: {error}") from error
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     special = {token: vocab[token] for token in ("<|endoftext|>",) if token in vocab} | added
     for token, i in sorted(special.items(), key=lambda item: item[1]):
         tokenizer.add_special_tokens([token])
-        if not problems and tokenizer.token_to_id(token) != i:
-            problems.append(
-                f"added_tokens.json gives {token!r} the id {i}, where "
+        if tokenizer.token_to_id(token) != i:
+            raise ValueError(
+                f"{directory}: added_tokens.json gives {token!r} the id {i}, where "
                 f"{tokenizer.token_to_id(token)} is the next"
             )
-    if problems:
-        raise ValueError(f"{directory}: {'; '.join(problems)}")
     return tokenizer
 
 

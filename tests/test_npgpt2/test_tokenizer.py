@@ -7,7 +7,6 @@ import re
 import string
 import sys
 import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -288,7 +287,8 @@ def test_ids_that_a_file_leaves_out_have_no_text():
 # -- vocabularies of characters ------------------------------------------------------------------
 
 alphabets = st.text(
-    st.characters() | st.sampled_from("\n\t\r \u00a0\u2028.*[]\\^$()😀e\u0301é\0\x7f\ufffd\ufeff"),
+    st.characters(exclude_categories=["Cs"])
+    | st.sampled_from("\n\t\r \u00a0\u2028.*[]\\^$()😀e\u0301é\0\x7f\ufffd\ufeff"),
     min_size=1,
 )
 
@@ -326,7 +326,8 @@ def test_every_character_there_is(tmp_path):
     vocabulary = Vocabulary("".join(map(chr, sample)))
     save_vocabulary(vocabulary, tmp_path / "new" / "directory")
     tokenizer = PretrainedTokenizer.open(tmp_path / "new" / "directory")
-    assert tokenizer.encode(vocabulary.characters).tolist() == list(range(len(sample)))
+    twice = "".join(2 * character for character in vocabulary.characters)
+    assert tokenizer.encode(twice).tolist() == np.repeat(range(len(sample)), 2).tolist()
 
 
 def test_surrogates_cannot_be_written(tmp_path):
@@ -468,7 +469,7 @@ def test_one_stop_string_may_stand_alone_and_none_may_be_empty():
 def test_characters_alone_need_no_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     save_vocabulary(Vocabulary("ab"), tmp_path)
-    assert sorted(path.name for path in Path(tmp_path).iterdir()) == [
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
         "tokenizer.json",
         "tokenizer_config.json",
     ]
