@@ -1,0 +1,349 @@
+"""Text in and out: tokenizers of Hugging Face directories, and text out of a stream of tokens.
+
+What a directory holds is read by the package `tokenizers` (extra `hf`). A vocabulary of characters
+needs it only to be read back: `save_vocabulary` writes it without.
+
+Source of byte-level byte-pair encoding: Radford et al., Language Models are Unsupervised Multitask
+Learners (2019), section 2.2.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from npgpt2 import validate
+from npgpt2.checkpoint import write_atomically
+from npgpt2.data import Vocabulary
+
+if TYPE_CHECKING:
+    import tokenizers
+
+Array = NDArray[Any]
+
+
+class Tokenizer(Protocol):
+    """What text is turned into ids with, and back: a `data.Vocabulary` or a `PretrainedTokenizer`.
+
+    `len(tokenizer)` is the number of ids, which a model's vocab_size must not fall short of.
+    """
+
+    def __len__(self) -> int: ...
+
+    def encode(self, text: str) -> Array:
+        """Return the ids of a text, (n,) uint32; ValueError if it cannot be told in tokens."""
+        ...
+
+    def decode(self, ids: ArrayLike) -> str:
+        """Return the text of a sequence of ids; IndexError if one is out of range."""
+        ...
+
+
+class PretrainedTokenizer:
+    """The tokenizer of a Hugging Face directory, opened by `open`.
+
+    `len(tokenizer)` is the highest id + 1, with added tokens. That is the number of tokens, unless
+    the file leaves out some ids in between: those stand for no text at all.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        tokenizer.no_truncation()  # a file may ask for either; here a text is its tokens, no more
+        tokenizer.no_padding()
+        self._len = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        unknown = getattr(tokenizer.model, "unk_token", None)
+        has_unknown = unknown is not None and tokenizer.token_to_id(unknown) is not None
+        # Then what comes back is the text itself, or a character was dropped without a word.
+        self._exact = tokenizer.normalizer is None and not has_unknown
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike[str]) -> PretrainedTokenizer:
+        """Open tokenizer.json or, where there is none, GPT-2's own vocab.json and merges.txt.
+
+        Of the latter, `<|endoftext|>` and what added_tokens.json lists are special tokens.
+
+        Raises
+        ------
+        ImportError
+            The package tokenizers is missing.
+        OSError
+            No such directory, or a file is not readable.
+        ValueError
+            The directory has no tokenizer, or a damaged one; all that is wrong is named.
+        """
+        directory = Path(directory)
+        if not directory.is_dir():
+            raise FileNotFoundError(f"{directory} is not a directory")
+        names = ("tokenizer.json", "vocab.json", "merges.txt")
+        missing = [name for name in names if not (directory / name).is_file()]
+        if names[0] in missing and len(missing) > 1:
+            raise ValueError(f"{directory} has no tokenizer: it has no {', no '.join(missing)}")
+        try:
+            import tokenizers
+        except ImportError as error:
+            raise ImportError(
+                "reading a tokenizer needs tokenizers: pip install 'npgpt2[hf]'"
+            ) from error
+        if names[0] in missing:
+            return cls(_gpt2_tokenizer(directory))
+        path = directory / names[0]
+        content = path.read_bytes()
+        try:
+            return cls(tokenizers.Tokenizer.from_str(content.decode()))
+        except Exception as error:  # tokenizers raises just that
+            raise ValueError(f"{path} is damaged: {error}") from error
+
+    def __len__(self) -> int:
+        return self._len
+
+    def encode(self, text: str) -> Array:
+        """Return the ids of a text, (n,) uint32.
+
+        None are put around it; special tokens that are spelled out in it, such as
+        `<|endoftext|>`, become the one id that is theirs.
+
+        Raises
+        ------
+        ValueError
+            The tokenizer knows neither a character nor a token for what is unknown; or the text
+            is not Unicode (surrogates).
+        """
+        try:
+            ids = self._encode(text)
+            if not self._exact or self.decode(ids) == text:
+                return ids
+            failure = None
+        except Exception as error:  # tokenizers raises just that
+            failure = error
+        lost = {character for character in set(text) if self._loses(character)}
+        for i, character in enumerate(text):
+            if character in lost:
+                raise ValueError(
+                    f"character {character!r} at position {i} is not among those that the "
+                    "tokenizer knows"
+                ) from failure
+        if failure:
+            raise failure
+        return ids  # only spaced in another way, as by a tokenizer of words
+
+    def _encode(self, text: str) -> Array:
+        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.uint32)
+
+    def _loses(self, character: str) -> bool:
+        try:
+            ids = self._encode(character)
+        except Exception:
+            return True
+        return self._exact and self.decode(ids) != character
+
+    def decode(self, ids: ArrayLike) -> str:
+        r"""Return the text of a sequence of ids, special tokens as they are written.
+
+        Tokens may end within a character. Bytes that make none become U+FFFD, as in
+        `bytes.decode(errors="replace")`.
+
+        Raises
+        ------
+        TypeError, IndexError
+            Ids are not integers, or out of range.
+        """
+        checked = validate.ids("ids", ids, len(self)).reshape(-1)
+        return self._tokenizer.decode(checked.tolist(), skip_special_tokens=False)
+
+
+def _gpt2_tokenizer(directory: Path) -> tokenizers.Tokenizer:
+    """Build the tokenizer of vocab.json and merges.txt."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    parts: dict[str, Any] = {}
+    problems = []
+    readers: dict[str, Callable[[Path], Any]] = {
+        "vocab.json": _read_ids,
+        "merges.txt": _read_merges,
+        "added_tokens.json": _read_ids,
+    }
+    for name, read in readers.items():
+        try:
+            parts[name] = read(directory / name) if (directory / name).is_file() else {}
+        except ValueError as error:
+            problems.append(f"{name} is damaged: {error}")
+    if problems:
+        raise ValueError(f"{directory}: {'; '.join(problems)}")
+    vocab, merges, added = parts.values()
+    try:
+        tokenizer = Tokenizer(models.BPE(vocab, merges))
+    except Exception as error:  # tokenizers raises just that
+        raise ValueError(f"{directory}: merges.txt does not fit vocab.json: {error}") from error
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = {token: vocab[token] for token in ("<|endoftext|>",) if token in vocab} | added
+    for token, i in sorted(special.items(), key=lambda item: item[1]):
+        tokenizer.add_special_tokens([token])
+        if tokenizer.token_to_id(token) != i:
+            raise ValueError(
+                f"{directory}: added_tokens.json gives {token!r} the id {i}, where "
+                f"{tokenizer.token_to_id(token)} is the next"
+            )
+    return tokenizer
+
+
+def _read_ids(path: Path) -> dict[str, int]:
+    try:
+        ids = json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError(error) from error
+    if not isinstance(ids, dict) or not all(type(i) is int and i >= 0 for i in ids.values()):
+        raise ValueError("it does not give each token an id")
+    return ids
+
+
+def _read_merges(path: Path) -> list[tuple[str, str]]:
+    merges = []
+    for number, line in enumerate(path.read_text("utf-8").split("\n"), start=1):
+        if line and not line.startswith("#version"):
+            left, *right = line.split(" ")
+            if len(right) != 1:
+                raise ValueError(f"line {number} is {line[:40]!r}, not two tokens")
+            merges.append((left, right[0]))
+    return merges
+
+
+def save_vocabulary(vocabulary: Vocabulary, directory: str | os.PathLike[str]) -> None:
+    """Write a vocabulary of characters as tokenizer.json and tokenizer_config.json.
+
+    `PretrainedTokenizer.open`, `tokenizers.Tokenizer.from_file` and
+    `transformers.AutoTokenizer.from_pretrained` then give the ids of the vocabulary.
+
+    Parameters
+    ----------
+    vocabulary
+        The characters.
+    directory
+        Is made if it is not there.
+
+    Raises
+    ------
+    OSError
+        A file cannot be written.
+    ValueError
+        A character is a surrogate, which a UTF-8 file cannot hold.
+    """
+    for character in vocabulary.characters:
+        if "\ud800" <= character <= "\udfff":
+            raise ValueError(f"character {character!r} is a surrogate, which UTF-8 cannot hold")
+    ids = {character: i for i, character in enumerate(vocabulary.characters)}
+    tokenizer: dict[str, Any] = {
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Split",
+            "pattern": {"Regex": r"[\s\S]"},  # any character, where a dot would leave out "\n"
+            "behavior": "Isolated",
+            "invert": False,
+        },
+        "post_processor": None,
+        "decoder": {"type": "Fuse"},  # nothing is put between the characters
+        # An unknown character is an error: "<unk>" must be given, but is no character.
+        "model": {"type": "WordLevel", "vocab": ids, "unk_token": "<unk>"},
+    }
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    _write_json(directory / "tokenizer.json", tokenizer)
+    _write_json(directory / "tokenizer_config.json", config)
+
+
+def _write_json(path: Path, value: object) -> None:
+    content = (json.dumps(value, indent=1) + "\n").encode()
+    write_atomically(path, lambda file: file.write(content))
+
+
+class TextStream:
+    r"""The text of tokens that come one by one, each part as soon as it cannot change any more.
+
+    A character may be split over several tokens, so a single token has no text of its own. What
+    `push` returned, one after the other, and then `close`, is `tokenizer.decode` of all tokens; or
+    the part of it before a stop string.
+
+    Parameters
+    ----------
+    tokenizer
+        A `data.Vocabulary`, or the tokenizer of a directory.
+    stop
+        String or strings at which the text ends. The first to be complete counts (of two, the
+        longer), and is not returned.
+
+    Attributes
+    ----------
+    stopped
+        Whether a stop string was met. What is pushed afterwards is ignored.
+
+    Raises
+    ------
+    ValueError
+        A stop string is empty.
+
+    Examples
+    --------
+    >>> vocabulary = Vocabulary.of("one two\n")
+    >>> stream = TextStream(vocabulary, stop=" t")
+    >>> [stream.push(token) for token in vocabulary.encode("one to")]
+    ['o', 'n', 'e', '', '', '']
+    >>> stream.stopped, stream.close()
+    (True, '')
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: str | Sequence[str] = ()) -> None:
+        self.stop = (stop,) if isinstance(stop, str) else tuple(stop)
+        if "" in self.stop:
+            raise ValueError("a stop string is empty, so no text could come before it")
+        self.stopped = False
+        self._tokenizer = tokenizer
+        self._recent: list[int] = []  # the last tokens: what comes next is decoded after them
+        self._settled = 0  # how many characters of their text cannot change any more
+        self._held = ""  # text that may be the beginning of a stop string
+
+    def push(self, token: int) -> str:
+        """Add a token; return the text that is complete with it, often that of the token."""
+        recent = [*self._recent, token]
+        text = self._tokenizer.decode(recent)
+        new = text[self._settled : _settled(text)]
+        # What does not yet make a character has 3 bytes at most. So has the rest of a character
+        # whose beginning is dropped here, and 4 characters have 4 bytes: the two do not meet.
+        while len(tail := self._tokenizer.decode(recent[1:])) >= 4:
+            recent, text = recent[1:], tail
+        self._recent, self._settled = recent, _settled(text)
+        return self._until_stop(new)
+
+    def close(self) -> str:
+        """Return the rest of the text, with U+FFFD for a character that was not completed."""
+        rest = self._until_stop(self._tokenizer.decode(self._recent)[self._settled :])
+        rest, self._held, self._recent, self._settled = rest + self._held, "", [], 0
+        return rest
+
+    def _until_stop(self, new: str) -> str:
+        """Return what of the held and the new text surely comes before a stop string."""
+        if self.stopped:
+            return ""
+        text = self._held + new
+        for end in range(len(self._held) + 1, len(text) + 1):
+            complete = [len(stop) for stop in self.stop if text.endswith(stop, 0, end)]
+            if complete:
+                self.stopped, self._held = True, ""
+                return text[: end - max(complete)]
+        begun = (n for stop in self.stop for n in range(1, len(stop)) if text.endswith(stop[:n]))
+        cut = len(text) - max(begun, default=0)
+        self._held = text[cut:]
+        return text[:cut]
+
+
+def _settled(text: str) -> int:
+    """Return how many characters more bytes cannot change: all but a last U+FFFD."""
+    return len(text.removesuffix("\ufffd"))
