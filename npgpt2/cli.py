@@ -12,6 +12,7 @@ import io
 import os
 import shlex
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -22,14 +23,14 @@ import numpy as np
 
 from npgpt2 import __version__, data, process, validate
 from npgpt2.config import PRESETS
-from npgpt2.data import Vocabulary
-from npgpt2.generation import stream
-from npgpt2.model import GPT2Model
+from npgpt2.evaluation import evaluate
 from npgpt2.parameter_table import format_table
+from npgpt2.progress import Progress
 from npgpt2.ranks import Ranks, launched
 from npgpt2.run import Run, new_run_directory
 from npgpt2.sampling import Sampling
-from npgpt2.training import Trainer, TrainingConfig, config_of
+from npgpt2.text import TextModel, export, read_config
+from npgpt2.training import Trainer, TrainingConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -126,7 +127,8 @@ def _train(args: argparse.Namespace) -> int:
     if ranks.rank > 0:
         return 0
     print(f"validation loss {trainer.val_loss:.4f} nats per character; a sample:\n")
-    _print_sample(model, run.vocabulary, None, 400, Sampling(0.8), trainer.config.seed)
+    sample = TextModel(model, run.vocabulary).stream(None, 400, Sampling(0.8), trainer.config.seed)
+    _print_text(sample)
     print(f"\nmore: {program} generate {directory} --max-new-tokens 1000")
     return 0
 
@@ -138,30 +140,54 @@ def _generate(args: argparse.Namespace) -> int:
     sampling = Sampling(args.temperature, args.top_k, args.top_p)
     if args.seed is not None:
         validate.integer("seed", args.seed, minimum=0)
-    run = Run.open(args.run)
-    model, _, _ = run.load()
-    _print_sample(model, run.vocabulary, args.prompt, args.max_new_tokens, sampling, args.seed)
+    model = TextModel.open(args.directory)
+    text = model.stream(args.prompt, args.max_new_tokens, sampling, args.seed, args.stop)
+    print(args.prompt or "", end="", flush=True)
+    times = _print_text(text)
+    if len(times) > 2:
+        first, rest = times[1] - times[0], times[-1] - times[1]
+        print(
+            f"first token after {first:.3g} s, then {(len(times) - 2) / rest:,.1f} tokens/s",
+            file=sys.stderr,
+        )
     return 0
 
 
-def _print_sample(
-    model: GPT2Model,
-    vocabulary: Vocabulary,
-    prompt: str | None,
-    max_new_tokens: int,
-    sampling: Sampling,
-    seed: int | None,
-) -> None:
-    if prompt is None:
-        prompt = "\n" if "\n" in vocabulary.characters else vocabulary.characters[0]
-    if not prompt:
-        raise ValueError("the prompt is empty; give at least one character")
-    ids = vocabulary.encode(prompt)[None, :]  # (T,) -> (1, T)
-    tokens = stream(model, ids, max_new_tokens, sampling, rng=seed, sliding_window=True)
-    print(prompt.lstrip("\n"), end="", flush=True)
-    for step in tokens:
-        print(vocabulary.decode(step.tokens), end="", flush=True)
+def _print_text(text: Iterable[str]) -> list[float]:
+    """Print a text as it comes; return when it was asked for, and when each token was there."""
+    times = [time.perf_counter()]
+    for piece in text:
+        times.append(time.perf_counter())
+        print(piece, end="", flush=True)
     print()
+    return times
+
+
+def _eval(args: argparse.Namespace) -> int:
+    """Measure how well a model predicts a text."""
+    if not args.no_tuning:
+        process.tune()
+    model, text = TextModel.open(args.directory), data.read_text(args.text)
+    tokens = model.tokenizer.encode(text)
+    result = evaluate(
+        model.model, tokens, stride=args.stride, batch_size=args.batch_size, progress=Progress
+    )
+    n_bytes = len(text.encode())
+    print(
+        f"{n_bytes:,} bytes, {len(tokens):,} tokens, all but the first of them predicted:\n"
+        f"loss           {result.loss:.6f} nats per token\n"
+        f"perplexity     {result.perplexity:.6g}\n"
+        f"bits per byte  {result.bits_per_byte(n_bytes):.6f}"
+    )
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    """Turn a run into a Hugging Face directory, which transformers and others load."""
+    run = Run.open(args.run)
+    export(run, args.directory)
+    print(f"{args.directory}: model and tokenizer; npgpt2 generate {shlex.quote(args.directory)}")
+    return 0
 
 
 def _params(args: argparse.Namespace) -> int:
@@ -170,8 +196,7 @@ def _params(args: argparse.Namespace) -> int:
     if preset is not None:
         config = preset()
     elif os.path.exists(args.model):
-        run = Run.open(args.model)
-        config = config_of(run).model_config(len(run.vocabulary))
+        config = read_config(args.model)
     else:
         raise ValueError(f"{args.model!r} is neither one of {', '.join(PRESETS)} nor a directory")
     print(
@@ -218,14 +243,32 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     generate = add("generate", _generate)
-    generate.add_argument("run", metavar="RUN", help="run directory made by train")
-    generate.add_argument("--prompt", metavar="TEXT", help="text to continue (default: a new line)")
+    generate.add_argument("directory", metavar="DIR", help=_DIRECTORY)
+    generate.add_argument(
+        "--prompt", metavar="TEXT", help="text to continue (default: none, a new text)"
+    )
+    generate.add_argument(
+        "--stop", metavar="TEXT", action="append", default=[],
+        help="end where this text would come; may be given several times",
+    )  # fmt: skip
     for flag, kind, default, text in _SAMPLING_FLAGS:
         generate.add_argument(
             flag, type=kind, default=default, metavar=kind.__name__.upper(), help=text
         )
 
-    for command in (train, generate):
+    evaluation = add("eval", _eval)
+    evaluation.add_argument("directory", metavar="DIR", help=_DIRECTORY)
+    evaluation.add_argument("--text", metavar="FILE", required=True, help="UTF-8 text")
+    evaluation.add_argument(
+        "--stride", type=int, metavar="INT",
+        help="by how much a window of n_positions tokens moves; smaller is slower, with more "
+        "context for each token (default: half of it)",
+    )  # fmt: skip
+    evaluation.add_argument(
+        "--batch-size", type=int, default=8, metavar="INT", help="windows at once (default: 8)"
+    )
+
+    for command in (train, generate, evaluation):
         command.add_argument(
             "--no-tuning",
             action="store_true",
@@ -234,14 +277,23 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     params = add("params", _params)
-    params.add_argument(
-        "model", metavar="MODEL", help=f"{', '.join(PRESETS)}, or a run directory made by train"
-    )
+    params.add_argument("model", metavar="MODEL", help=f"{', '.join(PRESETS)}, or a {_DIRECTORY}")
+
+    exported = add("export", _export)
+    exported.add_argument("run", metavar="RUN", help="run directory made by train")
+    exported.add_argument("directory", metavar="DIR", help="new directory to make")
     return parser
 
 
+_DIRECTORY = "run directory made by train, or a Hugging Face directory"
+
 _SAMPLING_FLAGS: Iterable[tuple[str, type, float | None, str]] = (
-    ("--max-new-tokens", int, 400, "number of characters to add (default: 400)"),
+    (
+        "--max-new-tokens",
+        int,
+        400,
+        "number of tokens to add; those of a run are characters (default: 400)",
+    ),
     ("--temperature", float, 0.8, "0 always takes the most probable (default: 0.8)"),
     ("--top-k", int, None, "sample among the K most probable (default: all)"),
     ("--top-p", float, None, "sample among the fewest of joint probability P (default: all)"),
