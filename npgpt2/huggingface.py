@@ -38,6 +38,7 @@ _INDEX = "model.safetensors.index.json"
 _PREFIX = "transformer."
 _HEAD = "lm_head.weight"  # never prefixed
 _MASK = re.compile(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)")  # no parameters
+_SAFETENSORS = re.compile(r"[^/\\\0]+\.safetensors")
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
 _DTYPES = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}  # NumPy has no bfloat16
@@ -206,7 +207,7 @@ def _find_config(directory: Path, problems: list[str]) -> GPT2Config | None:
             fields[name] = CHECKS[name](key, raw[key])
         except (TypeError, ValueError) as error:
             found.append(str(error))
-            fits = False
+            fits = fits and CHECKS[name] is not validate.integer
     config = None
     if keys.keys() & {"n_embd", "n_head"} <= fields.keys():
         try:
@@ -299,9 +300,9 @@ def _read_index(directory: Path) -> dict[str, str]:
     placed = _read_json(directory / _INDEX).get("weight_map")
     if not (isinstance(placed, dict) and placed):
         raise ValueError(f"{_INDEX} is damaged: it has no weight_map")
-    foreign = [repr(f) for f in placed.values() if not isinstance(f, str) or f != Path(f).name]
-    if foreign:
-        raise ValueError(_listed(f"{_INDEX} names what is no file beside it", foreign)[0])
+    files = placed.values()
+    if any(not isinstance(f, str) or not _SAFETENSORS.fullmatch(f) for f in files):
+        raise ValueError(f"{_INDEX} is damaged: it places tensors in other than files beside it")
     return placed
 
 
