@@ -106,8 +106,8 @@ def model_from(
         size, held = count_parameters(config), sum(array.size for array in state.values())
         if size > 2 * held:  # said before anything of that size is made
             raise ValueError(f"its configuration asks for {size:,} numbers, it holds {held:,}")
-        model = GPT2Model(config, dtype=state["wte.weight"].dtype).eval()
-        model.load_state_dict(state)
+        model = GPT2Model(config, dtype=state["wte.weight"].dtype, init_weights=False).eval()
+        model.load_state_dict(state, assign=True)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)} does not hold a whole model: {error}") from error
     return model
@@ -118,6 +118,18 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
 
     Whatever happens in between, path holds either what it held before or all of the new.
     """
+    with written_beside(path, write) as temporary:
+        os.replace(temporary, path)
+
+
+@contextmanager
+def written_beside(
+    path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]
+) -> Iterator[Path]:
+    """Call write(file) on a temporary file beside path; yield where it is, to be moved.
+
+    If it is not moved it is deleted.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -125,7 +137,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -8,12 +8,27 @@ Source: Radford et al., Language Models are Unsupervised Multitask Learners (201
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from npgpt2 import validate
 
 set_field = object.__setattr__  # a frozen dataclass sets its own fields this way, and only here
+
+CHECKS: dict[str, Callable[[str, object], float]] = {  # field: what returns its value, or raises
+    "vocab_size": validate.integer,
+    "n_positions": validate.integer,
+    "n_embd": validate.integer,
+    "n_layer": validate.integer,
+    "n_head": validate.integer,
+    "n_inner": validate.integer,
+    "resid_pdrop": validate.fraction,
+    "embd_pdrop": validate.fraction,
+    "attn_pdrop": validate.fraction,
+    "layer_norm_epsilon": validate.positive,
+    "initializer_range": validate.positive,
+}
 
 
 @dataclass(frozen=True)
@@ -69,12 +84,8 @@ class GPT2Config:
     def __post_init__(self) -> None:
         if self.n_inner is None:
             set_field(self, "n_inner", 4 * validate.integer("n_embd", self.n_embd))
-        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"):
-            set_field(self, name, validate.integer(name, getattr(self, name)))
-        for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
-            set_field(self, name, validate.fraction(name, getattr(self, name)))
-        for name in ("layer_norm_epsilon", "initializer_range"):
-            set_field(self, name, validate.positive(name, getattr(self, name)))
+        for name, check in CHECKS.items():
+            set_field(self, name, check(name, getattr(self, name)))
         if self.n_embd % self.n_head:
             raise ValueError(
                 f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}; "

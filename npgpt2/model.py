@@ -11,6 +11,7 @@ sublayer, one more after the last block, residual projections initialised smalle
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -104,6 +105,8 @@ class GPT2Model(Module):
         Seed or generator: of the initial weights, and of dropout afterwards.
     dtype
         float32 or float64.
+    init_weights
+        False leaves weights at 0, and draws nothing, for those who load others next.
 
     Attributes
     ----------
@@ -140,6 +143,7 @@ class GPT2Model(Module):
         config: GPT2Config,
         rng: np.random.Generator | int = 0,
         dtype: DTypeLike = np.float32,
+        init_weights: bool = True,
     ) -> None:
         V, P, C = config.vocab_size, config.n_positions, config.n_embd
         self.config = config
@@ -151,7 +155,8 @@ class GPT2Model(Module):
         self.ln_f = LayerNorm(C, config.layer_norm_epsilon, dtype=dtype)
         self.lm_head = Linear(C, V, bias=False, dtype=dtype)
         self.lm_head.weight = self.wte.weight
-        self._init_weights()
+        if init_weights:
+            self._init_weights()
 
     def _init_weights(self) -> None:
         """Draw weights from N(0, initializer_range); biases stay 0 and gains 1.
@@ -258,3 +263,18 @@ class GPT2Model(Module):
             self, input_ids, max_new_tokens, temperature, top_k, top_p, rng, stop, sliding_window,
             vocab_size,
         )  # fmt: skip
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Write a directory that transformers can load; see `npgpt2.huggingface.save`."""
+        from npgpt2 import huggingface  # which imports this file
+
+        huggingface.save(self, directory)
+
+    @staticmethod
+    def from_pretrained(
+        directory: str | os.PathLike[str], dtype: DTypeLike = np.float32
+    ) -> GPT2Model:
+        """Read a directory that transformers has written; see `npgpt2.huggingface.load`."""
+        from npgpt2 import huggingface  # which imports this file
+
+        return huggingface.load(directory, dtype)

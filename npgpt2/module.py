@@ -119,10 +119,18 @@ class Module:
         """Return a copy of every parameter's array, by name."""
         return {name: parameter.data.copy() for name, parameter in self.named_parameters()}
 
-    def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
+    def load_state_dict(self, state: Mapping[str, ArrayLike], assign: bool = False) -> None:
         """Copy arrays into the parameters, converting them to each parameter's dtype.
 
         A tied parameter may come under several of its names, if the arrays are equal.
+
+        Parameters
+        ----------
+        state
+            An array for each parameter, by name.
+        assign
+            Give the parameters the arrays themselves, where the dtype is theirs, instead of
+            copying into the arrays they have; other arrays are converted, and keep their layout.
 
         Raises
         ------
@@ -152,7 +160,10 @@ class Module:
                 f"state does not fit this {type(self).__name__}: " + "; ".join(problems)
             )
         for name, parameter in own.items():
-            parameter.data[...] = arrays[name]
+            if assign:
+                parameter.data = arrays[name].astype(parameter.dtype, copy=False)
+            else:
+                parameter.data[...] = arrays[name]
 
 
 @contextmanager

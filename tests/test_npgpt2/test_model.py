@@ -561,6 +561,14 @@ def test_weights_start_as_in_the_paper(dtype: type) -> None:
             assert abs(parameter.data.std() / std - 1.0) < 5.0 / math.sqrt(2 * n), name
 
 
+def test_weights_that_are_not_initialised_are_0_and_nothing_is_drawn() -> None:
+    rng = np.random.default_rng(4)
+    model = GPT2Model(CONFIG, rng, init_weights=False)
+    for name, parameter in model.named_parameters():
+        assert (parameter.data == float("ln_" in name and name.endswith("weight"))).all(), name
+    assert rng.bit_generator.state == np.random.default_rng(4).bit_generator.state
+
+
 @given(SEEDS, st.integers(20, 200))
 def test_the_initial_loss_is_that_of_a_blind_guess(seed: int, V: int) -> None:
     model = GPT2Model(replace(CONFIG, vocab_size=V, n_embd=48), rng=seed)

@@ -264,6 +264,29 @@ def test_loaded_values_take_the_dtype_of_the_parameters(dtype: Any, given: Any) 
         assert np.array_equal(parameter.data, state[name].astype(dtype))
 
 
+def test_arrays_that_are_assigned_become_the_parameters_own() -> None:
+    tree, state = Tree(), random_state()
+    state["first.weight"] = np.asfortranarray(state["first.weight"])
+    parameters = list(tree.parameters())
+    tree.load_state_dict(dict(reversed(state.items())), assign=True)
+    for parameter, (name, now) in zip(parameters, tree.named_parameters(), strict=True):
+        assert parameter is now and now.data is state[name], name
+    assert tree.head.weight is tree.first.weight
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("given", ["<f2", "<f4", ">f4", "<f8"])
+def test_arrays_of_another_dtype_are_converted_as_they_are_assigned(dtype: Any, given: str) -> None:
+    tree, state = Tree().astype(dtype), random_state(given)
+    state["first.weight"] = np.asfortranarray(state["first.weight"])
+    tree.load_state_dict(state, assign=True)
+    assert tree.first.weight.data.flags.f_contiguous, "as it was laid out"
+    for name, parameter in tree.named_parameters():
+        assert parameter.dtype == dtype and parameter.data.dtype.isnative
+        assert np.array_equal(parameter.data, state[name].astype(dtype))
+        assert np.shares_memory(parameter.data, state[name]) == (state[name].dtype == dtype)
+
+
 def test_nested_lists_and_tensors_may_be_loaded() -> None:
     tree, state = Tree(), random_state()
     mixed: dict[str, Any] = {name: array.tolist() for name, array in state.items()}
@@ -308,11 +331,14 @@ MISFITS: dict[str, Change] = {
 
 def refusal(tree: Tree, state: dict[str, Any]) -> str:
     """The message with which the state is refused; and the tree is unchanged."""
-    before = tree.state_dict()
-    with pytest.raises(ValueError, match="state does not fit this Tree") as error:
-        tree.load_state_dict(state)
-    assert all(np.array_equal(p.data, before[name]) for name, p in tree.named_parameters())
-    return str(error.value)
+    before, messages = tree.state_dict(), set()
+    for assign in (False, True):
+        with pytest.raises(ValueError, match="state does not fit this Tree") as error:
+            tree.load_state_dict(state, assign)
+        assert all(np.array_equal(p.data, before[name]) for name, p in tree.named_parameters())
+        messages.add(str(error.value))
+    [message] = messages
+    return message
 
 
 @pytest.mark.parametrize("problem", MISFITS)
