@@ -120,8 +120,9 @@ def record(data: ArrayLike, parents: tuple[Tensor, ...], vjp: Vjp) -> Tensor:
         Data and parents are not all of one precision.
     """
     out = Tensor(data)
+    dtype = out.data.dtype
     for i, parent in enumerate(parents):
-        if parent.data.dtype != out.data.dtype and (
+        if parent.data.dtype is not dtype and (
             parent.data.real.dtype != out.data.real.dtype  # a complex number has its real part's
         ):
             raise TypeError(

@@ -101,18 +101,17 @@ class KVCache:
             )
         positions = self.lengths[:, None] + np.arange(T)  # (B, T)
         start = first if first == last else None
-        layers = [Past(keys, values, positions, last + T, start) for keys, values in self._layers]
-        return layers, positions
+        return [Past(layer, positions, last + T, start) for layer in self._layers], positions
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Past:
     """Where the new tokens of one layer stand, and the keys and values of those before.
 
     Attributes
     ----------
-    keys, values
-        (B, H, capacity, D).
+    kv
+        (2, B, H, capacity, D): keys, and values.
     positions
         (B, T) integers, of the new tokens.
     end
@@ -121,18 +120,16 @@ class Past:
         The position that the new tokens of all rows begin at; None if rows differ.
     """
 
-    keys: Array
-    values: Array
+    kv: Array
     positions: Array
     end: int
     start: int | None
 
-    def extend(self, k: Array, v: Array) -> tuple[Array, Array]:
-        """Add the new keys and values, each (B, H, T, D); return all, each (B, H, end, D)."""
-        for all_rows, new in ((self.keys, k), (self.values, v)):
-            if self.start is not None:
-                all_rows[:, :, self.start : self.end] = new
-            else:
-                rows = np.arange(len(new))[:, None]  # (B, 1), beside the positions
-                all_rows[rows, :, self.positions] = new.swapaxes(1, 2)  # (B, T, H, D)
-        return self.keys[:, :, : self.end], self.values[:, :, : self.end]
+    def extend(self, kv: Array) -> Array:
+        """Add the new keys and values, (2, B, H, T, D); return all, (2, B, H, end, D)."""
+        if self.start is not None:
+            self.kv[:, :, :, self.start : self.end] = kv
+        else:
+            for b, positions in enumerate(self.positions):
+                self.kv[:, b, :, positions] = kv[:, b].transpose(2, 0, 1, 3)  # (T, 2, H, D)
+        return self.kv[:, :, :, : self.end]

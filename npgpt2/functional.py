@@ -150,7 +150,7 @@ def layer_norm(x: Operand, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> T
     C, w, shape = x.shape[-1], weight.data, x.shape
     rows = x.data.reshape(-1, C)  # (..., C) -> (N, C)
     centred = rows - _sum_channels(rows) / C
-    rstd = 1.0 / np.sqrt(np.einsum("nc,nc->n", centred, centred)[:, None] / C + eps)  # (N, 1)
+    rstd = 1.0 / np.sqrt(_dot(centred, centred)[:, None] / C + eps)  # (N, 1)
     xhat = np.multiply(centred, rstd, out=centred)
 
     def vjp(g: Array) -> tuple[Array, Array, Array]:
@@ -306,7 +306,7 @@ def causal_attention(
         dout = _heads(g, n_head)  # (B, H, T, D)
         # forward: weights = softmax(scores). Its vjp needs sum_j dweights_ij * weights_ij, which
         # is also <dout_i, out_i>: a sum over D entries instead of T.
-        inner = np.einsum("bhtd,bhtd->bht", dout, _heads(out, n_head))[..., None]
+        inner = _dot(dout, _heads(out, n_head))[..., None]
         for b, t, weights, kept in saved:
             seen = slice(t.stop)
             # forward: out = kept @ v
@@ -341,9 +341,10 @@ def cached_attention(qkv: Operand, n_head: int, past: Past) -> Tensor:
         (B, T, C).
     """
     qkv = as_tensor(qkv)
-    B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    q, k, v = qkv.data.reshape(B, T, 3, n_head, C // n_head).transpose(2, 0, 3, 1, 4)
-    keys, values = past.extend(k, v)  # (B, H, T, D) -> (B, H, S, D)
+    (B, T), C = qkv.shape[:2], qkv.shape[2] // 3
+    split = qkv.data.reshape(B, T, 3, n_head, C // n_head).transpose(2, 0, 3, 1, 4)
+    q, kv = split[0], split[1:]
+    keys, values = past.extend(kv)  # (2, B, H, T, D) -> (2, B, H, S, D)
     S = keys.shape[2]
     out = np.empty((B, T, C), dtype=q.dtype)
     for b, t in _attention_blocks(B, n_head, T, S):
@@ -541,9 +542,15 @@ def _hidden(n: int) -> Array:
     return hidden
 
 
+def _dot(a: Array, b: Array) -> Array:
+    """Sum a * b over the last axis: (..., n), (..., n) -> (...), of complex numbers too."""
+    products: Array = np.vecdot(a.conj(), b)  # which conjugates a; of real numbers it is itself
+    return products
+
+
 def _softmax_inplace(z: Array) -> Array:
     """Softmax over the last axis, written into z."""
-    z -= z.real.max(axis=-1, keepdims=True)
+    z -= np.maximum.reduce(z.real, axis=-1, keepdims=True)
     np.exp(z, out=z)
     z /= _sum_channels(z)
     return z

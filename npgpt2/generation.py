@@ -233,37 +233,39 @@ def _stream(
 ) -> Iterator[Step]:
     P, modules = model.config.n_positions, list(model.modules())
     cache: KVCache | None = None
-    rows, tokens = [row[-P:] for row in rows], np.zeros(len(rows), dtype=np.intp)
-    running = np.ones(len(rows), dtype=bool)
+    texts = [row[-P:].tolist() for row in rows]
+    tokens, running = np.zeros(len(rows), dtype=np.intp), np.ones(len(rows), dtype=bool)
     for left in range(max_new_tokens, 0, -1):
         # Not around the yield, where the caller's own code runs. What is not finite is told below.
         with evaluating(modules), np.errstate(all="ignore"):
-            if cache is None or max(map(len, rows)) > P:
-                rows = [row if len(row) <= P else row[-max(P // 2, 1) :] for row in rows]
-                capacity = min(P, max(map(len, rows)) + left - 1)
-                cache, logits = prefill(model, rows, capacity)
+            if cache is None or max(map(len, texts)) > P:
+                texts = [text if len(text) <= P else text[-max(P // 2, 1) :] for text in texts]
+                capacity = min(P, max(map(len, texts)) + left - 1)
+                cache, logits = prefill(model, texts, capacity)
             else:
                 logits = decode(model, tokens, cache)
         logits = logits[:, :vocab_size]
         try:
             drawn = sampling.draw(logits, rng)
         except FloatingPointError:
-            raise FloatingPointError(f"logits are not finite: {_cause(model, rows)}") from None
+            raise FloatingPointError(f"logits are not finite: {_cause(model, texts)}") from None
         tokens = np.where(running, drawn, tokens)
         yield Step(tokens, running, logits)
-        running = running & ~np.isin(tokens, stops)
-        if not running.any():
-            return
-        rows = [np.append(row, token) for row, token in zip(rows, tokens, strict=True)]
+        if stops.size:
+            running = running & ~np.isin(tokens, stops)
+            if not running.any():
+                return
+        for text, token in zip(texts, tokens.tolist(), strict=True):
+            text.append(token)
 
 
 def prefill(
-    model: GPT2Model, rows: Sequence[Array], capacity: int | None = None
+    model: GPT2Model, rows: Sequence[Sequence[int] | Array], capacity: int | None = None
 ) -> tuple[KVCache, Array]:
     """Read rows into a new cache; return it, and the logits of what follows each row, (B, V).
 
-    Inside `with model.evaluating():`, as `decode`. The rows are (T,) integers, each with a T of its
-    own; they are filled up at the end, where no token of theirs looks.
+    Inside `with model.evaluating():`, as `decode`. The rows are integers, of one length or of
+    different ones: they are filled up at the end, where no token of theirs looks.
     """
     lengths = np.array([len(row) for row in rows])
     ids = np.zeros((len(rows), lengths.max()), dtype=np.intp)
@@ -280,7 +282,7 @@ def decode(model: GPT2Model, tokens: ArrayLike, cache: KVCache) -> Array:
     return model(np.asarray(tokens)[:, None], cache=cache).data[:, 0]
 
 
-def _cause(model: GPT2Model, rows: list[Array]) -> str:
+def _cause(model: GPT2Model, texts: list[list[int]]) -> str:
     """Say where the first value stands that is not finite."""
     for name, parameter in model.named_parameters():
         bad = np.argwhere(~np.isfinite(parameter.data))
@@ -288,8 +290,8 @@ def _cause(model: GPT2Model, rows: list[Array]) -> str:
             place = tuple(bad[0].tolist())
             return f"parameter {name} has {parameter.data[place]} at {list(place)}"
     with model.evaluating(), np.errstate(all="ignore"):
-        for row in rows:
-            x = model.wte(row[None]) + model.wpe(np.arange(len(row)))
+        for text in texts:
+            x = model.wte([text]) + model.wpe(np.arange(len(text)))
             for i, block in enumerate(model.h):
                 x = block(x)
                 if not np.isfinite(x.data).all():

@@ -169,12 +169,12 @@ class Module:
 @contextmanager
 def evaluating(modules: Sequence[Module]) -> Iterator[None]:
     """`Module.evaluating` for modules that are known: to find them takes longer than a token."""
-    before = [module.training for module in modules]
-    for module in modules:
+    training = [module for module in modules if module.training]
+    for module in training:
         module.training = False
     try:
         with no_grad():
             yield
     finally:
-        for module, training in zip(modules, before, strict=True):
-            module.training = training
+        for module in training:
+            module.training = True

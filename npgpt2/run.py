@@ -13,6 +13,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -112,7 +113,7 @@ class Run:
             path.unlink(missing_ok=True)
 
     @classmethod
-    def open(cls, directory: str | Path) -> Run:
+    def open(cls, directory: str | os.PathLike[str]) -> Run:
         """Open a run directory that has a checkpoint.
 
         Raises

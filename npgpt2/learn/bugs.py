@@ -853,8 +853,7 @@ _MODEL = (
     Bug(
         "validation-leaves-eval",
         inspect.unwrap(module.evaluating),
-        "        for module, training in zip(modules, before, strict=True):\n"
-        "            module.training = training\n",
+        "        for module in training:\n            module.training = True\n",
         "        pass\n",
         "After the first validation dropout is off for the rest of the training.",
     ),
@@ -1232,8 +1231,8 @@ _TEXT = (
     Bug(
         "sliding-window-keeps-the-oldest",
         generation._stream,
-        "row[-max(P // 2, 1) :]",
-        "row[: max(P // 2, 1)]",
+        "text[-max(P // 2, 1) :]",
+        "text[: max(P // 2, 1)]",
         "Past n_positions the model goes on from the start of the text. Short texts are right.",
     ),
     Bug(
