@@ -222,8 +222,7 @@ def test_logits_are_those_of_torch(seed, kind, prefix, masks, head, shards, alia
     assert_as_accurate(single(ids).data, oracle_logits(config, state, ids, "f4"), reference)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@given(seed=SEEDS)
+@given(dtype=st.sampled_from(["float32", "float64"]), seed=SEEDS)
 def test_what_is_written_has_the_same_logits_in_torch(dtype, seed):
     config = random_config(seed)
     model, (ids, _) = random_model(config, seed, np.dtype(dtype)), random_batch(config, seed)
