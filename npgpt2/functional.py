@@ -60,18 +60,18 @@ def linear(x: Operand, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     ValueError
         The shapes do not fit.
     """
-    x = as_tensor(x, like=weight)
-    if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:]:
+    x, w = as_tensor(x, like=weight), weight.data
+    shape = x.shape
+    if w.ndim != 2 or shape[-1:] != w.shape[1:]:
         raise ValueError(
-            f"linear: x of shape {x.shape} must end in the last axis of the weight, {weight.shape}"
+            f"linear: x of shape {shape} must end in the last axis of the weight, {w.shape}"
         )
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"linear: the weight has shape {weight.shape}, but the bias {bias.shape}")
-    rows, w = x.data.reshape(-1, x.shape[-1]), weight.data  # (..., n_in) -> (N, n_in)
+    if bias is not None and bias.shape != w.shape[:1]:
+        raise ValueError(f"linear: the weight has shape {w.shape}, but the bias {bias.shape}")
+    rows = x.data.reshape(-1, shape[-1])  # (..., n_in) -> (N, n_in)
     out = _times_transposed(rows, w)  # (N, n_in) @ (n_in, n_out) -> (N, n_out)
     if bias is not None:
         out = _plus(out, bias.data)
-    shape = x.shape
 
     def vjp(g: Array) -> tuple[Array, ...]:
         g = g.reshape(-1, g.shape[-1])  # (N, n_out)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from autograd import Operand, Tensor
+from autograd import Operand, Tensor, as_tensor
 from npgpt2 import functional as F
 from npgpt2 import validate
 from npgpt2.module import Module, Parameter
@@ -131,4 +131,6 @@ class Dropout(Module):
 
     def forward(self, x: Operand) -> Tensor:
         """Return x, with dropout in training mode."""
-        return F.dropout(x, self.p if self.training else 0.0, self.rng)
+        if not self.training:
+            return as_tensor(x)
+        return F.dropout(x, self.p, self.rng)

@@ -515,8 +515,8 @@ _FUSED = (
     Bug(
         "layer-norm-eps-outside",
         F.layer_norm,
-        'np.sqrt(np.einsum("nc,nc->n", centred, centred)[:, None] / C + eps)',
-        '(np.sqrt(np.einsum("nc,nc->n", centred, centred)[:, None] / C) + eps)',
+        "np.sqrt(_dot(centred, centred)[:, None] / C + eps)",
+        "(np.sqrt(_dot(centred, centred)[:, None] / C) + eps)",
         "eps belongs under the root, to the variance. At 1e-5 the difference is small, but for "
         "a row of small numbers it is not.",
     ),
@@ -598,7 +598,7 @@ _FUSED = (
     Bug(
         "softmax-overflows",
         F._softmax_inplace,
-        "    z -= z.real.max(axis=-1, keepdims=True)\n",
+        "    z -= np.maximum.reduce(z.real, axis=-1, keepdims=True)\n",
         "",
         "exp overflows at 709 in float64, at 88 in float32. Fresh models have small logits.",
     ),
@@ -831,8 +831,8 @@ _MODEL = (
     Bug(
         "dropout-in-eval",
         layers.Dropout.forward,
-        "self.p if self.training else 0.0",
-        "self.p",
+        "if not self.training:",
+        "if False:",
         "Dropout stays on in evaluation: losses and samples are worse than the model is.",
     ),
     Bug(
@@ -942,8 +942,12 @@ _MODEL = (
     Bug(
         "tie-as-copy",
         model.GPT2Model.__init__,
-        "    self.lm_head.weight = self.wte.weight\n    self._init_weights()\n",
-        "    self._init_weights()\n    self.lm_head.weight.data[...] = self.wte.weight.data\n",
+        "    self.lm_head.weight = self.wte.weight\n"
+        "    if init_weights:\n"
+        "        self._init_weights()\n",
+        "    if init_weights:\n"
+        "        self._init_weights()\n"
+        "    self.lm_head.weight.data[...] = self.wte.weight.data\n",
         "Equal at the start, two weights from the first step on.",
     ),
     Bug(
