@@ -83,7 +83,8 @@ def _run(argv: Sequence[str] | None, ranks: Ranks) -> int:
 
 def _report(message: str) -> int:
     """Print an error in one line; return the status."""
-    print("npgpt2: error:", " ".join(message.split()), file=sys.stderr)
+    line = message.replace(":\n  ", ": ").replace("\n  ", "; ")  # of a list of problems
+    print("npgpt2: error:", " ".join(line.split()), file=sys.stderr)
     return 2
 
 

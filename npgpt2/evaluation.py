@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike
 from npgpt2 import data, validate
 from npgpt2.model import GPT2Model
 from npgpt2.progress import Progress
-from npgpt2.tokenizer import Tokenizer
 
 _IGNORED = -100  # instead of a target that was counted before
 
@@ -55,7 +54,8 @@ class Evaluation:
     def bits_per_byte(self, n_bytes: int) -> float:
         """Return what a byte of the text took, in bits; the text has n_bytes bytes, at least 1.
 
-        It compares models with different tokenizers, which loss and perplexity do not.
+        It compares models with different tokenizers, which loss and perplexity do not. The first
+        token is not predicted, so that of a short text the number is a little too small.
         """
         return self.nats / math.log(2.0) / validate.integer("n_bytes", n_bytes)
 
@@ -138,31 +138,3 @@ def evaluate(
         if shown:
             shown.close()
     return evaluation
-
-
-def bits_per_byte(
-    model: GPT2Model,
-    tokenizer: Tokenizer,
-    text: str,
-    *,
-    stride: int | None = None,
-    batch_size: int = 8,
-    progress: Callable[[int], Progress] | None = None,
-) -> float:
-    """Return what a model needs for a text, in bits per byte of UTF-8.
-
-    The first token has nothing before it and is not predicted, but the bytes are those of the
-    whole text: of a short text this makes the number a little too small.
-
-    Parameters
-    ----------
-    tokenizer
-        The one that the model was trained with.
-    text
-        Of at least 2 tokens.
-    model, stride, batch_size, progress
-        As for `evaluate`; so are the errors, and those of `tokenizer.encode`.
-    """
-    tokens = tokenizer.encode(text)
-    evaluation = evaluate(model, tokens, stride=stride, batch_size=batch_size, progress=progress)
-    return evaluation.bits_per_byte(len(text.encode("utf-8", "surrogatepass")))

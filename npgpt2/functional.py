@@ -2,7 +2,8 @@
 
 Every function has a twin of the same name and arguments in `composed.py`, spelled in autograd
 primitives. The twin is the definition; the one here is the same mathematics in fewer passes over
-memory, and the tests hold both together.
+memory, and the tests hold both together. (`cached_attention` has none: it is a part of
+`causal_attention`, without a gradient.)
 
 Letters: B batch, T time, C channels, H heads, D = C/H, V vocabulary; `...` any leading axes; N
 all of them multiplied. All ops keep the caller's dtype (float32 or float64), and accept complex

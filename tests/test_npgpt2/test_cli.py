@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -13,8 +14,11 @@ from dataclasses import fields
 
 import pytest
 
+from npgpt2 import data
 from npgpt2.cli import main
+from npgpt2.evaluation import evaluate
 from npgpt2.run import Run
+from npgpt2.text import TextModel
 from npgpt2.training import TrainingConfig
 
 TINY = "--n-layer 1 --n-embd 8 --n-head 2 --n-positions 8 --batch-size 2 --eval-batches 1".split()
@@ -104,6 +108,67 @@ def test_params_of_presets_and_runs(run, capsys):
     assert capsys.readouterr().out.splitlines()[1:] == small.splitlines()[1:]
     assert main(["params", run]) == 0
     assert "n_embd=8" in capsys.readouterr().out
+
+
+def test_generate_ends_before_a_stop_string_and_reports_its_speed(run, capsys):
+    argv = ["generate", run, "--prompt", "to", "--seed", "1", "--max-new-tokens", "60"]
+    assert main(argv) == 0
+    whole, err = capsys.readouterr()
+    assert re.fullmatch(r"first token after [\d.e-]+ s, then [\d,.]+ tokens/s\n", err)
+    stop = whole[30:32]
+    assert main([*argv, "--stop", "never", "--stop", stop]) == 0
+    assert capsys.readouterr().out == whole[: whole.index(stop, 2)] + "\n"
+
+
+def test_an_exported_run_is_used_like_the_run(run, text, tmp_path, capsys):
+    exported = str(tmp_path / "exported")
+    assert main(["export", run, exported]) == 0
+    assert capsys.readouterr().out.startswith(f"{exported}: model and tokenizer")
+    outs = []
+    for directory in (run, exported):
+        for argv in (
+            ["generate", directory, "--prompt", "to be", "--temperature", "0"],
+            ["eval", directory, "--text", text],
+            ["params", directory],
+        ):
+            assert main(argv) == 0
+            outs.append(capsys.readouterr().out.replace(directory, "DIR"))
+    assert outs[:3] == outs[3:]
+    assert "exported exists and is not empty" in error_of(capsys, ["export", run, exported])
+
+
+def test_eval_prints_what_is_measured(run, text, capsys):
+    argv = ["eval", run, "--text", text, "--stride", "3", "--batch-size", "2"]
+    assert main(argv) == 0
+    out, err = capsys.readouterr()
+    opened = TextModel.open(run)
+    result = evaluate(opened.model, opened.tokenizer.encode(data.read_text(text)), stride=3)
+    assert result.tokens == 859
+    assert out.splitlines() == [
+        "860 bytes, 860 tokens, all but the first of them predicted:",
+        f"loss           {result.loss:.6f} nats per token",
+        f"perplexity     {result.perplexity:.6g}",
+        f"bits per byte  {result.loss * 859 / 860 / math.log(2):.6f}",
+    ]
+    assert err.splitlines()[-1].startswith("step 143/143  loss ")
+    for flags, message in (
+        (["--stride", "9"], "stride=9 must be at most n_positions=8"),
+        (["--batch-size", "0"], "batch_size=0 must be at least 1"),
+    ):
+        assert message in error_of(capsys, ["eval", run, "--text", text, *flags])
+
+
+def test_all_that_is_wrong_with_a_directory_is_one_line(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "n_head": 0}')
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    line = error_of(capsys, ["generate", str(tmp_path)])
+    for part in (
+        "has no tokenizer: it has no tokenizer.json, no vocab.json, no merges.txt; ",
+        'can be read: config.json: model_type is "bert", only "gpt2" is supported; ',
+        "config.json: n_head=0 must be at least 1; ",
+        "pytorch_model.bin is not read, as a pickle can run any code",
+    ):
+        assert part in line
 
 
 def test_help_shows_every_default(capsys):

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npgpt2 import GPT2Config, GPT2Model, Parameter
-from npgpt2.data import Vocabulary
-from npgpt2.evaluation import Evaluation, bits_per_byte, evaluate
+from npgpt2.evaluation import Evaluation, evaluate
 from npgpt2.progress import Progress
 from tests.test_npgpt2.torch_gpt2 import NO_DROPOUT, load, random_model
 
@@ -124,18 +123,6 @@ def test_units():
         evaluation.bits_per_byte(0)
 
 
-def test_bits_per_byte_counts_the_bytes_of_the_whole_text():
-    text = "aé😀a😀\ud800éa"  # of 1, 2, 4 and, as a surrogate, 3 bytes
-    vocabulary = Vocabulary.of(text)
-    expected = evaluate(MODEL, vocabulary.encode(text), stride=2).nats / math.log(2) / 18
-    assert bits_per_byte(MODEL, vocabulary, text, stride=2) == pytest.approx(expected, rel=1e-12)
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
 def shown_on(stream):
     """Return what makes a Progress on this stream, whose last update seems long ago."""
 
@@ -174,6 +161,11 @@ def test_progress_counts_batches():
 def test_arguments_outside_their_limits_are_named(tokens, options, error, message):
     with pytest.raises(error, match=message):
         evaluate(MODEL, tokens, **options)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
 
 def test_a_loss_that_is_not_finite_is_an_error_and_ends_the_line_of_progress():

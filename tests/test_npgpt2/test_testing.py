@@ -85,6 +85,7 @@ def ops_of(module: ModuleType) -> set[str]:
 
 
 def test_every_fused_op_has_a_twin_and_a_spec_and_is_registered() -> None:
-    assert ops_of(F) == ops_of(composed)
-    assert {name.removesuffix(" with dropout") for name in FUSED} == ops_of(F)
+    ops = ops_of(F) - {"cached_attention"}  # it has no gradient; it equals a part of the other
+    assert ops == ops_of(composed)
+    assert {name.removesuffix(" with dropout") for name in FUSED} == ops
     assert FUSED.items() <= OPS.items()
