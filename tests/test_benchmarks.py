@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from npgpt2 import GPT2Config, GPT2Model
+from tests.benchmarks import memory
 from tests.benchmarks.step import CONFIGS, batch_of, check, config_of
 from tests.benchmarks.turns import ROOT, Worker, python, ratio, take_turns
 
@@ -76,3 +81,30 @@ def test_the_smallest_configuration_from_the_command_line() -> None:
     sides = [line.split("  ")[1] for line in done.stdout.splitlines() if "tokens/s" in line]
     assert sides == ["ours", "torch", "floor", "ours, 2 ranks", "torch, 2 ranks"]
     assert re.search(r"torch / ours: \d+\.\d\d \(\d+\.\d\d to \d+\.\d\d\);  forward", done.stdout)
+
+
+def test_generation_from_the_command_line() -> None:
+    """Both sides have drawn the same tokens, or it would have ended before."""
+    command = python("tests.benchmarks.decode", "char", *"--rounds 1 --seconds 0.01".split())
+    done = subprocess.run(
+        [*command, "--threads", "1"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    sides = [line.split()[7] for line in done.stdout.splitlines() if "tokens/s" in line]
+    assert sides == ["ours", "torch", "floor"]
+    assert re.search(r"torch / ours, decode: \d+\.\d\d \(\d+\.\d\d to ", done.stdout)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_directory_is_measured_after_each_step(
+    half: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = partial(GPT2Config, n_embd=8, n_layer=1, n_head=2)
+    monkeypatch.setitem(memory.PRESETS, "small", small)
+    memory.make("small", tmp_path, half)
+    memory.serve(str(tmp_path))
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["what"] for line in lines] == ["load", "generate 16", "forward 1024"]
+    assert all(0.0 < line["RssAnon"] <= line["VmHWM"] for line in lines)
+    size = sum(p.numel() for p in GPT2Model(small()).parameters()) * (2 if half else 4)
+    assert size < (tmp_path / "model.safetensors").stat().st_size < 1.01 * size

@@ -176,12 +176,12 @@ def compare(name: str, batch: int, threads: int, rounds: int, seconds: float) ->
     for side, worker in workers.items():
         first, rest = worker.median("first"), worker.median("decode")
         print(
-            f"{name} x {batch}, {threads} threads  {side:6} first token {1e3 * first:7.1f} ms, "
-            f"then {1e3 * rest:7.1f} ms for {NEW}: {batch * NEW / rest:7.1f} tokens/s"
+            f"{name}, {batch} x {NEW} tokens, {threads} thread{'s'[: threads > 1]}  {side:6} "
+            f"first token {1e3 * first:7.1f} ms, then {1e3 * rest:7.1f} ms, {batch * NEW / rest:7.1f} tokens/s"
         )
     for key in ("first", "decode"):
         median, least, most = ratio(other, mine, key)
-        print(f"  torch / ours, {key}: {median:.2f} ({least:.2f}-{most:.2f})", flush=True)
+        print(f"  torch / ours, {key}: {median:.2f} ({least:.2f} to {most:.2f})", flush=True)
     for worker in workers.values():
         worker.close()
 
