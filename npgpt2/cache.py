@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from npgpt2 import validate
 from npgpt2.config import GPT2Config
@@ -39,8 +39,6 @@ class KVCache:
 
     Attributes
     ----------
-    lengths
-        (B,) integers, the number of tokens read of each row. Smaller ones take tokens back.
     capacity
         As given.
 
@@ -75,33 +73,76 @@ class KVCache:
         self.capacity = validate.integer("capacity", P if capacity is None else capacity)
         if self.capacity > P:
             raise ValueError(f"capacity={capacity} must be at most n_positions={P}")
-        self.lengths = np.zeros(B, dtype=np.intp)
+        self._lengths = _constant(np.zeros(B, dtype=np.intp))
+        self._fits = (config.n_layer, config.n_head, config.head_size, validate.dtype(dtype))
         # Zeros, which take no memory until they are written to: what lies beyond a row's length
         # is multiplied by 0, and must not be NaN.
         shape = (2, B, config.n_head, self.capacity, config.head_size)
-        self._layers = [np.zeros(shape, validate.dtype(dtype)) for _ in range(config.n_layer)]
+        self._layers = [np.zeros(shape, self._fits[-1]) for _ in range(config.n_layer)]
+
+    @property
+    def lengths(self) -> Array:
+        """Number of tokens read of each row, (B,) integers. Set smaller ones to take tokens back.
+
+        Raises
+        ------
+        TypeError, ValueError
+            What it is set to is not that.
+        """
+        return self._lengths
+
+    @lengths.setter
+    def lengths(self, values: ArrayLike) -> None:
+        new = np.asarray(values)
+        if new.dtype.kind not in "iu":
+            raise TypeError(f"lengths must be integers, not {new.dtype}")
+        if new.shape != self._lengths.shape or (new < 0).any() or (new > self._lengths).any():
+            raise ValueError(
+                f"lengths={new.tolist()} must be {len(self._lengths)} numbers from 0 to what has "
+                f"been read, {self._lengths.tolist()}"
+            )
+        self._lengths = _constant(new.astype(np.intp))
+
+    def require_model(self, config: GPT2Config, dtype: DTypeLike) -> None:
+        """Check that the cache is one for such a model; ValueError if not."""
+        fits = (config.n_layer, config.n_head, config.head_size, np.dtype(dtype))
+        if fits != self._fits or self.capacity > config.n_positions:
+            raise ValueError(
+                "a cache for (n_layer, n_head, head_size, dtype) = "
+                f"{self._fits} and {self.capacity} positions does not fit a model of {fits} and "
+                f"n_positions={config.n_positions}; make one with model.make_cache()"
+            )
 
     def after(self, B: int, T: int) -> tuple[list[Past], Array]:
         """Return what T more tokens of each row follow, for each layer, and their positions (B, T).
 
-        They count as read once `lengths` has been raised.
+        They count as read after `advance(T)`.
 
         Raises
         ------
         ValueError
             Not the cache's number of rows, or no room for T more.
         """
-        if len(self.lengths) != B:
-            raise ValueError(f"a cache of {len(self.lengths)} rows cannot take {B}")
-        first, last = int(self.lengths.min()), int(self.lengths.max())
+        if len(self._lengths) != B:
+            raise ValueError(f"a cache of {len(self._lengths)} rows cannot take {B}")
+        first, last = int(self._lengths.min()), int(self._lengths.max())
         if last + T > self.capacity:
             raise ValueError(
                 f"{last} tokens in the cache and {T} new ones exceed its capacity of "
-                f"{self.capacity}; read the last tokens again into a new cache"
+                f"{self.capacity}; make a larger one, or read the last tokens again into a new one"
             )
-        positions = self.lengths[:, None] + np.arange(T)  # (B, T)
+        positions = self._lengths[:, None] + np.arange(T)  # (B, T)
         start = first if first == last else None
         return [Past(layer, positions, last + T, start) for layer in self._layers], positions
+
+    def advance(self, T: int) -> None:
+        """Count T more tokens of each row as read."""
+        self._lengths = _constant(self._lengths + T)
+
+
+def _constant(array: Array) -> Array:
+    array.setflags(write=False)
+    return array
 
 
 @dataclass(slots=True)

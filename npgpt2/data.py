@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from npgpt2 import validate
+
 Array = NDArray[Any]
 
 
@@ -93,8 +95,9 @@ class Vocabulary:
         return ids
 
     def decode(self, ids: ArrayLike) -> str:
-        """Return the text of a sequence of ids."""
-        return "".join(self.characters[i] for i in np.asarray(ids).reshape(-1))
+        """Return the text of a sequence of ids; IndexError if one is out of range."""
+        checked = validate.ids("ids", ids, len(self)).reshape(-1)
+        return "".join(self.characters[i] for i in checked.tolist())
 
 
 def _code_points(text: str) -> Array:

@@ -3,7 +3,8 @@
 Each new token costs the work of one, as the keys and values of those before are kept (see
 `npgpt2.cache`). GPT-2 knows n_positions places and no more. A text that outgrows them goes on with
 its last n_positions // 2 tokens, read again from place 0: so every second half of a window is
-generated with the cache, and with at least half a window to look back on.
+generated with the cache, and with at least half a window to look back on. A prompt that is longer
+from the start gives its first token from its last n_positions.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class Step:
     def logprobs(self) -> Array:
         """Log-probabilities of the tokens under the model, in nats, (B,) float64.
 
-        Before temperature, top-k and top-p; 0 for rows that had stopped before.
+        Among all ids that may be drawn, before temperature, top-k and top-p; 0 for rows that had
+        stopped before.
         """
         z = self.logits.astype(np.float64)
         z -= z.max(axis=-1, keepdims=True)
@@ -101,8 +103,8 @@ def generate(
     temperature, top_k, top_p
         See `Sampling`.
     rng
-        Seed or generator; None draws a new seed from the operating system. With a sequence of B of
-        them, each row has its own, and is what it would be alone.
+        Seed or generator; None draws a new seed from the operating system. From one, the rows take
+        turns; with a sequence of B of them, each row has its own, and is what it would be alone.
     stop
         Id or ids that end a row. The id is kept, and the rest of the row is filled with it.
     sliding_window
@@ -124,7 +126,10 @@ def generate(
         The model's logits are not finite. The message names the first parameter, or else the first
         layer, with a value that is not.
     """
-    prompt = validate.ids("input_ids", input_ids, model.config.vocab_size)
+    rows = _rows(input_ids, model.config.vocab_size)
+    if len(set(map(len, rows))) > 1:
+        raise ValueError("prompts of different lengths are for npgpt2.generation.complete")
+    prompt = np.stack(rows)
     sampling = Sampling(temperature, top_k, top_p)
     steps = stream(model, prompt, max_new_tokens, sampling, rng, stop, sliding_window, vocab_size)
     new = [step.tokens for step in steps]
@@ -144,7 +149,8 @@ def complete(
 ) -> list[Completion]:
     """Continue prompts, of one length or of different ones, and say how probable the tokens were.
 
-    Arguments and errors are those of `generate`; each row is what it would be alone.
+    Arguments and errors are those of `generate`. Greedy, or with a seed for each, a row is what it
+    would be alone.
 
     Examples
     --------
@@ -186,9 +192,10 @@ def stream(
     rows = _rows(prompts, V)
     longest = max(map(len, rows))
     if longest + max_new_tokens > P and not sliding_window:
+        way_out = f"ask for at most {P - longest} new ones" if longest <= P else "crop the prompt"
         raise ValueError(
-            f"{longest} tokens of prompt and {max_new_tokens} new ones exceed n_positions={P}; ask "
-            f"for at most {max(P - longest, 0)} new ones, or pass sliding_window=True"
+            f"{longest} tokens of prompt and {max_new_tokens} new ones exceed n_positions={P}; "
+            f"{way_out}, or pass sliding_window=True"
         )
     if vocab_size is not None and validate.integer("vocab_size", vocab_size) > V:
         raise ValueError(f"vocab_size={vocab_size} exceeds the model's vocab_size={V}")
@@ -215,7 +222,7 @@ def _rows(prompts: ArrayLike, V: int) -> list[Array]:
 def _generators(
     rng: Seed | Sequence[Seed], B: int
 ) -> np.random.Generator | list[np.random.Generator]:
-    if not isinstance(rng, Sequence):
+    if not isinstance(rng, Sequence | np.ndarray):
         return np.random.default_rng(rng)
     if len(rng) != B:
         raise ValueError(f"{len(rng)} seeds for {B} rows; give one for each, or one for all")
@@ -260,21 +267,28 @@ def _stream(
 
 
 def prefill(
-    model: GPT2Model, rows: Sequence[Sequence[int] | Array], capacity: int | None = None
+    model: GPT2Model, rows: ArrayLike, capacity: int | None = None
 ) -> tuple[KVCache, Array]:
     """Read rows into a new cache; return it, and the logits of what follows each row, (B, V).
 
     Inside `with model.evaluating():`, as `decode`. The rows are integers, of one length or of
     different ones: they are filled up at the end, where no token of theirs looks.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        Rows are no ids, empty, none at all, or longer than the capacity, which is n_positions
+        unless it is given.
     """
-    lengths = np.array([len(row) for row in rows])
-    ids = np.zeros((len(rows), lengths.max()), dtype=np.intp)
-    for b, row in enumerate(rows):
-        ids[b, : len(row)] = row
-    cache = model.make_cache(len(rows), capacity)
+    texts = _rows(rows, model.config.vocab_size)
+    lengths = np.array([len(text) for text in texts])
+    ids = np.zeros((len(texts), lengths.max()), dtype=np.intp)
+    for b, text in enumerate(texts):
+        ids[b, : len(text)] = text
+    cache = model.make_cache(len(texts), capacity)
     x = model.hidden(ids, cache).data  # (B, T, C)
     cache.lengths = lengths
-    return cache, model.lm_head(x[np.arange(len(rows)), lengths - 1]).data
+    return cache, model.lm_head(x[np.arange(len(texts)), lengths - 1]).data
 
 
 def decode(model: GPT2Model, tokens: ArrayLike, cache: KVCache) -> Array:
@@ -285,9 +299,9 @@ def decode(model: GPT2Model, tokens: ArrayLike, cache: KVCache) -> Array:
 def _cause(model: GPT2Model, texts: list[list[int]]) -> str:
     """Say where the first value stands that is not finite."""
     for name, parameter in model.named_parameters():
-        bad = np.argwhere(~np.isfinite(parameter.data))
-        if len(bad):
-            place = tuple(bad[0].tolist())
+        finite = np.isfinite(parameter.data)
+        if not finite.all():
+            place = tuple(int(i) for i in np.unravel_index(finite.argmin(), finite.shape))
             return f"parameter {name} has {parameter.data[place]} at {list(place)}"
     with model.evaluating(), np.errstate(all="ignore"):
         for text in texts:

@@ -208,7 +208,8 @@ class GPT2Model(Module):
         Raises
         ------
         TypeError, IndexError, ValueError
-            Ids are not integers, out of range, not of two axes, none, or too many in a row.
+            Ids are not integers, out of range, not of two axes, none, or too many in a row; or the
+            cache is one for another model or number of rows, or has no room for them.
         RuntimeError
             A cache while training: neither gradients nor dropout go through it.
         """
@@ -230,12 +231,13 @@ class GPT2Model(Module):
                     "a cache takes neither gradients nor dropout; use it inside "
                     "`with model.evaluating():`"
                 )
+            cache.require_model(self.config, self.wte.weight.dtype)
             pasts, positions = cache.after(B, T)
         x = self.drop(self.wte(ids) + self.wpe(positions))  # (B, T) -> (B, T, C)
         for block, past in zip(self.h, pasts, strict=True):
             x = block(x, past)
         if cache is not None:
-            cache.lengths += T
+            cache.advance(T)
         return self.ln_f(x)
 
     def make_cache(self, batch_size: int = 1, capacity: int | None = None) -> KVCache:

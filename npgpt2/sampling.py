@@ -66,7 +66,8 @@ class Sampling:
             one_hot: Array = np.zeros_like(z)
             np.put_along_axis(one_hot, z.argmax(axis=-1)[..., None], 1.0, axis=-1)
             return one_hot
-        p: Array = np.exp((z - z.max(axis=-1, keepdims=True)) / self.temperature)
+        with np.errstate(over="ignore"):  # by a tiny temperature: exp(-inf) = 0 is right
+            p: Array = np.exp((z - z.max(axis=-1, keepdims=True)) / self.temperature)
         p /= p.sum(axis=-1, keepdims=True)
         V = z.shape[-1]
         top_k, top_p = min(self.top_k or V, V), self.top_p or 1.0

@@ -1249,8 +1249,8 @@ _TEXT = (
     Bug(
         "cache-overwritten",
         model.GPT2Model.hidden,
-        "cache.lengths += T",
-        "cache.lengths = np.maximum(cache.lengths, T)",
+        "cache.advance(T)",
+        "cache.advance(0 if cache.lengths.any() else T)",
         "Each new token takes the place of the one before it: the model sees the prompt and a "
         "single token more. The first two new tokens are right.",
     ),

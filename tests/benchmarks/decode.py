@@ -19,7 +19,7 @@ import numpy as np
 
 from npgpt2 import GPT2Config, GPT2Model
 from npgpt2 import functional as F
-from npgpt2.generation import decode, stream
+from npgpt2.generation import decode, prefill, stream
 from npgpt2.process import keep_freed_memory
 from npgpt2.sampling import Sampling
 from tests.benchmarks.step import fill
@@ -141,20 +141,22 @@ SIDES = {"ours": ours, "torch": torchs, "floor": floor}
 def positions(name: str) -> None:
     """Print what a token takes at different places of a text, and the attention in it."""
     model, config = make(name), CONFIGS[name]
-    cache = model.make_cache(1)
+    with model.evaluating():
+        cache, _ = prefill(model, np.ones((1, config.n_positions), dtype=int))
     qkv = np.zeros((1, 1, 3 * config.n_embd), dtype=np.float32)
 
     def best(call: Callable[[], Any], position: int) -> float:
+        """Return the least time after so many tokens; the farthest first, as they are read."""
         times = []
         for _ in range(15):
-            cache.lengths[:] = position
+            cache.lengths = [position]
             start = time.perf_counter()
             call()
             times.append(time.perf_counter() - start)
         return 1e3 * min(times)
 
     print(f"{name}: position, ms a token, ms of it attention")
-    for position in POSITIONS[name]:
+    for position in reversed(POSITIONS[name]):
         with model.evaluating():
             token = best(lambda: decode(model, [0], cache), position)
             attention = best(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -75,7 +77,7 @@ def test_rows_of_different_lengths_are_each_read_as_if_alone(
 def test_tokens_can_be_taken_back(model: GPT2Model) -> None:
     cache = model.make_cache(1)
     read(model, cache, np.array([[1, 2, 3, 4, 5]]))
-    cache.lengths[:] = 2
+    cache.lengths = [2]
     assert_close(read(model, cache, np.array([[6, 7]])), model([[1, 2, 6, 7]]).data[:, 2:])
 
 
@@ -107,6 +109,50 @@ def test_neither_gradients_nor_dropout_go_through_a_cache(model: GPT2Model) -> N
     training = random_model(CONFIG).train()
     with no_grad(), pytest.raises(RuntimeError, match="neither gradients nor dropout"):
         training([[1]], cache=cache)
+    assert cache.lengths.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "error", "message"),
+    [
+        ([4, 2], ValueError, r"lengths=\[4, 2\] must be 2 numbers from 0 to .* read, \[3, 3\]"),
+        ([-1, 2], ValueError, r"lengths=\[-1, 2\] must be 2 numbers"),
+        ([2], ValueError, r"lengths=\[2\] must be 2 numbers"),
+        (2, ValueError, "lengths=2 must be 2 numbers"),
+        ([[2, 2]], ValueError, r"lengths=\[\[2, 2\]\] must be 2 numbers"),
+        ([1.0, 2.0], TypeError, "lengths must be integers, not float64"),
+    ],
+)
+def test_lengths_are_at_most_what_has_been_read(
+    model: GPT2Model, lengths: object, error: type[Exception], message: str
+) -> None:
+    cache = model.make_cache(2)
+    read(model, cache, np.array([[1, 2, 3], [4, 5, 6]]))
+    with pytest.raises(error, match=message):
+        cache.lengths = lengths
+    with pytest.raises(ValueError, match="read-only"):
+        cache.lengths[:] = 0
+    assert cache.lengths.tolist() == [3, 3]
+
+
+def test_lengths_of_the_caller_are_neither_kept_nor_overflow(model: GPT2Model) -> None:
+    large = random_model(GPT2Config(13, 300, 16, n_layer=1, n_head=2)).eval()
+    cache, lengths = large.make_cache(1), np.array([250], dtype=np.uint8)
+    read(large, cache, np.ones((1, 260), dtype=int))
+    cache.lengths = lengths
+    read(large, cache, np.ones((1, 10), dtype=int))
+    assert cache.lengths.tolist() == [260] and lengths.tolist() == [250]
+
+
+@pytest.mark.parametrize(
+    "change", [{"n_layer": 1}, {"n_head": 4}, {"n_embd": 32}, {"n_positions": 9}, {}]
+)
+def test_a_cache_for_another_model_is_refused(model: GPT2Model, change: dict) -> None:
+    dtype = np.float64 if change else np.float32
+    other = GPT2Model(replace(CONFIG, **change, n_inner=None), dtype=dtype).eval()
+    cache = model.make_cache(1)
+    with pytest.raises(ValueError, match="does not fit a model .*model.make_cache()"):
+        read(other, cache, np.array([[1]]))
     assert cache.lengths.tolist() == [0]
 
 
