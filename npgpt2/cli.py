@@ -1,4 +1,4 @@
-"""The command line: `npgpt2 train`, `npgpt2 generate`, `npgpt2 params`.
+"""The command line: `npgpt2 train`, `generate`, `eval`, `params`, `export`.
 
 Errors a user can mend are one line on standard error and a status of 2; what a signal has stopped
 ends with status 130. Of several ranks, rank 0 alone prints; another only if it fails alone, and
@@ -144,11 +144,11 @@ def _generate(args: argparse.Namespace) -> int:
     model = TextModel.open(args.directory)
     text = model.stream(args.prompt, args.max_new_tokens, sampling, args.seed, args.stop)
     print(args.prompt or "", end="", flush=True)
-    times = _print_text(text)
-    if len(times) > 2:
-        first, rest = times[1] - times[0], times[-1] - times[1]
+    start, *tokens = _print_text(text)
+    if len(tokens) > 1:
+        rate = (len(tokens) - 1) / (tokens[-1] - tokens[0])
         print(
-            f"first token after {first:.3g} s, then {(len(times) - 2) / rest:,.1f} tokens/s",
+            f"first token after {tokens[0] - start:.3g} s, then {rate:,.1f} tokens/s",
             file=sys.stderr,
         )
     return 0
@@ -161,7 +161,7 @@ def _print_text(text: Iterable[str]) -> list[float]:
         times.append(time.perf_counter())
         print(piece, end="", flush=True)
     print()
-    return times
+    return times[:-1]  # the last piece is the rest of the text, and no token
 
 
 def _eval(args: argparse.Namespace) -> int:
@@ -170,6 +170,8 @@ def _eval(args: argparse.Namespace) -> int:
         process.tune()
     model, text = TextModel.open(args.directory), data.read_text(args.text)
     tokens = model.tokenizer.encode(text)
+    if len(tokens) < 2:
+        raise ValueError(f"{args.text} is one token long, and the first is not predicted")
     result = evaluate(
         model.model, tokens, stride=args.stride, batch_size=args.batch_size, progress=Progress
     )
@@ -194,6 +196,11 @@ def _export(args: argparse.Namespace) -> int:
 def _params(args: argparse.Namespace) -> int:
     """Show how the parameters of a model add up, without making its weights."""
     preset = PRESETS.get(args.model) or PRESETS.get(f"gpt2-{args.model}")
+    if preset is not None and os.path.exists(args.model):
+        raise ValueError(
+            f"{args.model} is the name of a published size and of a directory; "
+            f"write ./{args.model} for the directory"
+        )
     if preset is not None:
         config = preset()
     elif os.path.exists(args.model):

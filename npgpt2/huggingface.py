@@ -18,7 +18,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,6 +43,7 @@ _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
 _DTYPES = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}  # NumPy has no bfloat16
 _END = 50256  # of a text: its id in the vocabulary of GPT-2, 50257 strong
+_POINTER = b"version https://git-lfs"
 _SHOWN = 20  # of names of one kind in an error
 
 _ALIASES = {
@@ -107,8 +108,9 @@ def load(directory: str | os.PathLike[str], dtype: DTypeLike = np.float32) -> GP
     if config is None or problems:
         raise _error(directory, problems)
     model = GPT2Model(config, dtype=dtype, init_weights=False).eval()
-    for name, parameter in model.named_parameters():  # one after the other: a zero array goes
-        array = tensors[name].array(dtype)  # when the tensor that replaces it comes
+    for name, parameter in model.named_parameters():
+        parameter.data = np.empty(0, dtype)  # so that the zeros go before the tensor comes
+        array = tensors[name].array(dtype)
         parameter.data = array.T if _is_transposed(name) else array
     return model
 
@@ -223,28 +225,55 @@ class _Tensor:
     """A tensor in a mapped file."""
 
     name: str  # in the file
-    file: str
+    path: Path  # of the file
     kind: str  # "F32", ...
     shape: tuple[int, ...]
-    content: NDArray[np.uint8]
+    begin: int  # in the file
+    content: NDArray[np.uint8]  # mapped
 
-    def numbers(self, part: slice = slice(None)) -> Array:
-        """Return its numbers, or a part of them, on one axis; a view unless they are BF16."""
-        numbers: Array = self.content.view(_DTYPES[self.kind])[part]
-        if self.kind == "BF16":  # the upper half of a float32
-            numbers = np.left_shift(numbers, 16, dtype=np.uint32).view(np.float32)
-        return numbers
+    @property
+    def mapped(self) -> Array:
+        """Its numbers as they lie in the file, on one axis."""
+        return self.content.view(_DTYPES[self.kind])
 
     def array(self, dtype: np.dtype[Any]) -> Array:
-        """Return it in dtype: a view if it is of that dtype, and aligned."""
-        return np.require(self.numbers(), dtype, "A").reshape(self.shape)
+        """Return it in dtype: the mapped numbers if they are of that dtype, and aligned.
+
+        Else they are read into memory, so that none of the map's pages stay there too.
+
+        Raises
+        ------
+        ValueError
+            A finite number is too large for dtype.
+        """
+        numbers = self.mapped
+        if numbers.dtype != dtype or not numbers.flags.aligned:
+            stored = np.fromfile(self.path, numbers.dtype, len(numbers), offset=self.begin)
+            try:
+                with np.errstate(over="raise"):
+                    numbers = _floats(stored, self.kind).astype(dtype, copy=False)
+            except FloatingPointError:
+                raise ValueError(
+                    f"{self.path}: {self.name} has numbers that are too large for {dtype}; read "
+                    "it with dtype=np.float64"
+                ) from None
+        return numbers.reshape(self.shape)
 
     def equals(self, other: _Tensor) -> bool:
         """Whether both have the same numbers; block by block, as each may fill half the memory."""
         return all(
-            np.array_equal(self.numbers(n), other.numbers(n), equal_nan=True)
-            for n in blocks(self.content.view(_DTYPES[self.kind]))
+            np.array_equal(
+                _floats(self.mapped[n], self.kind), _floats(other.mapped[n], other.kind), True
+            )
+            for n in blocks(self.mapped)
         )
+
+
+def _floats(numbers: Array, kind: str) -> Array:
+    """Return numbers as they are in a file as floats."""
+    if kind == "BF16":  # the upper half of a float32
+        return np.left_shift(numbers, 16, dtype=np.uint32).view(np.float32)
+    return numbers
 
 
 def _find_tensors(directory: Path, problems: list[str]) -> tuple[dict[str, _Tensor], bool]:
@@ -277,7 +306,7 @@ def _find_tensors(directory: Path, problems: list[str]) -> tuple[dict[str, _Tens
             name = tensor.name if name == _HEAD else name
             other = tensors.setdefault(name, tensor)
             if other is not tensor:
-                twice.append(f"{other.name} in {other.file} and {tensor.name} in {file}")
+                twice.append(f"{other.name} in {other.path.name} and {tensor.name} in {file}")
             if tensor.kind not in _DTYPES:
                 odd.append(f"{tensor.name} is {tensor.kind}, not {', '.join(_DTYPES)}")
     problems += _listed("not where the index says", lacking)
@@ -323,21 +352,29 @@ def _map(path: Path) -> list[_Tensor]:
     except FileNotFoundError:
         raise ValueError(f"{path.name} is missing") from None
     except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(f"{path.name} is damaged, or no safetensors file: {error}") from error
+        reason = str(error)
+        if path.is_file():
+            with path.open("rb") as file:
+                if file.read(len(_POINTER)) == _POINTER:
+                    reason = "it is a pointer of Git LFS to the file, which git lfs pull gets"
+        raise ValueError(f"{path.name} is damaged, or no safetensors file: {reason}") from error
     header.pop("__metadata__", None)
     tensors = []
     for name, entry in header.items():
         begin, end = (start + offset for offset in entry["data_offsets"])
         shape = tuple(entry["shape"])
-        tensors.append(_Tensor(name, path.name, entry["dtype"], shape, content[begin:end]))
+        tensors.append(_Tensor(name, path, entry["dtype"], shape, begin, content[begin:end]))
     return tensors
 
 
 def _misfits(config: GPT2Config, tensors: Mapping[str, _Tensor], complete: bool) -> list[str]:
     """Return what keeps the tensors from being all parameters of this configuration."""
-    if config.n_layer > len(tensors):  # said before anything is listed for each layer
-        few = f"n_layer={config.n_layer}, but there are only {len(tensors)} tensors"
-        return [f"config.json: {few}"] if complete else []
+    problems = []
+    if config.n_layer > len(tensors):  # nothing is listed for layers that there cannot be
+        if complete:
+            few = f"n_layer={config.n_layer}, but there are only {len(tensors)} tensors"
+            problems.append(f"config.json: {few}")
+        config = replace(config, n_layer=max(len(tensors), 1))
     expected = dict(_shapes(config))
     prefix = _PREFIX if any(t.name.startswith(_PREFIX) for t in tensors.values()) else ""
     missing = [prefix + name for name in expected if name not in tensors]
@@ -348,11 +385,9 @@ def _misfits(config: GPT2Config, tensors: Mapping[str, _Tensor], complete: bool)
         for name, tensor in tensors.items()
         if tensor.shape != expected.get(name, tensor.shape)
     ]
-    problems = [
-        *_listed("missing", missing if complete else []),
-        *_listed("unexpected", unexpected),
-        *_listed("wrong shape", shapes),
-    ]
+    problems += _listed("missing", missing if complete else [])
+    problems += _listed("unexpected", unexpected)
+    problems += _listed("wrong shape", shapes)
     head, wte = tensors.get(_HEAD), tensors.get("wte.weight")
     if head and wte and head.shape == wte.shape and {head.kind, wte.kind} <= _DTYPES.keys():
         if not head.equals(wte):
@@ -393,11 +428,12 @@ def _is_transposed(name: str) -> bool:
 # -- writing -------------------------------------------------------------------------------------
 
 
-def save(model: GPT2Model, directory: str | os.PathLike[str]) -> None:
+def save(
+    model: GPT2Model, directory: str | os.PathLike[str], eos_token_id: int | None = _END
+) -> None:
     """Write a model that transformers can load; `GPT2Model.save_pretrained` is this function.
 
-    config.json, generation_config.json and model.safetensors, in the dtype of the model. The id
-    that begins and ends a text is that of GPT-2's vocabulary, if the model's is as large.
+    config.json, generation_config.json and model.safetensors, in the dtype of the model.
 
     Parameters
     ----------
@@ -406,17 +442,22 @@ def save(model: GPT2Model, directory: str | os.PathLike[str]) -> None:
     directory
         Where to write; made if it is not there. It may be the one the model was read from. Weights
         that it holds, also in shards, are replaced; other files are left alone.
+    eos_token_id
+        The id that begins and ends a text: by default that of GPT-2's own vocabulary. None, or an
+        id that the model does not have, is written as null.
 
     Raises
     ------
     OSError
-        The files cannot be written. What was there before is as it was.
+        The files cannot be written.
     ValueError
         The model is no longer that of its configuration, e.g. it has a head of its own.
 
     Notes
     -----
-    If it is killed, the directory holds the old model, the new one, or has no config.json.
+    Whatever happens, the directory holds the old model, or the new one, or has no config.json and
+    is refused when it is read. The last can be if it is killed, or a file cannot be moved, after
+    all of them have been written beside the old ones.
     """
     directory = Path(directory)
     tensors = {
@@ -425,7 +466,8 @@ def save(model: GPT2Model, directory: str | os.PathLike[str]) -> None:
     if {name: array.shape for name, array in tensors.items()} != dict(_shapes(model.config)):
         raise ValueError("the model has other parameters than a GPT-2 of its configuration")
     directory.mkdir(parents=True, exist_ok=True)
-    end = _END if model.config.vocab_size > _END else None
+    known = eos_token_id is not None and eos_token_id < model.config.vocab_size
+    end = eos_token_id if known else None
     ends = {"bos_token_id": end, "eos_token_id": end}
     with ExitStack() as stack:
         weights, generation, config = (
@@ -437,8 +479,15 @@ def save(model: GPT2Model, directory: str | os.PathLike[str]) -> None:
             )
         )
         # Without it, a directory is plainly incomplete, not a mixture of two models.
-        (directory / "config.json").unlink(missing_ok=True)
-        os.replace(weights, directory / _WEIGHTS)
+        old_config = directory / "config.json"
+        content = old_config.read_bytes() if old_config.exists() else None
+        old_config.unlink(missing_ok=True)
+        try:
+            os.replace(weights, directory / _WEIGHTS)
+        except OSError:
+            if content is not None:
+                old_config.write_bytes(content)
+            raise
         for old in [p for p in directory.iterdir() if p.name == _INDEX or _SHARD.fullmatch(p.name)]:
             old.unlink()
         os.replace(generation, directory / "generation_config.json")

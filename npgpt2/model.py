@@ -266,11 +266,13 @@ class GPT2Model(Module):
             vocab_size,
         )  # fmt: skip
 
-    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+    def save_pretrained(
+        self, directory: str | os.PathLike[str], eos_token_id: int | None = 50256
+    ) -> None:
         """Write a directory that transformers can load; see `npgpt2.huggingface.save`."""
         from npgpt2 import huggingface  # which imports this file
 
-        huggingface.save(self, directory)
+        huggingface.save(self, directory, eos_token_id)
 
     @staticmethod
     def from_pretrained(

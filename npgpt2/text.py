@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -41,7 +40,8 @@ class TextModel:
         if len(self.tokenizer) > self.model.config.vocab_size:
             raise ValueError(
                 f"the tokenizer has {len(self.tokenizer)} ids, but the model "
-                f"vocab_size={self.model.config.vocab_size}: they do not belong together"
+                f"vocab_size={self.model.config.vocab_size}: take the tokenizer that it was "
+                "trained with, without tokens that were added later"
             )
 
     @classmethod
@@ -69,7 +69,7 @@ class TextModel:
             problems.append(str(error))
         if problems:
             raise ValueError("; ".join(problems))
-        return cls(model, tokenizer, end)
+        return cls(model, tokenizer, tuple(i for i in end if i < len(tokenizer)))
 
     def stream(
         self,
@@ -77,7 +77,7 @@ class TextModel:
         max_new_tokens: int,
         sampling: Sampling = Sampling(),  # noqa: B008  # it is frozen
         rng: generation.Seed = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
     ) -> Iterator[str]:
         """Yield what follows a prompt, as it is generated.
 
@@ -99,7 +99,8 @@ class TextModel:
         ------
         str
             What is certain once a token has been drawn, for each token: nothing, as long as the
-            token may be the beginning of a stop string or is a part of a character. Then the rest.
+            token may be the beginning of a stop string or is a part of a character. Then the rest,
+            which may be nothing too.
 
         Raises
         ------
@@ -122,7 +123,7 @@ class TextModel:
             sliding_window=True,
             vocab_size=len(self.tokenizer),
         )
-        return self._texts(steps, TextStream(self.tokenizer, stop))
+        return self._texts(steps, TextStream(self.tokenizer, () if stop is None else stop))
 
     def _texts(self, steps: Iterator[generation.Step], text: TextStream) -> Iterator[str]:
         for step in steps:
@@ -130,7 +131,7 @@ class TextModel:
             if token not in self.end:
                 yield text.push(token)
             if text.stopped:
-                return
+                break
         yield text.close()
 
     def _beginning(self) -> np.ndarray:
@@ -155,11 +156,15 @@ def _is_run(directory: str | os.PathLike[str]) -> bool:
     """Whether it is the directory of a run, or nothing yet; else it may be a Hugging Face one."""
     path = Path(directory)
     names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    if names & {"model.safetensors", "model.safetensors.index.json", "tokenizer.json"}:
+        return False
     return not names or bool(names & {"checkpoint.npz", "vocabulary.json", "text.txt"})
 
 
 def export(run: Run, directory: str | os.PathLike[str]) -> None:
-    """Write model and vocabulary of a run as a new Hugging Face directory, all of it or nothing.
+    """Write model and vocabulary of a run as a new Hugging Face directory.
+
+    If it fails the directory is left empty; if it is killed, without config.json.
 
     Raises
     ------
@@ -174,9 +179,11 @@ def export(run: Run, directory: str | os.PathLike[str]) -> None:
     if directory.exists() and any(directory.iterdir()):
         raise FileExistsError(f"{directory} exists and is not empty; choose another directory")
     model = run.load()[0]
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as temporary:
-        complete = Path(temporary) / "complete"
-        huggingface.save(model, complete)
-        save_vocabulary(run.vocabulary, complete)
-        complete.replace(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        save_vocabulary(run.vocabulary, directory)
+        huggingface.save(model, directory, eos_token_id=None)  # the last file is config.json
+    except BaseException:
+        for path in directory.iterdir():
+            path.unlink()
+        raise

@@ -179,7 +179,8 @@ def compare(name: str, batch: int, threads: int, rounds: int, seconds: float) ->
         first, rest = worker.median("first"), worker.median("decode")
         print(
             f"{name}, {batch} x {NEW} tokens, {threads} thread{'s'[: threads > 1]}  {side:6} "
-            f"first token {1e3 * first:7.1f} ms, then {1e3 * rest:7.1f} ms, {batch * NEW / rest:7.1f} tokens/s"
+            f"first token {1e3 * first:7.1f} ms, then {1e3 * rest:7.1f} ms, "
+            f"{batch * NEW / rest:7.1f} tokens/s"
         )
     for key in ("first", "decode"):
         median, least, most = ratio(other, mine, key)

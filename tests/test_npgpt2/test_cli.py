@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -110,11 +111,24 @@ def test_params_of_presets_and_runs(run, capsys):
     assert "n_embd=8" in capsys.readouterr().out
 
 
-def test_generate_ends_before_a_stop_string_and_reports_its_speed(run, capsys):
+def test_a_directory_with_the_name_of_a_preset_is_not_hidden_by_it(run, capsys, monkeypatch):
+    os.rename(run, os.path.join(os.path.dirname(run), "small"))
+    monkeypatch.chdir(os.path.dirname(run))
+    assert "write ./small for the directory" in error_of(capsys, ["params", "small"])
+    assert main(["params", "./small"]) == 0
+    assert "n_embd=8" in capsys.readouterr().out
+
+
+def test_generate_ends_before_a_stop_string_and_reports_its_speed(run, capsys, monkeypatch):
     argv = ["generate", run, "--prompt", "to", "--seed", "1", "--max-new-tokens", "60"]
     assert main(argv) == 0
     whole, err = capsys.readouterr()
     assert re.fullmatch(r"first token after [\d.e-]+ s, then [\d,.]+ tokens/s\n", err)
+    clock = itertools.count(0.0, 0.5)
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    for n, said in ((1, ""), (2, "first token after 0.5 s, then 2.0 tokens/s\n")):
+        assert main([*argv[:-1], str(n)]) == 0
+        assert capsys.readouterr().err == said
     stop = whole[30:32]
     assert main([*argv, "--stop", "never", "--stop", stop]) == 0
     assert capsys.readouterr().out == whole[: whole.index(stop, 2)] + "\n"
@@ -137,7 +151,7 @@ def test_an_exported_run_is_used_like_the_run(run, text, tmp_path, capsys):
     assert "exported exists and is not empty" in error_of(capsys, ["export", run, exported])
 
 
-def test_eval_prints_what_is_measured(run, text, capsys):
+def test_eval_prints_what_is_measured(run, text, tmp_path, capsys):
     argv = ["eval", run, "--text", text, "--stride", "3", "--batch-size", "2"]
     assert main(argv) == 0
     out, err = capsys.readouterr()
@@ -151,7 +165,10 @@ def test_eval_prints_what_is_measured(run, text, capsys):
         f"bits per byte  {result.loss * 859 / 860 / math.log(2):.6f}",
     ]
     assert err.splitlines()[-1].startswith("step 143/143  loss ")
+    short = tmp_path / "short"
+    short.write_text("t")
     for flags, message in (
+        (["--text", str(short)], "short is one token long"),
         (["--stride", "9"], "stride=9 must be at most n_positions=8"),
         (["--batch-size", "0"], "batch_size=0 must be at least 1"),
     ):

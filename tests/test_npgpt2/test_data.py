@@ -10,6 +10,12 @@ from hypothesis import strategies as st
 from npgpt2.data import Vocabulary, python_reference, random_batch, read_text, split, windows
 
 
+@pytest.mark.parametrize("ids, error", [([-1], IndexError), ([3], IndexError), ([1.0], TypeError)])
+def test_ids_of_no_character_are_refused(ids, error):
+    with pytest.raises(error, match="ids"):
+        Vocabulary("abc").decode(ids)
+
+
 @given(st.text(min_size=1))
 def test_decode_inverts_encode(text):
     vocabulary = Vocabulary.of(text)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from npgpt2 import GPT2Config, GPT2Model
-from npgpt2.generation import complete, generate, stream
+from npgpt2.generation import Step, complete, generate, prefill, stream
 from npgpt2.sampling import Sampling
 from tests.test_npgpt2.torch_gpt2 import NO_DROPOUT, assert_close, load, random_model
 
@@ -197,7 +197,7 @@ def test_rows_of_different_lengths_go_on_as_each_would_alone(
     model: GPT2Model, prompts: list[list[int]], seed: int, temperature: float, stop: list[int]
 ) -> None:
     """Also past n_positions, where each row has windows of its own."""
-    seeds = [seed + b for b in range(len(prompts))]
+    seeds = np.arange(len(prompts)) + seed
     sampling, options = Sampling(temperature), {"stop": stop, "sliding_window": True}
     together = complete(model, prompts, 12, sampling, seeds, **options)
     for b, (prompt, row) in enumerate(zip(prompts, together, strict=True)):
@@ -228,6 +228,24 @@ def test_log_probabilities_are_those_of_the_model_whatever_was_drawn_from(
         z = model(row.ids[None, :-1]).data[0, T - 1 :]  # (6, V)
         expected = z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
         assert_close(row.logprobs, np.take_along_axis(expected, row.ids[T:, None], -1)[:, 0])
+
+
+def test_log_probabilities_are_float64_and_of_logits_of_any_size() -> None:
+    logits = np.float32([[1e4, 0.0], [0.0, -1e4], [1.0, 2.0]])
+    step = Step(np.array([1, 0, 0]), np.array([True, True, True]), logits)
+    assert step.logprobs.dtype == np.float64
+    np.testing.assert_allclose(step.logprobs, [-1e4, 0.0, -1.0 - np.log1p(np.exp(-1.0))])
+
+
+def test_the_cache_has_room_for_what_is_to_come_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, asked = random_model(CONFIG).eval(), []
+    make = model.make_cache
+    monkeypatch.setattr(model, "make_cache", lambda *args: asked.append(args) or make(*args))
+    complete(model, [[1, 2, 3], [4]], 5)
+    complete(model, [[1, 2, 3]], 9, sliding_window=True)
+    assert asked == [(2, 7), (1, 10), (1, 5)]  # of the last token nothing is kept
 
 
 def test_of_a_row_that_has_stopped_log_probabilities_are_0(model: GPT2Model) -> None:
@@ -301,6 +319,12 @@ def test_the_model_is_left_as_it_was_also_while_the_stream_is_open() -> None:
         (lambda m: m.generate([[1]], -1), ValueError, "max_new_tokens=-1 must be at least 0"),
         (lambda m: m.generate([[1]], 2.0), TypeError, "max_new_tokens must be an integer"),
         (lambda m: m.generate([[1, 2]], 9), ValueError, "n_positions=10.*at most 8 new"),
+        (lambda m: m.generate([[1] * 11], 0), ValueError, "n_positions=10; crop the prompt, or"),
+        (lambda m: m.generate([[1, 2], [3]], 1), ValueError, "npgpt2.generation.complete"),
+        (lambda m: prefill(m, [[1, 2], []]), ValueError, r"not \[\(2,\), \(0,\)\]"),
+        (lambda m: prefill(m, [[1.7]]), TypeError, "integers, not float64"),
+        (lambda m: prefill(m, []), ValueError, r"\(B, T\), .* not \[\]"),
+        (lambda m: prefill(m, [[1, 2]], 1), ValueError, "2 new ones exceed its capacity of 1"),
         (lambda m: m.generate([[1]], 1, stop=13), IndexError, r"stop\[0\] = 13"),
         (lambda m: m.generate([[1]], 1, temperature=-1), ValueError, "temperature=-1.0 must be"),
         (lambda m: m.generate([[1]], 1, temperature=math.nan), ValueError, "temperature=nan"),
@@ -313,7 +337,7 @@ def test_the_model_is_left_as_it_was_also_while_the_stream_is_open() -> None:
 def test_wrong_arguments_are_refused(
     model: GPT2Model, call: Any, error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error, match=message):
+    with model.evaluating(), pytest.raises(error, match=message):
         call(model)
 
 

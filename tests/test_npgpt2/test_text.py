@@ -42,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory of a small GPT-2, its vocabulary padded from 275 ids to 320."""
+    """A small GPT-2, its vocabulary padded from 275 ids to 320; two of three ends are tokens."""
     directory = tmp_path_factory.mktemp("pretrained")
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -57,7 +57,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save(str(directory / "tokenizer.json"))
     small_model(320).save_pretrained(directory)
     path = directory / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": 0}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [0, 7, 275]}))
     return directory
 
 
@@ -78,8 +78,10 @@ def test_the_text_is_that_of_the_tokens(characters: TextModel) -> None:
 def test_it_ends_before_a_stop_string(characters: TextModel) -> None:
     whole = "".join(characters.stream("the", 40, Sampling(3.0), rng=2))
     stop = whole[20:22]
-    text = "".join(characters.stream("the", 40, Sampling(3.0), rng=2, stop=["never", stop]))
-    assert text == whole[: whole.index(stop)] and len(text) <= 20
+    end = whole.index(stop)
+    pieces = list(characters.stream("the", 40, Sampling(3.0), rng=2, stop=["never", stop]))
+    assert "".join(pieces) == whole[:end] and end <= 20
+    assert len(pieces) == end + 2 + 1  # no token is generated after it, and then the rest: nothing
 
 
 def test_without_a_prompt_a_text_begins_with_a_new_line_or_any_token(
@@ -94,12 +96,12 @@ def test_without_a_prompt_a_text_begins_with_a_new_line_or_any_token(
 
 def test_gpt2_begins_after_the_end_of_a_text_and_stops_at_the_next(pretrained: Path) -> None:
     model = TextModel.open(pretrained)
-    assert model.end == (0,)
+    assert model.end == (0, 7)
     begun = "".join(model.stream(None, 9, Sampling(0.0)))
     assert begun == "".join(model.stream("<|endoftext|>", 9, Sampling(0.0)))
     first = model.tokenizer.encode(begun)[:1]
     model.model.wte.weight.data[0] = 3.0 * model.model.wte.weight.data[first[0]]  # more probable
-    assert list(model.stream("<|endoftext|>", 9, Sampling(0.0))) in ([""], [])
+    assert list(model.stream("<|endoftext|>", 9, Sampling(0.0))) == [""]
 
 
 def test_ids_without_a_token_are_never_part_of_a_text(pretrained: Path) -> None:
@@ -145,7 +147,7 @@ def test_a_pretrained_directory_is_opened_with_its_tokenizer(pretrained: Path) -
 
 
 def test_a_tokenizer_of_more_ids_than_the_model_has_is_refused() -> None:
-    with pytest.raises(ValueError, match="tokenizer has 21 ids, but the model vocab_size=20"):
+    with pytest.raises(ValueError, match="has 21 ids, but the model vocab_size=20: take the"):
         TextModel(small_model(20), Vocabulary("".join(map(chr, range(65, 86)))))
 
 
@@ -159,6 +161,23 @@ def test_all_that_is_wrong_with_a_directory_is_one_error(tmp_path: Path) -> None
         "pytorch_model.bin is not read, as a pickle can run any code",
     ):
         assert part in str(error.value)
+
+
+def test_other_files_make_no_run_of_a_pretrained_directory(pretrained: Path) -> None:
+    for name in ("text.txt", "vocabulary.json", "checkpoint.npz"):
+        (pretrained / name).touch()
+        try:
+            assert read_config(pretrained).vocab_size == 320
+        finally:
+            (pretrained / name).unlink()
+
+
+def test_a_run_without_its_checkpoint_is_called_that(run: Run, tmp_path: Path) -> None:
+    for name in ("text.txt", "vocabulary.json"):
+        (tmp_path / name).write_bytes((run.directory / name).read_bytes())
+        with pytest.raises(ValueError, match="is not a run directory: .*no checkpoint.npz"):
+            read_config(tmp_path)
+        (tmp_path / name).unlink()
 
 
 @pytest.mark.parametrize("read", [TextModel.open, read_config])
@@ -176,9 +195,11 @@ def test_an_exported_run_is_the_same_model_with_the_same_vocabulary(
     run: Run, tmp_path: Path
 ) -> None:
     export(run, tmp_path / "a" / "exported")
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["exported"]
+    files = "config.json generation_config.json model.safetensors tokenizer.json"
+    names = sorted(path.name for path in (tmp_path / "a" / "exported").iterdir())
+    assert names == [*files.split(), "tokenizer_config.json"]
     before, after = TextModel.open(run.directory), TextModel.open(tmp_path / "a" / "exported")
-    assert after.end == ()
+    assert before.end == after.end == ()
     text = "the quick fox.\n brown"
     ids = after.tokenizer.encode(text)
     assert np.array_equal(ids, run.vocabulary.encode(text))
@@ -198,13 +219,14 @@ def test_an_export_replaces_nothing_and_leaves_nothing_behind_when_it_fails(
     (tmp_path / "empty").mkdir()
     export(run, tmp_path / "empty")
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("npgpt2.text.save_vocabulary", fail)
+    monkeypatch.setattr("npgpt2.huggingface.save", fail)
     with pytest.raises(OSError, match="disk full"):
         export(run, tmp_path / "new")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "full"]
+    assert [*(tmp_path / "new").iterdir()] == []
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["file"]
 
 
 def test_transformers_loads_an_exported_run(run: Run, tmp_path: Path) -> None:

@@ -51,6 +51,33 @@ def gpt2(directory):
     return PretrainedTokenizer.open(directory)
 
 
+@pytest.fixture
+def rewritten(directories, tmp_path):
+    """Write tokenizer.json with some of it changed, and open it."""
+
+    def rewrite(part, **changes):
+        content = json.loads((directories[0] / "tokenizer.json").read_bytes())
+        content[part] |= changes
+        (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+        return PretrainedTokenizer.open(tmp_path)
+
+    return rewrite
+
+
+def test_a_tokenizer_may_put_a_space_in_front_of_a_text(rewritten, directories):
+    spaced = rewritten("pre_tokenizer", add_prefix_space=True)
+    plain = PretrainedTokenizer.open(directories[0])
+    for text in ("hello world", " hello", "h", "é\n"):
+        expected = text if text.startswith(" ") else " " + text
+        assert np.array_equal(spaced.encode(text), plain.encode(expected))
+
+
+def test_merges_are_never_left_out_at_random(rewritten, directories):
+    text = python_reference()[:500]
+    expected = PretrainedTokenizer.open(directories[0]).encode(text)
+    assert np.array_equal(rewritten("model", dropout=0.5).encode(text), expected)
+
+
 # -- GPT-2's own tokenizer -----------------------------------------------------------------------
 
 
