@@ -1219,7 +1219,7 @@ _TEXT = (
     Bug(
         "generate-from-the-padding",
         generation.prefill,
-        "x[np.arange(len(rows)), lengths - 1]",
+        "x[np.arange(len(texts)), lengths - 1]",
         "x[:, -1]",
         "In a batch of prompts of different lengths, all but the longest go on from what fills "
         "them up.",
