@@ -395,19 +395,17 @@ def op_name(vjp: Callable[..., Any]) -> str:
     >>> op_name((x * x)._vjp)
     'mul'
     """
-    *outer, own = getattr(vjp, "__qualname__", type(vjp).__name__).split(".<locals>")
-    return str(outer[-1] if outer else own).rpartition(".")[2]
+    *outer, own = vjp.__qualname__.split(".<locals>")
+    return (outer[-1] if outer else own).rpartition(".")[2]
 
 
 def _formula(vjp: Any) -> str:
     """First paragraph of the docstring of the function that a vjp was defined in."""
-    outer = getattr(vjp, "__qualname__", "").partition(".<locals>")[0]
-    scope = getattr(vjp, "__globals__", {})
-    function: Any = scope.get(outer)
-    if getattr(vjp, "__code__", None) not in getattr(
-        getattr(function, "__code__", None), "co_consts", ()
-    ):
-        return ""  # a function in a function, or one that has been replaced since
+    outer = vjp.__qualname__.partition(".<locals>")[0]
+    function = getattr(vjp, "__globals__", {}).get(outer)
+    code = getattr(function, "__code__", None)
+    if code is None or getattr(vjp, "__code__", None) not in code.co_consts:
+        return ""  # of a function in a function, or of one that has been replaced since
     return " ".join((inspect.getdoc(function) or "").partition("\n\n")[0].split("\n"))
 
 
