@@ -283,8 +283,8 @@ def by_path(trace: Trace) -> Stream:
         x = trace.nodes[one.x]
         assert x.cotangent is not None
         identity, others = np.zeros_like(x.cotangent), dict[str, Array]()
-        for consumer, slot, gradient in x.arrivals:
-            if (consumer, slot) == (one.index, one.slot):
+        for consumer, _, gradient in x.arrivals:
+            if consumer == one.index:
                 identity = gradient
             else:
                 inside = one.branch >> consumer & 1
@@ -304,7 +304,6 @@ class _Sum:
 
     index: int
     x: int  # the node carried on
-    slot: int  # which operand that is
     branch: int  # the other operand f(x) and all it was computed from, as a set of bits
     name: str
 
@@ -321,7 +320,7 @@ def _residual_sums(trace: Trace) -> dict[int, _Sum]:
             x, f = trace.nodes[i], node.parents[1 - slot]
             if below[f] >> i & 1 and x.shape == node.shape and x.requires_grad:
                 name = _name(node, trace.nodes[f])
-                sums[node.index] = _Sum(node.index, i, slot, below[f] | 1 << f, name)
+                sums[node.index] = _Sum(node.index, i, below[f] | 1 << f, name)
     return sums
 
 

@@ -50,8 +50,8 @@ def _label(labels: _Labels, tensor: Tensor, text: str) -> None:
 
 
 def _label_of(labels: _Labels, tensor: Tensor) -> str | None:
-    ref, text = labels.get(id(tensor), (None, ""))
-    return text if ref is not None and ref() is tensor else None
+    _, text = labels.get(id(tensor), (None, None))
+    return text
 
 
 @contextmanager
@@ -320,7 +320,7 @@ class Trace:
             parents = tuple(mirrors[id(parent)] for parent in tensor.parents)
             mirrors[id(tensor)] = _Mirror(len(mirrors), tensor, parents, calls)
         cotangent = root._cotangent(g)
-        leaves = backward(mirrors[id(root)], cotangent, retain_graph=True)
+        leaves = backward(mirrors[id(root)], cotangent)
         for leaf, gradient in leaves:
             assert isinstance(leaf, _Mirror)
             leaf.cotangent = np.asarray(gradient)

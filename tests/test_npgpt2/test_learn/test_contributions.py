@@ -262,7 +262,14 @@ def test_what_else_reads_the_stream_is_a_part_of_its_own() -> None:
 def test_a_sum_is_no_residual_sum_of_itself() -> None:
     x = Tensor([1.0, 2.0], requires_grad=True)
     with pytest.raises(ValueError, match=r"nothing of the form x \+ f\(x\)"):
-        residual_stream(((x + x) + x.sum() + (x * 2.0 + Tensor([1.0, 1.0]))).sum())
+        residual_stream(((x + x) + (x * 2.0 + Tensor([1.0, 1.0]))).sum())
+
+
+def test_what_is_broadcast_or_has_no_gradient_is_not_the_stream() -> None:
+    x, constant = Tensor([1.0], requires_grad=True), Tensor([1.0])
+    for out in (x + x * Tensor([1.0, 2.0]), constant + constant * x):
+        with pytest.raises(ValueError, match="no residual sum"):
+            residual_stream(out.sum())
 
 
 def test_text_of_the_stream_shows_the_numbers() -> None:

@@ -267,6 +267,21 @@ def test_an_op_without_a_file_is_shown_without_its_source() -> None:
     assert "op, 1 call\n    (its source is in no file)" in text
 
 
+def long_formula(a: Tensor) -> Tensor:
+    """out = a, and so on and so on and so on and so on and so on and so on and so on and on and on
+    and on.
+    """
+    return record(a.data, (a,), lambda g: (g,))
+
+
+def test_long_formulas_are_cut_in_the_ledger_and_broken_below() -> None:
+    text = explain(long_formula(Tensor(1.0, requires_grad=True)))
+    assert max(map(len, text.split("\n"))) <= 100
+    _, (_, line, *_), vjps = sections(text)
+    assert line.startswith("      out = a, and so on") and line.endswith(" ...")
+    assert "and on and\n    on.\n" in vjps
+
+
 def test_nothing_is_changed() -> None:
     model = GPT2Model(SMALL)
     with watch(model):

@@ -276,6 +276,13 @@ def test_a_method_may_be_a_vjp() -> None:
     assert trace.nodes[0].cotangent == 2.0
 
 
+def test_an_op_that_was_replaced_since_has_no_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = square(Tensor([1.0], requires_grad=True)).sum()
+    monkeypatch.setitem(globals(), "square", estimate_flops)
+    node = Trace.of(out).nodes[1]
+    assert node.op == "square" and node.formula == "" and "2.0 * g * x" in node.source
+
+
 def test_memory_is_that_of_all_different_arrays() -> None:
     x = Tensor(np.ones((4, 8)), requires_grad=True)
     trace = Trace.of((x.T.exp() * x.T).sum())
@@ -362,6 +369,27 @@ def test_a_module_used_twice_has_one_path() -> None:
     assert [n.path for n in nodes if n.op == "linear"] == ["first", "first"]
     assert [path for path, _ in named_modules(model)] == ["", "first"]
     assert [n.name for n in nodes if n.name] == ["first.weight", "first.bias"]
+
+
+def test_a_leaf_that_is_no_parameter_was_made_by_no_module() -> None:
+    leaf = Tensor(2.0, requires_grad=True)
+
+    class Inner(Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * leaf
+
+    class Outer(Module):
+        def __init__(self) -> None:
+            self.inner = Inner()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)
+
+    model = Outer()
+    with watch(model):
+        out = model(Tensor(3.0, requires_grad=True))
+    paths = [(n.op, n.path) for n in Trace.of(out).nodes]
+    assert paths == [("leaf", ""), ("leaf", ""), ("mul", "inner")]
 
 
 def test_keywords_lists_and_dicts_are_arguments_and_results() -> None:
