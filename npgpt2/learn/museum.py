@@ -162,7 +162,7 @@ def _differences(right: list[float], wrong: list[float], error: str) -> Iterator
 
 # -- a small training ------------------------------------------------------------------------------
 
-# A text with much to learn in little time. Old English tongue twister.
+# An old tongue twister: much to learn in little time.
 _TEXT = (
     "peter piper picked a peck of pickled peppers; "
     "a peck of pickled peppers peter piper picked; "
