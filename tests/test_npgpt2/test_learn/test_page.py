@@ -45,6 +45,12 @@ def trace() -> Trace:
 
 
 @pytest.fixture(scope="module")
+def small() -> Trace:
+    model = GPT2Model(GPT2Config(7, 4, 8, 1, 2)).eval()
+    return Trace.of(model.loss([[1, 2, 3]], [[2, 3, 4]]), model=model)
+
+
+@pytest.fixture(scope="module")
 def path(trace: Trace, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "run.html"
     page.write_page(trace, path, title="A <b>run</b> & more")
@@ -87,8 +93,9 @@ def test_the_numbers_in_the_file_are_those_of_the_run(path: Path, trace: Trace) 
 
 
 def test_heat_maps_are_block_means_to_a_254th_of_the_scale(path: Path, trace: Trace) -> None:
-    checked = 0
-    for told, node in zip(read(path.read_text())["nodes"], trace.nodes, strict=True):
+    several = slice(None, None, 5)
+    checked, run = set(), read(path.read_text())
+    for told, node in zip(run["nodes"][several], trace.nodes[several], strict=True):
         for array, picture in [(node.value, told["value"]), (node.cotangent, told["cotangent"])]:
             rows = array.reshape(-1, array.shape[-1] if array.ndim else 1).astype(np.float64)
             (h, w), (n, m) = picture["block"], rows.shape
@@ -99,8 +106,8 @@ def test_heat_maps_are_block_means_to_a_254th_of_the_scale(path: Path, trace: Tr
             assert picture["scale"] == pytest.approx(np.max(np.abs(cells)), rel=1e-12)
             bound = picture["scale"] / 254 * (1 + 1e-9)
             assert np.max(np.abs(decoded(picture) - cells)) <= bound
-            checked += 1
-    assert checked == 2 * len(trace.nodes)
+            checked.add((picture["rows"], *picture["block"]))
+    assert len(checked) >= 5
 
 
 def test_one_file_under_5_mb_that_asks_for_nothing(path: Path) -> None:
@@ -156,27 +163,27 @@ def test_heat_maps_of_all_shapes(shape: tuple[int, ...]) -> None:
     assert page.heat_map(np.zeros(shape))["scale"] == 0.0  # type: ignore[index]
 
 
-def test_a_budget_leaves_out_pictures_far_from_the_root_and_says_so(trace: Trace) -> None:
-    whole, run = (read(page.render(trace, "", budget)) for budget in [page.BUDGET, 100_000])
+def test_a_budget_leaves_out_pictures_far_from_the_root_and_says_so(small: Trace) -> None:
+    whole, run = (page.describe(small, budget) for budget in [page.BUDGET, 2000])
     pictured = [node["value"] is not None for node in run["nodes"]]
     assert run["left_out"] == pictured.count(False) > 0
     assert pictured == sorted(pictured) and pictured[-1]
     size = sum(len(node[key]["cells"]) for node in run["nodes"] if node["value"]
                for key in ["value", "cotangent"])  # fmt: skip
-    assert 80_000 < size <= 100_000
+    assert 1000 < size <= 2000 and whole["left_out"] == 0
     assert [node["norm"] for node in run["nodes"]] == [node["norm"] for node in whole["nodes"]]
 
 
 def test_a_page_is_written_whole_or_not_at_all(
-    trace: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "run.html"
     path.write_text("before")
     with pytest.raises(OSError, match="nowhere"):
-        page.write_page(trace, tmp_path / "nowhere" / "run.html")
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+        page.write_page(small, tmp_path / "nowhere" / "run.html")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "disk full")))
     with pytest.raises(OSError, match="disk full"):
-        page.write_page(trace, path)
+        page.write_page(small, path)
     assert path.read_text() == "before" and os.listdir(tmp_path) == ["run.html"]
 
 
@@ -329,6 +336,7 @@ def browser(started: Browser) -> Iterator[Browser]:
     assert not complaints
     requests = started.named("Network.requestWillBeSent")
     assert len(requests) == 1 and requests[0]["request"]["url"].startswith("file:")
+    started.call("Page.close")
 
 
 @in_browser
@@ -350,8 +358,8 @@ def test_the_slider_moves_through_all_calls_and_norms_are_those_of_the_run(
         Array.from({length: Number($("step").max) + 1}, (_, value) => {
             $("step").value = value;
             $("step").dispatchEvent(new Event("input"));
-            const numbers = element => [...element.querySelectorAll("data")].map(d => Number(d.value));
-            return [$("status").textContent, numbers($("facts")), numbers($("flow"))];
+            const numbers = id => [...$(id).querySelectorAll("data")].map(d => Number(d.value));
+            return [$("status").textContent, numbers("facts"), numbers("flow")];
         })""")
     ops = [node for node in trace.nodes if node.parents]
     assert len(seen) == len(ops) + len(trace.calls)
@@ -415,12 +423,14 @@ def test_heat_maps_are_drawn(browser: Browser, path: Path, trace: Trace) -> None
     call = next(i for i in trace.calls if trace.nodes[i].op == "causal_attention")
     cells = decoded(read(path.read_text())["nodes"][call]["cotangent"])
     browser.js(f"show({len(trace.calls) + trace.calls.index(call)})")
-    draws = "(i => [...document.querySelectorAll('#maps figure > canvas')[0].getContext('2d')"
-    for r, c in [np.unravel_index(f(cells), cells.shape) for f in (np.argmax, np.argmin)]:
-        t = float(np.sqrt(abs(cells[r, c]) / np.max(np.abs(cells))))
-        end = [175, 20, 40] if cells[r, c] > 0 else [20, 80, 160]
-        pixel = browser.js(f"{draws}.getImageData({c}, {r}, 1, 1).data])()")
-        assert pixel == pytest.approx([247 + t * (e - 247) for e in end] + [255], abs=1)
+    pixels = browser.js("""(() => {
+        const canvas = document.querySelector("#maps figure > canvas");
+        return [...canvas.getContext("2d").getImageData(0, 0, 64, 64).data]; })()""")
+    t = np.sqrt(np.abs(cells) / np.max(np.abs(cells)))[..., None]
+    end = np.where(cells[..., None] > 0, [175, 20, 40], [20, 80, 160])
+    drawn = np.reshape(pixels, (64, 64, 4))
+    assert np.max(np.abs(drawn[..., :3] - (247 + t * (end - 247)))) <= 1
+    assert np.all(drawn[..., 3] == 255) and np.ptp(drawn[..., 0]) > 200
     # what is read under the pointer
     box = browser.js("""(() => { const canvas = document.querySelector("#maps figure > canvas");
         canvas.scrollIntoView({block: "center"});
@@ -435,9 +445,9 @@ def test_heat_maps_are_drawn(browser: Browser, path: Path, trace: Trace) -> None
 def test_keys_and_clicks(browser: Browser, path: Path, trace: Trace) -> None:
     browser.open(path)
     n = len(trace.calls)
-    step = "[step, Number($('step').value)]"
-    for key, expected in [("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", 2 * n - 1),
-                          ("ArrowRight", 2 * n - 1), ("Home", 0), ("ArrowLeft", 0)]:  # fmt: skip
+    step, last = "[step, Number($('step').value)]", 2 * n - 1
+    for key, expected in [("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", last),
+                          ("ArrowRight", last), ("Home", 0), ("ArrowLeft", 0)]:  # fmt: skip
         browser.press(key)
         assert browser.js(step) == [expected, expected], key
     reached = []  # by Tab, in this order
@@ -475,8 +485,8 @@ def test_the_graph_is_folded_but_for_what_is_shown(browser: Browser, path: Path)
     browser.js("groups.find(g => g.name === 'wpe').summary.click()")  # one's own choice stays
     browser.js("show(0)")
     assert browser.js(opened) == ["wte", "wpe"]
-    assert browser.js("$('graph').querySelectorAll('summary')[0].innerText").split() == [
-        "wte", "2", "of", "2"][:1] + ["1", "of", "2"]  # fmt: skip
+    summary = browser.text("#graph summary").split()
+    assert summary == ["wte", "2", "of", "2"]  # done or given
 
 
 @in_browser
