@@ -44,7 +44,8 @@ def play(
 ) -> None:
     """Write the page of one forward and backward pass of the loss, and print where it is.
 
-    Changes no gradient. Parameters and errors are those of `GPT2Model.loss` and of `write_page`.
+    Dropout is as the model has it; no gradient is changed. Parameters and errors are those of
+    `GPT2Model.loss` and of `write_page`.
     """
     with watch(model):
         loss = model.loss(ids, targets)
@@ -124,9 +125,10 @@ def describe(trace: Trace, budget: int = BUDGET) -> dict[str, Any]:
     for node in reversed(trace.nodes):
         pictures = {"value": heat_map(node.value), "cotangent": heat_map(node.cotangent)}
         size = sum(len(picture["cells"]) for picture in pictures.values() if picture)
-        if size > budget:
+        if size <= budget:
+            budget -= size
+        else:  # nor are there any for the nodes still farther from the root
             budget, left_out, pictures = 0, left_out + 1, dict.fromkeys(pictures)
-        budget -= size if any(pictures.values()) else 0
         nodes.append(_describe(node, texts) | pictures)
     return {
         "nodes": nodes[::-1],

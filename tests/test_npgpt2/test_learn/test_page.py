@@ -160,7 +160,9 @@ def test_heat_maps_of_all_shapes(shape: tuple[int, ...]) -> None:
         bound = picture["scale"] / 254 * (1 + 1e-9)
         assert np.max(np.abs(decoded(picture).reshape(shape) - x)) <= bound
     assert picture["scale"] <= np.max(np.abs(x))
-    assert page.heat_map(np.zeros(shape))["scale"] == 0.0  # type: ignore[index]
+    zeros, ones = page.heat_map(np.zeros(shape)), page.heat_map(np.ones(shape))
+    assert zeros and zeros["scale"] == 0.0 and not np.any(decoded(zeros))
+    assert ones and np.all(decoded(ones) == 1.0)  # the smaller blocks at the ends too
 
 
 def test_a_budget_leaves_out_pictures_far_from_the_root_and_says_so(small: Trace) -> None:
@@ -461,6 +463,12 @@ def test_keys_and_clicks(browser: Browser, path: Path, trace: Trace) -> None:
     browser.js("document.querySelector('#on').focus()")
     browser.press("Enter")
     assert browser.js(step) == [2, 2]
+    # other things with keys of their own keep them
+    for element in ["#diamond-step", "#source", "[name=order]"]:
+        browser.js(f"document.querySelector('{element}').focus()")
+        browser.press("ArrowRight")
+        assert browser.js(step) == [2, 2], element
+    browser.js("document.activeElement.blur()")
     # a click on a node: to its step; a leaf: to the step at which its gradient is complete
     browser.press("End")
     leaf = next(node for node in trace.nodes if node.name == "h.2.mlp.c_fc.weight")
