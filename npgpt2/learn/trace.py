@@ -29,8 +29,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from autograd import Tensor
+from autograd import Tensor, enable_grad
 from autograd.backward import backward, topological_order
+from npgpt2.model import GPT2Model
 from npgpt2.module import Module
 
 Array = NDArray[Any]
@@ -238,9 +239,13 @@ class Node:
         """Dtype of the value, and of the cotangent."""
         return self.value.dtype
 
+    @property
+    def title(self) -> str:
+        """What to call it in a text: "wte.weight", "layer_norm (ln_f)", or the op alone."""
+        return self.name or (f"{self.op} ({self.path})" if self.path else self.op)
+
     def __repr__(self) -> str:
-        of = f" {self.name}" if self.name else f" in {self.path}" if self.path else ""
-        return f"<Node {self.index}: {self.op}{of} {self.shape} {self.dtype}>"
+        return f"<Node {self.index}: {self.title} {self.shape} {self.dtype}>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -383,6 +388,49 @@ class _Mirror:
             nbytes=_new_bytes([tensor.data, *(array for _, array in saved)], counted),
             saved=tuple((name, array.shape) for name, array in saved),
         )
+
+
+def trace_model(
+    model: GPT2Model, ids: ArrayLike | None = None, targets: ArrayLike | None = None, seed: int = 0
+) -> Trace:
+    """Return the trace of the loss of a model as it is used: watched, without dropout.
+
+    Parameters
+    ----------
+    model
+        Its mode is afterwards what it was.
+    ids, targets
+        (B, T) integers, as for `GPT2Model.loss`; or neither, for 2 random rows of 16
+        tokens at most.
+    seed
+        Of the random rows.
+
+    Returns
+    -------
+    Trace
+        With all paths and names.
+
+    Raises
+    ------
+    ValueError
+        Only one of ids and targets is given.
+    TypeError, IndexError, ValueError
+        They do not fit the model.
+    """
+    if (ids is None) != (targets is None):
+        raise ValueError("give both ids and targets, or neither")
+    if ids is None or targets is None:
+        config = model.config
+        size = (2, min(config.n_positions, 16) + 1)
+        rows = np.random.default_rng(seed).integers(config.vocab_size, size=size)
+        ids, targets = rows[:, :-1], rows[:, 1:]
+    with model.evaluating(), enable_grad(), watch(model):
+        return Trace.of(model.loss(ids, targets))
+
+
+def norm(array: Array) -> float:
+    """Return the square root of the sum of squares, added up in float64."""
+    return float(np.linalg.norm(array.astype(np.float64, copy=False)))
 
 
 # -- what can be said of an op ---------------------------------------------------------------------

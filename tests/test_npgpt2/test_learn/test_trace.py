@@ -18,7 +18,7 @@ from autograd.backward import backward, topological_order
 from npgpt2 import Dropout, GPT2Config, GPT2Model, Linear, Module
 from npgpt2 import functional as F
 from npgpt2.learn import trace as trace_module
-from npgpt2.learn.trace import Trace, estimate_flops, named_modules, watch
+from npgpt2.learn.trace import Trace, estimate_flops, named_modules, norm, trace_model, watch
 
 CONFIG = GPT2Config(vocab_size=13, n_positions=8, n_embd=12, n_layer=2, n_head=2)
 RNG = np.random.default_rng(0)
@@ -410,13 +410,25 @@ def test_modules_are_as_before_also_after_an_error() -> None:
     assert [dict(vars(module)) for module in model.modules()] == before
     assert model.ln_f.forward is own
     assert "ln_f" in {n.path for n in Trace.of(loss).nodes}
-    layer = Linear(2, 2)
-    with watch(layer):
-        with pytest.raises(ValueError, match="linear"):
-            layer(Tensor(np.ones(3, np.float32)))
-        out = Tensor(np.ones((1, 2), np.float32), requires_grad=True) * 2.0
-        out = layer(out)  # the path of the caller is "" again, as it was before the error
-    assert [n.path for n in Trace.of(out.sum()).nodes if n.op == "mul"] == [""]
+
+
+def test_the_caller_is_known_again_after_an_error() -> None:
+    class Outer(Module):
+        def __init__(self) -> None:
+            self.layer, self.drop = Linear(2, 2), Dropout(0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with pytest.raises(ValueError, match="linear"):
+                self.layer(x[0, :1])
+            return self.drop(x * 2.0)
+
+    model = Outer()
+    with watch(model):
+        out = model(Tensor(np.ones((1, 2), np.float32), requires_grad=True))
+    assert [(n.op, n.path) for n in Trace.of(out.sum()).nodes if n.op in ("mul", "dropout")] == [
+        ("mul", ""),
+        ("dropout", "drop"),
+    ]
 
 
 def test_watching_changes_no_number() -> None:
@@ -431,3 +443,24 @@ def test_without_watch_there_are_no_paths_and_a_model_gives_names() -> None:
     assert {(n.name, n.path) for n in Trace.of(loss).nodes} == {("", "")}
     names = {n.name for n in Trace.of(loss, model=model).nodes if n.op == "leaf"}
     assert names == {name for name, _ in model.named_parameters()}
+
+
+def test_a_model_is_traced_without_dropout_and_stays_in_its_mode() -> None:
+    model = GPT2Model(CONFIG)
+    nodes = trace_model(model, INPUTS, TARGETS).nodes
+    assert model.training and model.h[0].mlp.dropout.training
+    assert not any(node.op == "dropout" for node in nodes)
+    with model.evaluating():
+        assert nodes[-1].value == pytest.approx(model.loss(INPUTS, TARGETS).item(), rel=1e-6)
+        again = trace_model(model, seed=1).nodes  # also under no_grad
+    assert again[-2].shape == (2, 8, 12)
+    assert again[-1].value != trace_model(model).nodes[-1].value
+    with pytest.raises(ValueError, match="both ids and targets"):
+        trace_model(model, INPUTS)
+    with pytest.raises(IndexError, match="ids"):
+        trace_model(model, INPUTS + 100, TARGETS)
+
+
+def test_norms_are_added_up_in_float64() -> None:
+    assert norm(np.full(4, 1e-30, np.float32)) == pytest.approx(2e-30, rel=1e-6)
+    assert norm(np.array(-3.0)) == 3.0
