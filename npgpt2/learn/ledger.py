@@ -1,0 +1,257 @@
+"""The ledger of a backward pass: every node, what came in, what it was added up from, as text.
+
+A column of numbers to hold against those on paper, in the order in which the engine computes them:
+from the loss down. At the end stand the vjps themselves, read from the code that has just run.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+
+from numpy.typing import ArrayLike
+
+from autograd import Tensor
+from npgpt2.learn.trace import Node, Trace, norm, trace_model
+from npgpt2.model import GPT2Model
+from npgpt2.module import Module
+
+_WIDTH = 100  # columns of a terminal
+_SMALL = 30  # nodes that are shown in full unasked
+_LINES = 80  # in a table, before modules are folded into those they are parts of
+
+
+def explain(loss: Tensor, model: Module | None = None, *, full: bool = False) -> str:
+    """Return the ledger of `loss.backward()`, for a terminal of 100 columns. Changes nothing.
+
+    Norms are square roots of sums of squares. Those of contributions do not add up to that of
+    their sum, unless all of them point the same way.
+
+    Parameters
+    ----------
+    loss
+        A scalar Tensor. Computed inside `with watch(model):`, its nodes have the paths of modules.
+    model
+        Names the parameters where there was no `watch`.
+    full
+        Show every node with its formula and its parameters, as is done anyway where there are few.
+        Else it is a table of a line a node, or of a line a module where that is too long.
+
+    Returns
+    -------
+    str
+        The text.
+
+    Raises
+    ------
+    RuntimeError, ValueError
+        See `Trace.of`.
+
+    Examples
+    --------
+    >>> x = Tensor([3.0, 4.0], requires_grad=True)
+    >>> text = explain((x * x + x).sum())
+    >>> print(text[: text.index("How each op")].rstrip())
+    value 32.0. Nodes: 3 computed, 1 leaves with a gradient, 0 constants. One call of a vjp for each
+    computed node, about 6 FLOP; the graph keeps 56 B.
+    No paths of modules: compute the loss inside `with watch(model):` to see them.
+    <BLANKLINE>
+    Every node in the order of the calls. |.| is the root of the sum of squares. After "=" stands
+    what was added up; norms do not add up, unless all point the same way.
+    <BLANKLINE>
+       1. sum (): |value| 3.20e+01, |cotangent| 1.00e+00
+          out = sum of a over axis (an integer, a tuple, or None for all); da = g, broadcast.
+       2. add (2,): |value| 2.33e+01, |cotangent| 1.41e+00
+          out = a + b; da = g, db = g (summed over broadcast axes, here and below).
+       3. mul (2,): |value| 1.84e+01, |cotangent| 1.41e+00
+          out = a * b; da = g * b, db = g * a.
+          leaf (2,): |value| 5.00e+00, |cotangent| 1.14e+01
+            = add 1.41e+00 + mul 5.00e+00 + mul 5.00e+00
+    """
+    return format_ledger(Trace.of(loss, model=model), full=full)
+
+
+def explain_command(
+    model: GPT2Model,
+    ids: ArrayLike | None = None,
+    targets: ArrayLike | None = None,
+    full: bool = False,
+) -> str:
+    """Return the ledger of a model's loss, without dropout; see `trace_model` and `explain`."""
+    return format_ledger(trace_model(model, ids, targets), full=full)
+
+
+def format_ledger(trace: Trace, *, full: bool = False) -> str:
+    """Return the ledger of a trace; see `explain`."""
+    in_full = full or len(trace.calls) <= _SMALL
+    parts = [_summary(trace), "\n".join((_every_node if in_full else _table)(trace)), _vjps(trace)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _summary(trace: Trace) -> str:
+    nodes, root = trace.nodes, trace.nodes[-1]
+    constants = sum(not node.requires_grad for node in nodes)
+    value = f"value {root.value.item()}" if root.value.size == 1 else f"a value of {root.shape}"
+    text = (
+        f"{value}. Nodes: {len(trace.calls):,} computed, "
+        f"{len(nodes) - len(trace.calls) - constants:,} leaves with a gradient, {constants:,} "
+        f"constants. One call of a vjp for each computed node, about "
+        f"{_si(sum(node.flops for node in nodes))}FLOP; the graph keeps "
+        f"{_si(sum(node.nbytes for node in nodes))}B."
+    )
+    if not any(node.path for node in nodes if node.op != "leaf"):
+        text += "\nNo paths of modules: compute the loss inside `with watch(model):` to see them."
+    return "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, _WIDTH))
+
+
+def _si(number: float) -> str:
+    for factor, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= factor:
+            return f"{number / factor:.3g} {letter}"
+    return f"{number:.3g} "
+
+
+# -- every node ----------------------------------------------------------------------------------
+
+
+def _every_node(trace: Trace) -> list[str]:
+    """Return three lines or so for every call; a leaf stands below the call that completes it."""
+    lines = [
+        "Every node in the order of the calls. |.| is the root of the sum of squares. After"
+        ' "=" stands',
+        "what was added up; norms do not add up, unless all point the same way.",
+        "",
+    ]
+    if not trace.calls:
+        lines += _node("", trace.nodes[-1], trace)
+    for i, call in enumerate(trace.calls, 1):
+        node = trace.nodes[call]
+        lines += _node(f"{i:4}. ", node, trace)
+        for leaf in _completed(node, trace):
+            lines += _node(" " * 6, leaf, trace)
+    return lines
+
+
+def _node(start: str, node: Node, trace: Trace) -> list[str]:
+    assert node.cotangent is not None
+    lines = [
+        f"{start}{node.title} {node.shape}: |value| {norm(node.value):.2e}, "
+        f"|cotangent| {norm(node.cotangent):.2e}"
+    ]
+    if node.formula:
+        formula = textwrap.shorten(node.formula, _WIDTH - 6, placeholder=" ...")
+        lines.append(" " * 6 + formula)
+    return lines + _sum(node, trace, indent=8 if node.op == "leaf" else 6)
+
+
+def _sum(node: Node, trace: Trace, indent: int, start: str = "") -> list[str]:
+    """Return what the cotangent was added up from, if from several contributions."""
+    if len(node.arrivals) < 2:
+        return []
+    lines, line = [], " " * indent + start + "="
+    for i, _, gradient in node.arrivals:
+        plus = "" if line.endswith("=") else " +"
+        term = f"{plus} {trace.nodes[i].title} {norm(gradient):.2e}"
+        if len(line) + len(term) > _WIDTH:
+            lines.append(line)
+            line = " " * (indent + 1)
+        line += term
+    return [*lines, line]
+
+
+def _completed(node: Node, trace: Trace) -> list[Node]:
+    """Return the leaves whose gradient is complete with what this node sends back."""
+    parents = [trace.nodes[i] for i in dict.fromkeys(node.parents)]
+    return [p for p in parents if p.op == "leaf" and p.arrivals[-1][0] == node.index]
+
+
+# -- a table -------------------------------------------------------------------------------------
+
+
+def _table(trace: Trace) -> list[str]:
+    """Return a line for each group of nodes, and one for each sum."""
+    groups = _groups(trace)
+    folded = sum(len(group) > 1 for group in groups.values())
+    lines = [
+        "In the order of the calls. |.| is the root of the sum of squares; |dleaves| that of the",
+        'gradients of parameters and other leaves that are complete here. After "=" stands what',
+        "was added up; norms do not add up, unless all point the same way.",
+    ]
+    if folded:
+        lines += [
+            f"To keep this short, {folded} modules of several nodes are a line each, with the "
+            "value and cotangent of",
+            "what they return; full=True (--full) shows every node.",
+        ]
+    lines += [
+        "",
+        f"{'':32}{'nodes':>5}  {'shape':20}{'|value|':>12}{'|cotangent|':>13}{'|dleaves|':>13}",
+    ]
+    hidden = range(_LINES // 2, len(groups) - _LINES // 2)
+    for i, (title, group) in enumerate(groups.items()):
+        if len(groups) > 2 * _LINES and i in hidden:
+            if i == hidden.start:
+                lines.append(
+                    f"... {len(hidden):,} lines left out; full=True (--full) shows all ..."
+                )
+            continue
+        lines += _row(title if isinstance(title, str) else group[0].title, group, trace)
+    return lines
+
+
+def _row(title: str, group: list[Node], trace: Trace) -> list[str]:
+    returned = group[0]  # its vjp is called first
+    assert returned.cotangent is not None
+    leaves = [leaf for node in group for leaf in _completed(node, trace)]
+    gradients = [norm(leaf.cotangent) for leaf in leaves if leaf.cotangent is not None]
+    of_leaves = f"{math.hypot(*gradients):.2e}" if gradients else ""
+    lines = [title] if len(title) > 31 else []
+    lines += [
+        f"{'' if lines else title:32}{len(group):>5}  {returned.shape!s:20}"
+        f"{norm(returned.value):>12.2e}{norm(returned.cotangent):>13.2e}{of_leaves:>13}".rstrip()
+    ]
+    for node in group:
+        lines += _sum(node, trace, indent=4)
+    for leaf in leaves:
+        if len(leaf.arrivals) > 1:
+            lines += _sum(leaf, trace, indent=4, start=f"{leaf.title} ")
+    return lines
+
+
+def _groups(trace: Trace) -> dict[str | int, list[Node]]:
+    """Group the computed nodes, in the order of their calls: by module, as deep as fits.
+
+    The key is a module's path, or a node's index where it stands alone.
+    """
+    computed = [trace.nodes[call] for call in trace.calls]
+    groups: dict[str | int, list[Node]] = {}
+    for depth in range(max(len(node.path.split(".")) for node in computed), 0, -1):
+        groups = {}
+        for node in computed:
+            path = node.path.split(".")
+            deep = depth > 0 and node.path and len(path) >= depth
+            groups.setdefault(".".join(path[:depth]) if deep else node.index, []).append(node)
+        if len(groups) <= _LINES:
+            break
+    return {(group[0].index if len(group) == 1 else k): group for k, group in groups.items()}
+
+
+# -- the vjps ------------------------------------------------------------------------------------
+
+
+def _vjps(trace: Trace) -> str:
+    """Return formula and source of each op's vjp, once."""
+    texts: dict[str, list[Node]] = {}
+    for call in trace.calls:
+        node = trace.nodes[call]
+        texts.setdefault(node.source or node.op, []).append(node)
+    lines = ["How each op sends its gradient back: the code that has run." if texts else ""]
+    for nodes in texts.values():
+        node, times = nodes[0], f"{len(nodes)} calls" if len(nodes) > 1 else "1 call"
+        lines += ["", f"{node.op}, {times}"]
+        lines += textwrap.wrap(
+            node.formula, _WIDTH, initial_indent="    ", subsequent_indent="    "
+        )
+        source = node.source or "(its source is in no file)"
+        lines += textwrap.indent(source, "    ").split("\n")
+    return "\n".join(lines)
