@@ -290,6 +290,10 @@ def _parser() -> argparse.ArgumentParser:
     exported = add("export", _export)
     exported.add_argument("run", metavar="RUN", help="run directory made by train")
     exported.add_argument("directory", metavar="DIR", help="new directory to make")
+
+    from npgpt2.learn.commands import add_commands  # which few programs need, and this one
+
+    add_commands(add)
     return parser
 
 

@@ -1,0 +1,345 @@
+"""A backward pass to look at: one HTML file, with a slider over the nodes and the vjp calls.
+
+    play(model, ids, targets, "run.html")
+
+or, of any expression,
+
+    write_page(Trace.of(loss), "run.html")
+
+The file holds all it needs, numbers, styles and script, and opens without a network. It shows for
+every step what was computed and from what, the formula and the code of the vjp, heat maps of value
+and cotangent, who still waits for a gradient, and what is freed. Below is an example of what goes
+wrong when a node does not wait: the orders are run here, when the page is made.
+
+`page.html` beside this file is the page without its numbers.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from importlib import resources
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from autograd import Tensor
+from npgpt2.checkpoint import write_atomically
+from npgpt2.learn.trace import Node, Trace, watch
+from npgpt2.model import GPT2Model
+
+Array = NDArray[Any]
+
+CELLS = 64  # along each side of a heat map, at most
+BUDGET = 3_000_000  # characters of heat maps in one page
+
+
+def play(
+    model: GPT2Model, ids: ArrayLike, targets: ArrayLike, path: str | os.PathLike[str]
+) -> None:
+    """Write the page of one forward and backward pass of the loss, and print where it is.
+
+    Dropout is as the model has it; no gradient is changed. Parameters and errors are those of
+    `GPT2Model.loss` and of `write_page`.
+    """
+    with watch(model):
+        loss = model.loss(ids, targets)
+    trace = Trace.of(loss)
+    write_page(trace, path, title=f"A backward pass of GPT-2, loss {loss:.4f}")
+    print(
+        f"{os.fspath(path)}: loss {loss:.4f}, {len(trace.nodes)} nodes, {len(trace.calls)} vjp "
+        f"calls, {os.path.getsize(path) / 1e6:.1f} MB; open it in a browser"
+    )
+
+
+def write_page(
+    trace: Trace,
+    path: str | os.PathLike[str],
+    *,
+    title: str = "A backward pass, step by step",
+    budget: int = BUDGET,
+) -> None:
+    """Write a trace as one HTML file, which needs nothing but a browser.
+
+    Parameters
+    ----------
+    trace
+        The pass.
+    path
+        Where to; what is there is replaced, by all of the page or not at all.
+    title
+        Its heading.
+    budget
+        How many characters of heat maps it may hold, about. The nodes next to the root come first;
+        of those for which nothing is left there are norms only, and the page says so.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> x = Tensor([2.0, 3.0], requires_grad=True)
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     write_page(Trace.of((x * x).sum()), f"{directory}/run.html", title="A square")
+    ...     os.listdir(directory)
+    ['run.html']
+    """
+    text = render(trace, title, budget)
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def render(trace: Trace, title: str, budget: int = BUDGET) -> str:
+    """Return the page as text; the parameters are those of `write_page`."""
+    run = json.dumps(describe(trace, budget), separators=(",", ":"), allow_nan=False)
+    template = resources.files("npgpt2.learn").joinpath("page.html").read_text(encoding="utf-8")
+    # Neither text can hold a "<", so that the second replacement finds nothing in the first, and
+    # no "</script>" ends the numbers early.
+    page = template.replace("<!--title-->", html.escape(title))
+    return page.replace("<!--run-->", run.replace("<", "\\u003c"))
+
+
+# -- the numbers of the page -----------------------------------------------------------------------
+
+
+def describe(trace: Trace, budget: int = BUDGET) -> dict[str, Any]:
+    """Return what the page is made of, as `json` takes it; numbers that are not finite as text.
+
+    Returns
+    -------
+    dict
+        "nodes", one for each of the trace, with norms, heat maps (see `heat_map`) or None, and
+        formula and source as indices into "texts"; "calls"; "left_out", the number of nodes
+        without heat maps for want of budget; and "diamond", the example.
+    """
+    texts: dict[str, int] = {}
+    nodes: list[dict[str, Any]] = []
+    left_out = 0
+    for node in reversed(trace.nodes):
+        pictures = {"value": heat_map(node.value), "cotangent": heat_map(node.cotangent)}
+        size = sum(len(picture["cells"]) for picture in pictures.values() if picture)
+        if size <= budget:
+            budget -= size
+        else:  # nor are there any for the nodes still farther from the root
+            budget, left_out, pictures = 0, left_out + 1, dict.fromkeys(pictures)
+        nodes.append(_describe(node, texts) | pictures)
+    return {
+        "nodes": nodes[::-1],
+        "calls": trace.calls,
+        "texts": list(texts),
+        "left_out": left_out,
+        "diamond": diamond(),
+    }
+
+
+def _describe(node: Node, texts: dict[str, int]) -> dict[str, Any]:
+    return {
+        "op": node.op,
+        "name": node.name,
+        "path": node.path,
+        "parents": node.parents,
+        "shape": node.shape,
+        "dtype": str(node.dtype),
+        "requires_grad": node.requires_grad,
+        "norm": norm(node.value),
+        "cotangent_norm": None if node.cotangent is None else norm(node.cotangent),
+        "arrivals": [(consumer, slot, norm(g)) for consumer, slot, g in node.arrivals],
+        "formula": texts.setdefault(node.formula, len(texts)),
+        "source": texts.setdefault(node.source, len(texts)),
+        "flops": node.flops,
+        "nbytes": node.nbytes,
+        "value_bytes": node.value.nbytes,
+        "saved": node.saved,
+    }
+
+
+def norm(x: Array) -> float | str:
+    """Return the square root of the sum of squares, in float64; "inf" or "nan" as text.
+
+    >>> norm(np.array([3.0, 4.0], np.float32)), norm(np.array([1.0, np.nan]))
+    (5.0, 'nan')
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        size = float(np.linalg.norm(x.astype(np.float64, copy=False)))
+    return size if math.isfinite(size) else str(size)
+
+
+def heat_map(x: Array | None) -> dict[str, Any] | None:
+    """Return an array as at most 64 x 64 numbers of 8 bits, or None where there is nothing to see.
+
+    All axes but the last are rows. A cell is the mean of a block of entries; the blocks are equal,
+    but for the last of a row or column, which may be smaller.
+
+    Returns
+    -------
+    dict
+        "seen", the rows and columns of the array; "block", of a block; "rows" and "cols", of the
+        picture; "scale", the largest magnitude of a cell; and "cells", the cells row by row as
+        int8 in base64: `scale * q / 127`, rounded, or q = -128 for a cell that is not finite.
+
+    Examples
+    --------
+    >>> picture = heat_map(np.array([[1.0, -0.5], [0.0, np.inf]]))
+    >>> picture["scale"], np.frombuffer(base64.b64decode(picture["cells"]), np.int8)
+    (1.0, array([ 127,  -64,    0, -128], dtype=int8))
+    """
+    if x is None or not x.size:
+        return None
+    table = x.reshape(-1, x.shape[-1]) if x.ndim else x.reshape(1, 1)
+    means, block = table.astype(np.float64, copy=False), []
+    with np.errstate(over="ignore", invalid="ignore"):
+        for axis, length in enumerate(table.shape):
+            size = -(-length // CELLS)
+            starts = np.arange(0, length, size)
+            counts = np.minimum(size, length - starts)
+            means = np.add.reduceat(means, starts, axis) / (counts if axis else counts[:, None])
+            block.append(size)
+    finite = np.isfinite(means)
+    scale = float(np.max(np.abs(means), where=finite, initial=0.0))
+    cells = np.full(means.shape, -128, np.int8)
+    cells[finite] = np.rint(means[finite] / (scale or 1.0) * 127)
+    return {
+        "seen": table.shape,
+        "block": block,
+        "rows": means.shape[0],
+        "cols": means.shape[1],
+        "scale": scale,
+        "cells": base64.b64encode(cells.tobytes()).decode(),
+    }
+
+
+# -- why a node must wait --------------------------------------------------------------------------
+
+
+class Event(NamedTuple):
+    """A gradient arrives at a node."""
+
+    consumer: Tensor
+    node: Tensor
+    gradient: float
+    holds: float  # the node, now
+    runs: bool  # whether its vjp may now run
+    does: str  # in words
+
+
+# What a node holds and what it sends on, given what it held and the gradient that arrives.
+Rule = Callable[[float, float], tuple[float, float]]
+
+NAIVE: tuple[tuple[str, str, Rule], ...] = (
+    (
+        "naive, overwriting",
+        "As soon as a gradient arrives, a node forgets what it held and sends the new one on. What "
+        "remains is the last path alone.",
+        lambda held, g: (g, g),
+    ),
+    (
+        "naive, with partial sums",
+        "As soon as a gradient arrives, a node adds it and sends the sum so far on. What arrived "
+        "first is sent on twice.",
+        lambda held, g: (held + g, held + g),
+    ),
+    (
+        "naive, every path on its own",
+        "As soon as a gradient arrives, a node adds it and sends this one alone on. The number is "
+        "right, but all below x runs once for every path: 2 times here, 2**n times below n such "
+        "diamonds.",
+        lambda held, g: (held + g, g),
+    ),
+)
+
+
+def diamond() -> dict[str, Any]:
+    """Run the backward pass of a small expression in the right order, and in three naive ones.
+
+    Returns
+    -------
+    dict
+        "nodes", the expressions by name; "gradient", dloss/dw; and "orders", the right one first,
+        each with "name", "rule", "events", its "gradient", and the number of its vjp "calls".
+
+    Examples
+    --------
+    >>> [(order["gradient"], order["calls"]) for order in diamond()["orders"]]
+    [(75.0, 4), (3.0, 5), (147.0, 5), (75.0, 5)]
+    """
+    w = Tensor(1.0, requires_grad=True)
+    x = w * 3.0
+    a = x * 2.0
+    b = a**2.0
+    loss = b + x
+    names = {id(w): "w", id(x): "x", id(a): "a", id(b): "b", id(loss): "loss"}
+
+    def order(name: str, rule: str, events: Iterable[Event]) -> dict[str, Any]:
+        told: list[dict[str, Any]] = []
+        holds, calls = {"loss": 1.0}, ["loss"]
+        for event in events:
+            consumer, node = names[id(event.consumer)], names[id(event.node)]
+            words = (
+                f"{consumer} sends {event.gradient:g} to {node}, "
+                f"which now holds {event.holds:g}{event.does}."
+            )
+            told.append({"from": consumer, "to": node, "holds": event.holds, "words": words})
+            holds[node] = event.holds
+            calls += [node] if event.runs else []
+        return {
+            "name": name,
+            "rule": rule,
+            "events": told,
+            "gradient": holds["w"],
+            "calls": len(calls),
+            "calls_of_x": calls.count("x"),
+        }
+
+    orders = [
+        order(
+            "topological order",
+            "A node sends nothing on before all its consumers have sent: every vjp runs once.",
+            _in_order(loss, [w, x, a, b, loss]),
+        ),
+        *(order(name, text, _recursion(loss, 1.0, rule, {})) for name, text, rule in NAIVE),
+    ]
+    loss.backward()
+    assert w.grad is not None
+    return {
+        "nodes": {"w": "1", "x": "3w", "a": "2x", "b": "a²", "loss": "b + x"},
+        "gradient": float(w.grad),
+        "orders": orders,
+    }
+
+
+def _in_order(root: Tensor, tensors: list[Tensor]) -> Iterator[Event]:
+    """What arrives, and when, as the engine does it."""
+    trace = Trace.of(root)
+    by_index = {trace.node(tensor).index: tensor for tensor in tensors}
+    for call in trace.calls:
+        for parent in dict.fromkeys(trace.nodes[call].parents):
+            holds, arrivals = 0.0, trace.nodes[parent].arrivals
+            for k, (consumer, _, gradient) in enumerate(arrivals, start=1):
+                holds += float(gradient)
+                if consumer == call:
+                    tensor, complete = by_index[parent], k == len(arrivals)
+                    runs = complete and bool(tensor.parents)
+                    does = ", all of it: its turn comes" if runs else ""
+                    does = does if complete else f", {k} of {len(arrivals)}: it waits"
+                    yield Event(by_index[call], tensor, float(gradient), holds, runs, does)
+
+
+def _recursion(node: Tensor, g: float, rule: Rule, held: dict[int, float]) -> Iterator[Event]:
+    """The backward pass that does not wait: what it looks like when written down naively."""
+    for parent, array in zip(node.parents or (), node.vjp(g), strict=True):
+        if parent.requires_grad:
+            gradient = float(array)
+            holds, sends = rule(held.get(id(parent), 0.0), gradient)
+            held[id(parent)] = holds
+            runs = bool(parent.parents)
+            does = f" and sends {sends:g} on at once" if runs else ""
+            yield Event(node, parent, gradient, holds, runs, does)
+            if runs:
+                yield from _recursion(parent, sends, rule, held)
