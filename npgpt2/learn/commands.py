@@ -1,4 +1,4 @@
-"""The commands for studying: `npgpt2 museum`, `plot`.
+"""The commands for studying: `npgpt2 explain`, `play`, `contributions`, `museum`, `plot`.
 
 Each is a function here that reads arguments, and a tool in a file of its own that does the work.
 """
@@ -7,13 +7,43 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+from npgpt2.config import PRESETS, GPT2Config
+from npgpt2.learn.trace import random_batch
+from npgpt2.model import GPT2Model
+from npgpt2.text import TextModel
 
 Command: TypeAlias = Callable[[argparse.Namespace], int]
 
 
 def add_commands(add: Callable[[str, Command], argparse.ArgumentParser]) -> None:
     """Add the commands to a parser: `add(name, command)` returns the parser of its arguments."""
+    explain = add("explain", _explain)
+    explain.add_argument("--full", action="store_true", help="every node, nothing folded")
+    explain.add_argument("--html", metavar="FILE", help="write a page instead, as play does")
+
+    play = add("play", _play)
+    play.add_argument("--html", metavar="FILE", required=True, help="where to write the page")
+
+    contributions = add("contributions", _contributions)
+    contributions.add_argument(
+        "name", metavar="NAME",
+        help="a parameter, such as wte or h.0.attn.c_attn.bias; or stream, the residual stream",
+    )  # fmt: skip
+    for command in (explain, play, contributions):
+        command.add_argument(
+            "directory", nargs="?", metavar="DIR",
+            help="run or Hugging Face directory (default: a small model with random weights)",
+        )  # fmt: skip
+        command.add_argument(
+            "--preset", metavar="SIZE", help=f"one of {', '.join(PRESETS)}, with random weights"
+        )
+        command.add_argument(
+            "--prompt", metavar="TEXT",
+            help="text whose tokens the model of DIR is to predict (default: random tokens)",
+        )  # fmt: skip
+
     museum = add("museum", _museum)
     museum.add_argument(
         "bug", nargs="?", default="", metavar="BUG",
@@ -26,6 +56,57 @@ def add_commands(add: Callable[[str, Command], argparse.ArgumentParser]) -> None
     plot.add_argument(
         "--out", metavar="FILE", help="where to write, .png or .svg (default: RUN/plot.png)"
     )
+
+
+def _explain(args: argparse.Namespace) -> int:
+    """Show every node of a forward and backward pass: formula, norms, what is added up."""
+    from npgpt2.learn import ledger
+
+    if args.html is not None:
+        return _play(args)
+    print(ledger.explain_command(*_model_and_batch(args), full=args.full))
+    return 0
+
+
+def _play(args: argparse.Namespace) -> int:
+    """Write a page on which a backward pass is gone through, one vjp after the other."""
+    from npgpt2.learn import page
+
+    page.play(*_model_and_batch(args), path=args.html)
+    return 0
+
+
+def _contributions(args: argparse.Namespace) -> int:
+    """Show what a gradient is the sum of."""
+    from npgpt2.learn import contributions
+
+    model, ids, targets = _model_and_batch(args)
+    print(contributions.contributions_command(model, args.name, ids, targets))
+    return 0
+
+
+def _model_and_batch(args: argparse.Namespace) -> tuple[GPT2Model, Any, Any]:
+    """Return the model, without dropout, and the batch that the arguments ask for."""
+    if args.directory is not None and args.preset is not None:
+        raise ValueError("give a directory or --preset, not both")
+    if args.prompt is not None and args.directory is None:
+        raise ValueError("--prompt needs a directory, whose model knows its characters")
+    if args.directory is not None:
+        text = TextModel.open(args.directory)
+        if args.prompt is None:
+            return text.model, *random_batch(text.model)
+        tokens = text.tokenizer.encode(args.prompt)
+        if len(tokens) < 2:
+            raise ValueError(f"prompt {args.prompt!r} is too short: it takes two tokens at least")
+        return text.model, tokens[None, :-1], tokens[None, 1:]
+    if args.preset is None:
+        config = GPT2Config(vocab_size=65, n_positions=64, n_embd=128, n_layer=4, n_head=4)
+    elif args.preset in PRESETS:
+        config = PRESETS[args.preset]()
+    else:
+        raise ValueError(f"--preset {args.preset} is not one of {', '.join(PRESETS)}")
+    model = GPT2Model(config, rng=0).eval()
+    return model, *random_batch(model)
 
 
 def _museum(args: argparse.Namespace) -> int:

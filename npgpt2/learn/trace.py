@@ -400,8 +400,7 @@ def trace_model(
     model
         Its mode is afterwards what it was.
     ids, targets
-        (B, T) integers, as for `GPT2Model.loss`; or neither, for 2 random rows of 16
-        tokens at most.
+        (B, T) integers, as for `GPT2Model.loss`; or neither, for a `random_batch`.
     seed
         Of the random rows.
 
@@ -420,12 +419,16 @@ def trace_model(
     if (ids is None) != (targets is None):
         raise ValueError("give both ids and targets, or neither")
     if ids is None or targets is None:
-        config = model.config
-        size = (2, min(config.n_positions, 16) + 1)
-        rows = np.random.default_rng(seed).integers(config.vocab_size, size=size)
-        ids, targets = rows[:, :-1], rows[:, 1:]
+        ids, targets = random_batch(model, seed)
     with model.evaluating(), enable_grad(), watch(model):
         return Trace.of(model.loss(ids, targets))
+
+
+def random_batch(model: GPT2Model, seed: int = 0) -> tuple[Array, Array]:
+    """Return random ids and targets, 2 rows of 16 tokens or of as many as the model takes."""
+    size = (2, min(model.config.n_positions, 16) + 1)
+    rows = np.random.default_rng(seed).integers(model.config.vocab_size, size=size)
+    return rows[:, :-1], rows[:, 1:]
 
 
 def norm(array: Array) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,43 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     argv = ["train", "--text", str(text), "--out", str(directory), "--steps", "3"]
     assert main([*argv, *sizes.split()]) == 0
     return str(directory)
+
+
+@pytest.mark.parametrize("model", [(), ("RUN",), ("RUN", "--prompt", "to be")])
+def test_explain_play_and_contributions_take_a_run_or_a_random_model(
+    model: tuple[str, ...], run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tuple(run if part == "RUN" else part for part in model)
+    text = output_of(capsys, "explain", *model)
+    loss = re.search(r"value (\d+\.\d+)\.", text)
+    assert loss is not None and "h.0.attn" in text
+    assert max(map(len, text.splitlines())) <= 100
+    for command in ("explain", "play"):
+        page = tmp_path / f"{command}.html"
+        said = output_of(capsys, command, *model, "--html", str(page))
+        assert said.startswith(f"{page}: loss {float(loss[1]):.2f}")
+        assert page.read_text().startswith("<!DOCTYPE html>")
+    bars = output_of(capsys, "contributions", "wte", *model)
+    assert "embedding (wte)" in bars and "linear_cross_entropy" in bars
+    assert "identity" in output_of(capsys, "contributions", "stream", *model)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["explain", "DIR", "--preset", "gpt2-xl"], "a directory or --preset, not both"),
+        (["explain", "--preset", "gpt3"], "--preset gpt3 is not one of gpt2-small"),
+        (["explain", "--prompt", "to"], "--prompt needs a directory"),
+        (["explain", "RUN", "--prompt", "t"], "prompt 't' is too short"),
+        (["explain", "RUN", "--prompt", "ZZ"], "character 'Z' at position 0"),
+        (["explain", "nowhere"], "nowhere is not a directory"),
+        (["contributions", "wtf"], "wte"),
+    ],
+)
+def test_mistakes_are_one_line(
+    argv: list[str], message: str, run: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in error_of(capsys, *(run if part == "RUN" else part for part in argv))
 
 
 def test_the_museum_shows_one_bug_or_many(capsys: pytest.CaptureFixture[str]) -> None:
