@@ -49,7 +49,7 @@ def test_explain_play_and_contributions_take_a_run_or_a_random_model(
     for command in ("explain", "play"):
         page = tmp_path / f"{command}.html"
         said = output_of(capsys, command, *model, "--html", str(page))
-        assert said.startswith(f"{page}: loss {float(loss[1]):.2f}")
+        assert said.startswith(f"{page}: loss {float(loss[1]):.4f}")
         assert page.read_text().startswith("<!DOCTYPE html>")
     bars = output_of(capsys, "contributions", "wte", *model)
     assert "embedding (wte)" in bars and "linear_cross_entropy" in bars
