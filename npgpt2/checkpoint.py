@@ -116,9 +116,11 @@ def model_from(
 def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
     """Call write(file) on a temporary file beside path, then move it into place.
 
-    Whatever happens in between, path holds either what it held before or all of the new.
+    Whatever happens in between, path holds either what it held before or all of the new. Where it
+    is a symbolic link, the file that it leads to is replaced.
     """
-    with written_beside(path, write) as temporary:
+    path = os.path.realpath(path)
+    with written_beside(path, write) as temporary, errors_naming(path):
         os.replace(temporary, path)
 
 
@@ -148,5 +150,4 @@ def errors_naming(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = os.fspath(path)
-        raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error

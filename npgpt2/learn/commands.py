@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from npgpt2.config import PRESETS, GPT2Config
@@ -63,6 +64,8 @@ def _explain(args: argparse.Namespace) -> int:
     from npgpt2.learn import ledger
 
     if args.html is not None:
+        if args.full:
+            raise ValueError("--full is for the text; the page has every node anyway")
         return _play(args)
     print(ledger.explain_command(*_model_and_batch(args), full=args.full))
     return 0
@@ -72,6 +75,8 @@ def _play(args: argparse.Namespace) -> int:
     """Write a page on which a backward pass is gone through, one vjp after the other."""
     from npgpt2.learn import page
 
+    if Path(args.html).is_dir():
+        raise IsADirectoryError(f"--html {args.html!r} is a directory; name a file")
     page.play(*_model_and_batch(args), path=args.html)
     return 0
 
@@ -96,8 +101,11 @@ def _model_and_batch(args: argparse.Namespace) -> tuple[GPT2Model, Any, Any]:
         if args.prompt is None:
             return text.model, *random_batch(text.model)
         tokens = text.tokenizer.encode(args.prompt)
-        if len(tokens) < 2:
-            raise ValueError(f"prompt {args.prompt!r} is too short: it takes two tokens at least")
+        P = text.model.config.n_positions
+        if not 2 <= len(tokens) <= P + 1:
+            raise ValueError(
+                f"the prompt has {len(tokens)} tokens, and must have 2 to n_positions + 1 = {P + 1}"
+            )
         return text.model, tokens[None, :-1], tokens[None, 1:]
     if args.preset is None:
         config = GPT2Config(vocab_size=65, n_positions=64, n_embd=128, n_layer=4, n_head=4)

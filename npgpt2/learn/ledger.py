@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from itertools import groupby
 
 from numpy.typing import ArrayLike
 
@@ -99,7 +100,7 @@ def _summary(trace: Trace) -> str:
         f"{_si(sum(node.flops for node in nodes))}FLOP; the graph keeps "
         f"{_si(sum(node.nbytes for node in nodes))}B."
     )
-    if not any(node.path for node in nodes if node.op != "leaf"):
+    if not any(node.path for node in nodes if not node.is_leaf):
         text += "\nNo paths of modules: compute the loss inside `with watch(model):` to see them."
     return "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, _WIDTH))
 
@@ -141,7 +142,7 @@ def _node(start: str, node: Node, trace: Trace) -> list[str]:
     if node.formula:
         formula = textwrap.shorten(node.formula, _WIDTH - 6, placeholder=" ...")
         lines.append(" " * 6 + formula)
-    return lines + _sum(node, trace, indent=8 if node.op == "leaf" else 6)
+    return lines + _sum(node, trace, indent=8 if node.is_leaf else 6)
 
 
 def _sum(node: Node, trace: Trace, indent: int, start: str = "") -> list[str]:
@@ -162,7 +163,7 @@ def _sum(node: Node, trace: Trace, indent: int, start: str = "") -> list[str]:
 def _completed(node: Node, trace: Trace) -> list[Node]:
     """Return the leaves whose gradient is complete with what this node sends back."""
     parents = [trace.nodes[i] for i in dict.fromkeys(node.parents)]
-    return [p for p in parents if p.op == "leaf" and p.arrivals[-1][0] == node.index]
+    return [p for p in parents if p.is_leaf and p.arrivals[-1][0] == node.index]
 
 
 # -- a table -------------------------------------------------------------------------------------
@@ -171,7 +172,7 @@ def _completed(node: Node, trace: Trace) -> list[Node]:
 def _table(trace: Trace) -> list[str]:
     """Return a line for each group of nodes, and one for each sum."""
     groups = _groups(trace)
-    folded = sum(len(group) > 1 for group in groups.values())
+    folded = sum(len(group) > 1 for _, group in groups)
     lines = [
         "In the order of the calls. |.| is the root of the sum of squares; |dleaves| that of the",
         'gradients of parameters and other leaves that are complete here. After "=" stands what',
@@ -188,14 +189,14 @@ def _table(trace: Trace) -> list[str]:
         f"{'':32}{'nodes':>5}  {'shape':20}{'|value|':>12}{'|cotangent|':>13}{'|dleaves|':>13}",
     ]
     hidden = range(_LINES // 2, len(groups) - _LINES // 2)
-    for i, (title, group) in enumerate(groups.items()):
+    for i, (title, group) in enumerate(groups):
         if len(groups) > 2 * _LINES and i in hidden:
             if i == hidden.start:
                 lines.append(
                     f"... {len(hidden):,} lines left out; full=True (--full) shows all ..."
                 )
             continue
-        lines += _row(title if isinstance(title, str) else group[0].title, group, trace)
+        lines += _row(title, group, trace)
     return lines
 
 
@@ -218,22 +219,24 @@ def _row(title: str, group: list[Node], trace: Trace) -> list[str]:
     return lines
 
 
-def _groups(trace: Trace) -> dict[str | int, list[Node]]:
-    """Group the computed nodes, in the order of their calls: by module, as deep as fits.
+def _groups(trace: Trace) -> list[tuple[str, list[Node]]]:
+    """Group computed nodes whose calls follow each other: by module, as deep as fits; with titles.
 
-    The key is a module's path, or a node's index where it stands alone.
+    A module that was called several times is as many groups.
     """
     computed = [trace.nodes[call] for call in trace.calls]
-    groups: dict[str | int, list[Node]] = {}
+    groups: list[tuple[str, list[Node]]] = []
     for depth in range(max(len(node.path.split(".")) for node in computed), 0, -1):
-        groups = {}
-        for node in computed:
+
+        def module(node: Node, depth: int = depth) -> str | int:
             path = node.path.split(".")
-            deep = depth > 0 and node.path and len(path) >= depth
-            groups.setdefault(".".join(path[:depth]) if deep else node.index, []).append(node)
+            return ".".join(path[:depth]) if node.path and len(path) >= depth else node.index
+
+        runs = [(key, list(group)) for key, group in groupby(computed, module)]
+        groups = [(group[0].title if len(group) == 1 else str(key), group) for key, group in runs]
         if len(groups) <= _LINES:
             break
-    return {(group[0].index if len(group) == 1 else k): group for k, group in groups.items()}
+    return groups
 
 
 # -- the vjps ------------------------------------------------------------------------------------
@@ -241,10 +244,10 @@ def _groups(trace: Trace) -> dict[str | int, list[Node]]:
 
 def _vjps(trace: Trace) -> str:
     """Return formula and source of each op's vjp, once."""
-    texts: dict[str, list[Node]] = {}
+    texts: dict[tuple[str, str, str], list[Node]] = {}
     for call in trace.calls:
         node = trace.nodes[call]
-        texts.setdefault(node.source or node.op, []).append(node)
+        texts.setdefault((node.op, node.formula, node.source), []).append(node)
     lines = ["How each op sends its gradient back: the code that has run." if texts else ""]
     for nodes in texts.values():
         node, times = nodes[0], f"{len(nodes)} calls" if len(nodes) > 1 else "1 call"

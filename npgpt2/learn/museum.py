@@ -279,8 +279,9 @@ def chart(
     """
     finite = [loss for loss in (*right, *wrong) if math.isfinite(loss)]
     low, high = min(finite), max(finite)
-    if high > 2.0 * max(right):
-        high = 1.25 * max(right)  # else the curve that is right would be a flat line
+    top = max((loss for loss in right if math.isfinite(loss)), default=high)
+    if high > 2.0 * top:
+        high = 1.25 * top  # else the curve that is right would be a flat line
     steps = np.linspace(0, len(right) - 1, min(width, len(right))).round().astype(int)
     rows = [[" "] * len(steps) for _ in range(height)]
 
@@ -288,15 +289,19 @@ def chart(
         return round((high - loss) / (high - low or 1.0) * (height - 1))
 
     for column, step in enumerate(steps):
-        rows[row(right[step])][column] = "."
+        if math.isfinite(right[step]):
+            rows[row(right[step])][column] = "."
         if step < len(wrong) and math.isfinite(wrong[step]):
             if wrong[step] > high:
                 rows[0][column] = "^"
             else:
                 y = row(wrong[step])
                 rows[y][column] = "*" if rows[y][column] == "." else "x"
-    labels = [f"{high:5.2f}", *[" " * 5] * (height - 2), f"{low:5.2f}"]
-    drawn = [f"{label} |{''.join(r)}".rstrip() for label, r in zip(labels, rows, strict=True)]
+    labels = [f"{high:5.2f}", *[""] * (height - 2), f"{low:5.2f}"]
+    wide = max(map(len, labels))
+    drawn = [
+        f"{label:>{wide}} |{''.join(r)}".rstrip() for label, r in zip(labels, rows, strict=True)
+    ]
     legend = ". right   x with the bug   * both"
     if any("^" in r for r in rows):
         legend += "   ^ above"

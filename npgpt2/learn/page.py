@@ -30,12 +30,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from autograd import Tensor
 from npgpt2.checkpoint import write_atomically
-from npgpt2.learn.trace import Node, Trace, watch
+from npgpt2.learn.trace import Node, Trace, norm, watch
 from npgpt2.model import GPT2Model
 
 Array = NDArray[Any]
 
 CELLS = 64  # along each side of a heat map, at most
+NODES = 6000  # in one page, which has about 0.8 kB of text for each
 BUDGET = 3_000_000  # characters of heat maps in one page
 
 
@@ -91,13 +92,27 @@ def write_page(
     ...     write_page(Trace.of((x * x).sum()), f"{directory}/run.html", title="A square")
     ...     os.listdir(directory)
     ['run.html']
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    ValueError
+        The root is a leaf, or there are more than 6,000 nodes.
     """
     text = render(trace, title, budget)
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def render(trace: Trace, title: str, budget: int = BUDGET) -> str:
-    """Return the page as text; the parameters are those of `write_page`."""
+    """Return the page as text; parameters and errors are those of `write_page`."""
+    if not trace.calls:
+        raise ValueError("there is nothing to play: the root is a leaf, and no vjp was called")
+    if len(trace.nodes) > NODES:
+        raise ValueError(
+            f"a graph of {len(trace.nodes):,} nodes is too large for a page, which takes "
+            f"{NODES:,}; trace a part of it"
+        )
     run = json.dumps(describe(trace, budget), separators=(",", ":"), allow_nan=False)
     template = resources.files("npgpt2.learn").joinpath("page.html").read_text(encoding="utf-8")
     # Neither text can hold a "<", so that the second replacement finds nothing in the first, and
@@ -148,9 +163,9 @@ def _describe(node: Node, texts: dict[str, int]) -> dict[str, Any]:
         "shape": node.shape,
         "dtype": str(node.dtype),
         "requires_grad": node.requires_grad,
-        "norm": norm(node.value),
-        "cotangent_norm": None if node.cotangent is None else norm(node.cotangent),
-        "arrivals": [(consumer, slot, norm(g)) for consumer, slot, g in node.arrivals],
+        "norm": _norm(node.value),
+        "cotangent_norm": None if node.cotangent is None else _norm(node.cotangent),
+        "arrivals": [(consumer, slot, _norm(g)) for consumer, slot, g in node.arrivals],
         "formula": texts.setdefault(node.formula, len(texts)),
         "source": texts.setdefault(node.source, len(texts)),
         "flops": node.flops,
@@ -160,14 +175,9 @@ def _describe(node: Node, texts: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def norm(x: Array) -> float | str:
-    """Return the square root of the sum of squares, in float64; "inf" or "nan" as text.
-
-    >>> norm(np.array([3.0, 4.0], np.float32)), norm(np.array([1.0, np.nan]))
-    (5.0, 'nan')
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        size = float(np.linalg.norm(x.astype(np.float64, copy=False)))
+def _norm(x: Array) -> float | str:
+    """Return the norm, as JSON can hold it: "inf" or "nan" as text."""
+    size = norm(x)
     return size if math.isfinite(size) else str(size)
 
 
@@ -199,7 +209,8 @@ def heat_map(x: Array | None) -> dict[str, Any] | None:
             size = -(-length // CELLS)
             starts = np.arange(0, length, size)
             counts = np.minimum(size, length - starts)
-            means = np.add.reduceat(means, starts, axis) / (counts if axis else counts[:, None])
+            means = np.add.reduceat(means / size, starts, axis)  # first, so that nothing overflows
+            means *= size / (counts if axis else counts[:, None])
             block.append(size)
     finite = np.isfinite(means)
     scale = float(np.max(np.abs(means), where=finite, initial=0.0))

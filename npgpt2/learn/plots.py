@@ -83,7 +83,8 @@ def plot(
             figure = Figure((9.0, 6.5), layout="constrained")
             _draw_curves(figure, run, metrics)
         else:
-            side = min(max(0.11 * len(prompt), 2.0), 6.0)  # inches
+            most = max(len(weights), len(weights[0]))  # of maps side by side, or one below another
+            side = min(max(0.11 * len(prompt), 2.0), 6.0, max(30.0 / most, 1.0))  # inches
             size = side * len(weights[0]), (side + 0.3) * len(weights)
             figure = Figure((max(9.0, size[0] + 1.5), size[1] + 7.5), layout="constrained")
             parts: Any = figure.subfigures(2, 1, height_ratios=(6.5, size[1] + 1.0))
@@ -132,7 +133,7 @@ def read_metrics(path: str | os.PathLike[str]) -> dict[str, Array]:
         what = f"damaged: {error}" if path.stat().st_size else "empty"
         raise ValueError(f"{path} is {what}") from error
     metrics = dict(zip(names, columns, strict=True))
-    if np.isnan(metrics["loss"]).all():
+    if not (metrics["step"] > 0).any():
         raise ValueError(f"{path} has no row of a step yet; train first")
     return metrics
 

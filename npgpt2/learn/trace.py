@@ -113,6 +113,9 @@ class _Watched:
     def __init__(self, path: str, forward: Callable[..., Any], before: Any) -> None:
         self.path, self.forward, self.before = path, forward, before
 
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise TypeError("a model cannot be copied inside `with watch(model):`; copy it before")
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         _label_below((args, kwargs), _running.paths[-1])  # what the caller made
         _running.paths.append(self.path)
@@ -240,6 +243,11 @@ class Node:
         return self.value.dtype
 
     @property
+    def is_leaf(self) -> bool:
+        """Whether gradients end here."""
+        return self.requires_grad and not self.parents
+
+    @property
     def title(self) -> str:
         """What to call it in a text: "wte.weight", "layer_norm (ln_f)", or the op alone."""
         return self.name or (f"{self.op} ({self.path})" if self.path else self.op)
@@ -287,7 +295,7 @@ class Trace:
         g
             Its cotangent; may be left out where there is just one element, and is 1 then.
         model
-            Names the parameters, as `watch` does too.
+            Names the parameters, where there was no `watch`, or in another way.
 
         Raises
         ------
@@ -308,8 +316,7 @@ class Trace:
                     "give g, or reduce to a scalar first"
                 )
             g = np.ones_like(root.data)
-        if model is not None:
-            _name_parameters(model)
+        own = {} if model is None else {id(p): name for name, p in model.named_parameters()}
         mirrors: dict[int, _Mirror] = {}
         calls: list[int] = []
         for tensor in topological_order(root):
@@ -326,7 +333,7 @@ class Trace:
             leaf.cotangent = np.asarray(gradient)
         texts: dict[int, tuple[str, str]] = {}
         counted: set[int] = set()
-        nodes = [mirror.node(texts, counted) for mirror in mirrors.values()]
+        nodes = [mirror.node(texts, counted, own) for mirror in mirrors.values()]
         return cls(nodes, calls, [weakref.ref(mirror.tensor) for mirror in mirrors.values()])
 
     def node(self, tensor: Tensor) -> Node:
@@ -361,7 +368,9 @@ class _Mirror:
     def free(self) -> None:
         """Keep everything: the trace is of all of it."""
 
-    def node(self, texts: dict[int, tuple[str, str]], counted: set[int]) -> Node:
+    def node(
+        self, texts: dict[int, tuple[str, str]], counted: set[int], names: dict[int, str]
+    ) -> Node:
         """Return what has been noted down, with the texts of the op and its memory."""
         tensor, vjp = self.tensor, self.tensor._vjp
         op, formula, source = "leaf" if self.requires_grad else "constant", "", ""
@@ -370,7 +379,7 @@ class _Mirror:
             if code not in texts:
                 texts[code] = _formula(vjp), _source(vjp)
             formula, source = texts[code]
-        name = _label_of(_names, tensor) or ""
+        name = names.get(id(tensor)) or _label_of(_names, tensor) or ""
         saved = list(_saved(vjp))
         return Node(
             index=self.index,
@@ -384,7 +393,11 @@ class _Mirror:
             arrivals=tuple(self.arrivals),
             formula=formula,
             source=source,
-            flops=estimate_flops(op, tensor.shape, [p.tensor.shape for p in self.parents]),
+            flops=estimate_flops(
+                op if _is_of_the_library(vjp) else "",
+                tensor.shape,
+                [parent.tensor.shape for parent in self.parents],
+            ),
             nbytes=_new_bytes([tensor.data, *(array for _, array in saved)], counted),
             saved=tuple((name, array.shape) for name, array in saved),
         )
@@ -432,8 +445,19 @@ def random_batch(model: GPT2Model, seed: int = 0) -> tuple[Array, Array]:
 
 
 def norm(array: Array) -> float:
-    """Return the square root of the sum of squares, added up in float64."""
-    return float(np.linalg.norm(array.astype(np.float64, copy=False)))
+    """Return the square root of the sum of squares, added up in float64.
+
+    >>> norm(np.array([3e300, 4e300])), norm(np.array([1.0, np.inf]))
+    (5e+300, inf)
+    """
+    numbers = array.astype(np.float64, copy=False)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        size = float(np.linalg.norm(numbers))
+        if not 1e-150 < size < 1e150:  # the squares may have been too small, or too large
+            largest = float(np.abs(numbers).max(initial=0.0))
+            if 0.0 < largest < math.inf:
+                size = largest * float(np.linalg.norm(numbers / largest))
+    return size
 
 
 # -- what can be said of an op ---------------------------------------------------------------------
@@ -448,6 +472,14 @@ def op_name(vjp: Callable[..., Any]) -> str:
     """
     *outer, own = vjp.__qualname__.split(".<locals>")
     return (outer[-1] if outer else own).rpartition(".")[2]
+
+
+def _is_of_the_library(vjp: Any) -> bool:
+    """Whether an op is what its name says: of an op of one's own only the name may be the same."""
+    return vjp is None or getattr(vjp, "__module__", "") in (
+        "autograd.tensor",
+        "npgpt2.functional",
+    )
 
 
 def _formula(vjp: Any) -> str:
@@ -505,8 +537,8 @@ def estimate_flops(op: str, shape: Sequence[int], parents: Sequence[Sequence[int
     - `causal_attention` makes four, for the T (T + 1) / 2 pairs of positions that see each other.
     - Reshapes, transposes and joins move numbers and compute none: 0.
     - `embedding` and `getitem` add up what arrives: 1 for each entry of the cotangent.
-    - All others: 1 for each entry of the largest array among the value and the operands, however
-      many steps there are. It is the memory that limits these.
+    - All others, and ops of one's own: 1 for each entry of the largest array among the value and
+      the operands, however many steps there are. It is the memory that limits these.
 
     Parameters
     ----------
@@ -541,4 +573,4 @@ def estimate_flops(op: str, shape: Sequence[int], parents: Sequence[Sequence[int
             B, T, C = shape
             return 4 * 2 * B * C * (T * (T + 1) // 2)
         case _:
-            return max(size, *sizes)
+            return max([size, *sizes])

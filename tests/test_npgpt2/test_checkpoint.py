@@ -171,3 +171,16 @@ def test_a_write_that_fails_names_its_file(tmp_path):
     assert error.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
     with pytest.raises(FileNotFoundError, match="nowhere/file"):
         write_atomically(tmp_path / "nowhere" / "file", fail)
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("real")
+    write_atomically(tmp_path / "link", lambda file: file.write(b"new"))
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == b"new"
+
+
+def test_a_directory_in_the_way_is_named_and_no_temporary_file(tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match=r"taken'$"):
+        write_atomically(tmp_path / "taken", lambda file: file.write(b"new"))

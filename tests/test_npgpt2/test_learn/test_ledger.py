@@ -290,3 +290,37 @@ def test_nothing_is_changed() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
     loss.backward()
     assert model.wte.weight.grad is not None
+
+
+def test_ops_whose_vjps_read_the_same_are_told_apart() -> None:
+    def double(a: Tensor) -> Tensor:
+        """out = 2 a."""
+        k = 2.0
+
+        def vjp(g: Any) -> Any:
+            return (g * k,)
+
+        return record(a.data * k, (a,), vjp)
+
+    def triple(a: Tensor) -> Tensor:
+        """out = 3 a."""
+        k = 3.0
+
+        def vjp(g: Any) -> Any:
+            return (g * k,)
+
+        return record(a.data * k, (a,), vjp)
+
+    text = explain(double(triple(Tensor(1.0, requires_grad=True))))
+    assert "\ndouble, 1 call\n" in text and "\ntriple, 1 call\n" in text
+
+
+def test_a_module_that_is_called_several_times_is_as_many_lines() -> None:
+    config = GPT2Config(vocab_size=7, n_positions=4, n_embd=8, n_layer=4, n_head=2)
+    model = GPT2Model(config).eval()
+    model.h = [model.h[0]] * 4
+    with watch(model):
+        loss = model.loss([[1, 2]], [[2, 3]])
+    lines = explain(loss).splitlines()
+    rows = [line.split("  ")[0] for line in lines if line.startswith(("gelu (", "linear (h.0.mlp"))]
+    assert rows == ["linear (h.0.mlp.c_proj)", "gelu (h.0.mlp)", "linear (h.0.mlp.c_fc)"] * 4

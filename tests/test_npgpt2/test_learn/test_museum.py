@@ -226,3 +226,8 @@ def test_losses_far_above_do_not_flatten_the_right_curve():
     drawn = museum.chart([3.0, 2.0, 1.0], [3.0, 1e9, 1.0])
     assert columns(drawn, "^") == {1} and drawn.endswith("^ above")
     assert " 3.75 |" in drawn and columns(drawn, ".") == {1}
+
+
+def test_losses_that_are_not_finite_are_left_out_of_a_chart():
+    lines = museum.chart([math.nan, 2.0], [1e7, 1.0], height=3).splitlines()
+    assert [line.rstrip() for line in lines[1:4]] == [" 2.50 |^", "      | .", " 1.00 | x"]

@@ -575,3 +575,20 @@ def test_a_page_without_pictures_and_with_numbers_that_are_not_finite(
     browser.open(tmp_path / "b.html")
     assert "3 of the nodes have no pictures" in browser.text("#left-out")
     assert "no picture, norm only" in browser.text("#maps")
+
+
+def test_what_makes_no_page_is_refused(tmp_path):
+    x = Tensor(1.0, requires_grad=True)
+    with pytest.raises(ValueError, match="the root is a leaf"):
+        page.write_page(Trace.of(x), tmp_path / "page.html")
+    for _ in range(page.NODES):
+        x = -x
+    with pytest.raises(ValueError, match="6,001 nodes is too large for a page, which takes 6,000"):
+        page.write_page(Trace.of(x), tmp_path / "page.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_means_of_large_numbers_do_not_overflow():
+    picture = page.heat_map(np.full((1, 200), 1e308))
+    assert picture["scale"] == pytest.approx(1e308)
+    assert set(np.frombuffer(base64.b64decode(picture["cells"]), np.int8)) == {127}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import inspect
+import math
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -492,3 +494,51 @@ def test_a_model_is_traced_without_dropout_and_stays_in_its_mode() -> None:
 def test_norms_are_added_up_in_float64() -> None:
     assert norm(np.full(4, 1e-30, np.float32)) == pytest.approx(2e-30, rel=1e-6)
     assert norm(np.array(-3.0)) == 3.0
+
+
+def test_an_op_of_ones_own_with_the_name_of_a_built_in_is_counted_by_its_size() -> None:
+    def causal_attention(q: Tensor) -> Tensor:
+        return record(2.0 * q.data, (q,), lambda g: (2.0 * g,))
+
+    def linear(q: Tensor) -> Tensor:
+        return record(2.0 * q.data, (q,), lambda g: (2.0 * g,))
+
+    x = Tensor(np.ones((2, 3, 4, 5)), requires_grad=True)
+    scalar = Tensor(1.0, requires_grad=True)
+    nodes = Trace.of(causal_attention(x).sum() + linear(scalar)).nodes
+    own = {node.op: node.flops for node in nodes if node.op in ("causal_attention", "linear")}
+    assert own == {"causal_attention": 120, "linear": 1}
+
+
+def test_an_op_called_leaf_is_none() -> None:
+    def leaf(a: Tensor) -> Tensor:
+        return record(a.data + 1.0, (a,), lambda g: (g,))
+
+    x = Tensor(2.0, requires_grad=True)
+    assert [node.is_leaf for node in Trace.of(leaf(x) * 2.0).nodes] == [True, False, False, False]
+
+
+def tiny_model() -> GPT2Model:
+    return GPT2Model(GPT2Config(vocab_size=7, n_positions=4, n_embd=8, n_layer=1, n_head=2)).eval()
+
+
+def test_names_that_a_trace_is_given_are_of_that_trace_alone() -> None:
+    model = tiny_model()
+    with watch(model):
+        loss = model.loss([[1, 2]], [[2, 3]])
+    weight = model.h[0].ln_1.weight
+    assert Trace.of(loss, model=model.h[0]).node(weight).name == "ln_1.weight"
+    assert Trace.of(loss).node(weight).name == "h.0.ln_1.weight"
+
+
+def test_a_watched_model_cannot_be_copied() -> None:
+    model = tiny_model()
+    with watch(model), pytest.raises(TypeError, match="copied inside `with watch"):
+        deepcopy(model)
+    deepcopy(model)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e300, 1.0])
+def test_norms_neither_overflow_nor_vanish(scale: float) -> None:
+    assert norm(scale * np.array([3.0, 4.0])) == pytest.approx(5.0 * scale, rel=1e-12)
+    assert norm(np.zeros(0)) == 0.0 and math.isnan(norm(np.array([scale, np.nan])))
