@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autograd import GradientReport, Tensor, enable_grad, gradcheck
+import npgpt2.model
+from autograd import Tensor, enable_grad, gradcheck
 from npgpt2 import functional as F
+from npgpt2 import layers
 from npgpt2.config import GPT2Config
 from npgpt2.layers import Dropout
 from npgpt2.model import GPT2Model
@@ -86,10 +88,7 @@ class Exercise:
     hints
         Three, each of more help than the one before.
     end_to_end
-        Given an answer, puts it into a model (or a loss) and compares the gradients with
-        differences; GradientMismatch if they disagree.
-    place
-        Where that is, in words.
+        Given an answer, puts it to use in a model and says how that went; AssertionError if wrong.
     letters
         The letters that factors are made of.
     terms
@@ -109,8 +108,7 @@ class Exercise:
     reference: Callable[..., tuple[Array, ...]]
     mistakes: tuple[Mistake, ...]
     hints: tuple[str, str, str]
-    end_to_end: Callable[[Answer], GradientReport]
-    place: str = "In a small GPT-2 that uses your function for its backward pass"
+    end_to_end: Callable[[Answer], str]
     letters: tuple[str, ...] = ("B", "T", "C")
     terms: Callable[..., Mapping[str, Mapping[str, Array]]] = field(default=lambda *_: {})
     factors: Callable[..., Mapping[str, float]] = field(default=lambda *_: {})
@@ -182,8 +180,10 @@ def replaced(owner: ModuleType | type, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, before)
 
 
-def in_gpt2(owner: ModuleType | type, name: str, stand_in: Any) -> GradientReport:
-    """Compare the loss gradient of a small GPT-2, where owner.name is a stand-in, with differences.
+def in_gpt2(**ops: Any) -> str:
+    """Compare the loss gradient of a small GPT-2, in which ops are replaced, with differences.
+
+    The ops of `functional` itself stay as they are, for the answer may use them.
 
     Raises
     ------
@@ -195,12 +195,32 @@ def in_gpt2(owner: ModuleType | type, name: str, stand_in: Any) -> GradientRepor
     for parameter in model.parameters():
         parameter.data += 0.3 * rng.standard_normal(parameter.shape)
     ids, targets = rng.integers(0, _CONFIG.vocab_size, (2, 2, 4))
+    functional = SimpleNamespace(**{**vars(F), **ops})
 
     def loss(*_: Tensor) -> Tensor:
         for module in model.modules():
             if isinstance(module, Dropout):
                 module.rng = np.random.default_rng(1)  # the same masks every time
-        return F.cross_entropy(model(ids), targets)
+        out: Tensor = functional.cross_entropy(model(ids), targets)
+        return out
 
-    with replaced(owner, name, stand_in):
-        return gradcheck(loss, dict(model.named_parameters()), directions=1)
+    with replaced(layers, "F", functional), replaced(npgpt2.model, "F", functional):
+        report = gradcheck(loss, dict(model.named_parameters()), directions=1)
+    return (
+        "In a small GPT-2 with your function in its backward pass, the gradients of the loss with "
+        f"respect to all {report.checked} parameters agree with differences of the loss "
+        f"(worst relative error {report.relative_error:.0e})."
+    )
+
+
+def part(f: Callable[[Tensor], Tensor], x: Array) -> tuple[Array, Callable[[Array], Array]]:
+    """Return f(x) and its vjp: as arrays, while the parameters in f gather their gradients."""
+    leaf = Tensor(x, requires_grad=True)
+    out = f(leaf)
+
+    def backward(g: Array) -> Array:
+        leaf.grad = None
+        out.backward(g, retain_graph=True)
+        return np.asarray(leaf.grad)
+
+    return out.data, backward
