@@ -224,7 +224,7 @@ def _judge(exercise: Exercise, function: Answer, runs: list[_Run]) -> Verdict:
         return verdict(f"{called} raises {_where(raised[0], function)}")
     for values in (run.values for run in done):
         if values is not None and len(values) != len(names):
-            number = "None" if values == (None,) else str(len(values))
+            number = "None" if len(values) == 1 and values[0] is None else str(len(values))
             return verdict(f"it returns {number}, expected {len(names)}: {', '.join(names)}.")
 
     gradients = _examine(exercise, function, runs)

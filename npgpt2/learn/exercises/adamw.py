@@ -156,12 +156,23 @@ def _coupled(*arguments: Any) -> Mapping[str, Array]:
     return _step(p, g + weight_decay * p * (p.ndim >= 2), *others, 0.0)
 
 
-def _coupled_everywhere(*arguments: Any) -> Mapping[str, Array]:
-    p, g, *others, weight_decay = arguments
-    return _step(p, g + weight_decay * p, *others, 0.0)
+def _of_vectors_too(mistake: Mistake) -> Mistake:
+    """Return the mistake together with weight decay of vectors, as if they were matrices."""
+
+    def wrong(*arguments: Any) -> Mapping[str, Array]:
+        shape = arguments[0].shape
+        as_matrices = (a.reshape(len(a), -1) for a in arguments[:4])
+        made = mistake.answer(*as_matrices, *arguments[4:])
+        return {n: a.reshape(shape) for n, a in made.items()}
+
+    return Mistake(
+        f"{mistake.name}-and-decay-of-vectors",
+        f"{mistake.lesson} Besides, vectors decay too; only matrices do (p.ndim >= 2).",
+        wrong,
+    )
 
 
-_MISTAKES = (
+_OF_MATRICES = (
     Mistake(
         "no-bias-correction",
         "The bias correction is missing: m and v begin at 0, and are divided by 1 - beta**t.",
@@ -191,15 +202,6 @@ _MISTAKES = (
         "bias-correction-without-t",
         "The bias correction lacks its power: 1 - beta**t, not 1 - beta.",
         lambda *a: _step(*a[:4], 1, *a[5:]),
-    ),
-    Mistake(
-        "corrected-moments-returned",
-        "m and v are returned after their bias correction; what is kept for the next step is "
-        "before it.",
-        lambda p, g, m, v, t, lr, b1, b2, *a: {
-            "m": (b1 * m + (1.0 - b1) * g) / (1.0 - b1**t),
-            "v": (b2 * v + (1.0 - b2) * g * g) / (1.0 - b2**t),
-        },
     ),
     Mistake(
         "step-counted-from-0",
@@ -327,6 +329,46 @@ _MISTAKES = (
         _of(step=lambda p, lr, decay, u: p - lr * decay * p - u),
     ),
     Mistake(
+        "decay-coupled",
+        "The weight decay is added to g, as in Adam with L2; in AdamW it does not go through the "
+        "moments.",
+        _coupled,
+    ),
+    Mistake(
+        "decay-without-lr",
+        "The weight decay lacks lr: p is shrunk by lr * weight_decay.",
+        _of(step=lambda p, lr, decay, u: p - decay * p - lr * u),
+    ),
+    Mistake(
+        "decay-after-the-step",
+        "The weight decay is that of p after the step; it is that of p before it.",
+        _of(step=lambda p, lr, decay, u: (p - lr * u) * (1.0 - lr * decay)),
+    ),
+    Mistake(
+        "decay-sign",
+        "The weight decay has the wrong sign: it makes p larger.",
+        _of(step=lambda p, lr, decay, u: p + lr * decay * p - lr * u),
+    ),
+    Mistake(
+        "update-returned",
+        "The change of p is returned; it is p itself, after the step.",
+        _of(step=lambda p, lr, decay, u: -lr * decay * p - lr * u),
+    ),
+)
+
+_MISTAKES = (
+    *_OF_MATRICES,
+    *(_of_vectors_too(mistake) for mistake in _OF_MATRICES),
+    Mistake(
+        "corrected-moments-returned",
+        "m and v are returned after their bias correction; what is kept for the next step is "
+        "before it.",
+        lambda p, g, m, v, t, lr, b1, b2, *a: {
+            "m": (b1 * m + (1.0 - b1) * g) / (1.0 - b1**t),
+            "v": (b2 * v + (1.0 - b2) * g * g) / (1.0 - b2**t),
+        },
+    ),
+    Mistake(
         "decay-forgotten",
         "The weight decay is missing.",
         _of(decays=lambda p: False),
@@ -342,54 +384,11 @@ _MISTAKES = (
         _of(decays=lambda p: p.ndim < 2),
     ),
     Mistake(
-        "decay-coupled",
-        "The weight decay is added to g, as in Adam with L2; in AdamW it does not go through the "
-        "moments.",
-        _coupled,
-    ),
-    Mistake(
-        "decay-coupled-of-vectors",
-        "The weight decay is added to g, that of vectors too: in AdamW it does not go through the "
-        "moments, and only matrices decay.",
-        _coupled_everywhere,
-    ),
-    Mistake(
-        "decay-without-lr",
-        "The weight decay lacks lr: p is shrunk by lr * weight_decay.",
-        _of(step=lambda p, lr, decay, u: p - decay * p - lr * u),
-    ),
-    Mistake(
-        "decay-without-lr-of-vectors",
-        "The weight decay lacks lr, and vectors decay too.",
-        _of(step=lambda p, lr, decay, u: p - decay * p - lr * u, decays=lambda p: True),
-    ),
-    Mistake(
-        "decay-after-the-step",
-        "The weight decay is that of p after the step; it is that of p before it.",
-        _of(step=lambda p, lr, decay, u: (p - lr * u) * (1.0 - lr * decay)),
-    ),
-    Mistake(
-        "decay-after-the-step-of-vectors",
-        "The weight decay is that of p after the step, and vectors decay too.",
-        _of(step=lambda p, lr, decay, u: (p - lr * u) * (1.0 - lr * decay), decays=lambda p: True),
-    ),
-    Mistake(
-        "decay-sign",
-        "The weight decay has the wrong sign: it makes p larger.",
-        _of(step=lambda p, lr, decay, u: p + lr * decay * p - lr * u),
-    ),
-    Mistake(
-        "update-returned",
-        "The change of p is returned; it is p itself, after the step.",
-        _of(step=lambda p, lr, decay, u: -lr * decay * p - lr * u),
-    ),
-    Mistake(
         "old-moments-returned",
         "The moments are returned as they were before the step.",
         lambda p, g, m, v, *_: {"m": m, "v": v},
     ),
 )
-
 
 EXERCISE = Exercise(
     name="adamw",

@@ -247,6 +247,11 @@ _MISTAKES = (
         _weights(lambda q, k: np.where(_seen(q), _softmax(_scores(q, k)), 0.0)),
     ),
     Mistake(
+        "mask-of-zeros",
+        "The masked scores are 0; they are -inf, for exp(0) = 1 is not nothing.",
+        _weights(lambda q, k: _softmax(np.where(_seen(q), _scores(q, k), 0.0))),
+    ),
+    Mistake(
         "mask-off-by-one",
         "The mask lets each position see the next one too (k=1).",
         _weights(lambda q, k: _softmax(_masked(_scores(q, k), np.tri(q.shape[-2], k=1) > 0))),

@@ -46,8 +46,21 @@ class Finding:
 
 def diagnose(exercise: Exercise, yours: Outcomes, wrong: Sequence[str]) -> dict[str, Finding]:
     """Return what is wrong with the wrong ones of all gradients; nothing where it is not known."""
-    findings = {name: _diagnose(exercise, name, yours) for name in wrong}
-    return {name: finding for name, finding in findings.items() if finding}
+    findings = {n: finding for n in wrong if (finding := _diagnose(exercise, n, yours))}
+    raised = [i for i, value in enumerate(yours[wrong[0]]) if value is None] if wrong else []
+    if raised and not any(
+        _misfits(exercise, n, finding, raised) for n, finding in findings.items()
+    ):
+        return {}  # no mistake of these would raise, so that there is another one
+    return findings
+
+
+def _misfits(exercise: Exercise, name: str, finding: Finding, draws: Sequence[int]) -> bool:
+    """Whether the finding is of a mistake that raises, or has a wrong shape, on these draws."""
+    i = list(exercise.gradients).index(name)
+    made = [m[name] for known in _known(exercise) for k, m in known if k.name in finding.names]
+    pairs = [(outcomes[draw], exercise.rights[draw][i]) for outcomes in made for draw in draws]
+    return any(value is None or value.shape != right.shape for value, right in pairs)
 
 
 def _diagnose(exercise: Exercise, name: str, yours: Outcomes) -> Finding | None:
@@ -118,11 +131,13 @@ def _slips(exercise: Exercise) -> Iterator[Mistake]:
             "g, the gradient that comes from above.",
             changed(of_ones),
         )
-        yield Mistake(
-            "g-passed-on",
-            "g is passed on as it is.",
-            changed(lambda right, arguments: {n: arguments[0] for n in names}),
-        )
+        for i, name in enumerate(exercise.arguments):
+            if isinstance(exercise.draws[0][i], np.ndarray):
+                yield Mistake(
+                    f"{name}-passed-on",
+                    f"This is {name}, passed on as it is.",
+                    changed(lambda right, given, i=i: dict.fromkeys(names, given[i])),  # type: ignore[misc]
+                )
     for one, other in itertools.permutations(names, 2):
         yield Mistake(
             f"{other}-for-{one}",
@@ -192,8 +207,10 @@ def _coefficients(
         if parts is None or any(part.shape != value.shape for part in parts):
             return []
         matrix = np.stack([part.ravel() for part in parts], axis=1)
-        if not np.isfinite(value).all() or np.linalg.matrix_rank(matrix) < len(parts):
-            return []  # in the second case there are several solutions, and none is sure
+        if not (np.isfinite(value).all() and np.isfinite(matrix).all()):
+            return []
+        if np.linalg.matrix_rank(matrix) < len(parts):
+            return []  # there are several solutions, and none is sure
         c = np.linalg.lstsq(matrix, value.ravel())[0]
         if not close(value.ravel(), matrix @ c):
             return []

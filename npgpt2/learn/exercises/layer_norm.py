@@ -139,6 +139,11 @@ def _dx(dxhat: Array, xhat: Array, rstd: Array, axis: Any = -1) -> Array:
     return dx
 
 
+def _other_variance_term(dxhat: Array, other: Array, xhat: Array, rstd: Array) -> Array:
+    dx: Array = rstd * (dxhat - _mean(dxhat) - xhat * _mean(other * xhat))
+    return dx
+
+
 def _of(change: Any) -> Answer:
     """Make a wrong dx of dxhat, xhat, rstd and C."""
 
@@ -254,6 +259,19 @@ _MISTAKES = (
         lambda g, x, w, b, eps: {
             "dx": _dx(g, *_normalised(x, eps)) + _normalised(x, eps)[1] * g * (w - 1.0)
         },
+    ),
+    Mistake(
+        "gain-not-in-mean-term",
+        "The term of the mean has mean(g); it is mean(dxhat), with dxhat = g * weight.",
+        lambda g, x, w, b, eps: {
+            "dx": _dx(g * w, *_normalised(x, eps)) + _normalised(x, eps)[1] * _mean(g * w - g)
+        },
+    ),
+    Mistake(
+        "gain-not-in-variance-term",
+        "The term of the variance has mean(g * xhat); it is mean(dxhat * xhat), with dxhat = "
+        "g * weight.",
+        lambda g, x, w, b, eps: {"dx": _other_variance_term(g * w, g, *_normalised(x, eps))},
     ),
     Mistake(
         "gain-divided",
