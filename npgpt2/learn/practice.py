@@ -423,7 +423,7 @@ def _evidence(
         wrong_at = np.flatnonzero(bad.any(axis=others))
         if others and len(wrong_at) < right.shape[axis]:
             yield f"wrong only at {', '.join(map(str, wrong_at))} of axis {axis}"
-        if close(value.sum(axis=axis), right.sum(axis=axis)):
+        if np.abs((value - right).sum(axis=axis)).max() <= 1e-9 * np.abs(right).max():
             yield f"its sum over axis {axis} is right"
     if next(iter(exercise.arguments)) == "g":
         linear = _is_linear(exercise, function, i)

@@ -392,8 +392,7 @@ _MISTAKES = (
 
 EXERCISE = Exercise(
     name="adamw",
-    statement="One step of AdamW: new parameter and moments. Weight decay is for matrices only "
-    "(p.ndim >= 2).",
+    statement="One step of AdamW, with weight decay of matrices only (p.ndim >= 2).",
     forward=forward,
     function="adamw_step",
     arguments={

@@ -1,8 +1,7 @@
 """Transformer block: x = x + attn(ln_1(x)), and then out = x + mlp(ln_2(x)).
 
 x, out and g are (B, T, C). The backward passes of the four parts are given: each takes the gradient
-of its part's output, and returns that of its input. (What their own weights get, each sees to
-when it is called; so call each once.)
+of its part's output, and returns that of its input. What their own weights get is left out here.
 
 With names for what lies between: r = x + attn(ln_1(x)), out = r + mlp(ln_2(r)). Backwards, the last
 first:
@@ -98,16 +97,20 @@ def _draw(rng: np.random.Generator, n: Sizes) -> Arguments:
 def _end_to_end(function: Answer) -> str:
     def block(self: TransformerBlock, x: Tensor, past: None = None) -> Tensor:
         n1, ln_1_backward = part(self.ln_1, x.data)
-        a, attn_backward = part(self.attn, n1)
-        n2, ln_2_backward = part(self.ln_2, x.data + a)
-        m, mlp_backward = part(self.mlp, n2)
+        a, attn_backward = part(self.attn, n1.data)
+        n2, ln_2_backward = part(self.ln_2, x.data + a.data)
+        m, mlp_backward = part(self.mlp, n2.data)
 
         def vjp(g: Array) -> tuple[Array, ...]:
+            dn2 = mlp_backward(g)
+            dr = g + ln_2_backward(dn2)
+            for out, dout in ((m, g), (n2, dn2), (a, dr), (n1, attn_backward(dr))):
+                out.backward(dout, retain_graph=True)  # for the parameters in it
             backwards = (ln_1_backward, attn_backward, ln_2_backward, mlp_backward)
             gradients: tuple[Array, ...] = function(g, *backwards)
             return gradients
 
-        return record(x.data + a + m, (x,), vjp)
+        return record(x.data + a.data + m.data, (x,), vjp)
 
     with replaced(TransformerBlock, "forward", block):
         return in_gpt2()

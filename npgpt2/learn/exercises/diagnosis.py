@@ -30,9 +30,10 @@ def close(value: Array, right: Array) -> bool:
 
 
 def differ(value: Array, right: Array) -> Array:
-    """Which entries differ by more than rounding, or are not finite."""
-    scale = float(np.abs(right).max(initial=0.0)) or 1.0
-    different: Array = ~(np.abs(value - right) <= _TOLERANCE * scale)
+    """Which entries differ by more than rounding. NaN differs from all but NaN."""
+    scale = float(np.abs(right[np.isfinite(right)]).max(initial=0.0)) or 1.0
+    same = (value == right) | (np.isnan(value) & np.isnan(right))
+    different: Array = ~(same | (np.abs(value - right) <= _TOLERANCE * scale))
     return different
 
 
@@ -178,7 +179,7 @@ def _of_terms(exercise: Exercise, name: str, yours: Sequence[Outcome]) -> Findin
     if not symbols:
         return None
     if len(set(symbols)) == 1:
-        return Finding(_off_by(symbols[0]).capitalize() + ".", (f"factor {symbols[0]}",))
+        return Finding(_off_by(symbols[0], "It") + ".", (f"factor {symbols[0]}",))
     off = [(s, label) for s, label in zip(symbols, by_draw[0], strict=True) if s != "1"]
     text = "; ".join(_off_by(s, f"the term {label}") for s, label in off)
     return Finding(text, tuple(f"factor {s} of {label}" for s, label in off))
@@ -187,7 +188,7 @@ def _of_terms(exercise: Exercise, name: str, yours: Sequence[Outcome]) -> Findin
 def _off_by(symbol: str, what: str = "it") -> str:
     """Say by which factor something is off."""
     if symbol == "0":
-        return f"{what} is 0" if what == "it" else f"{what} is missing"
+        return f"{what} is {'0 everywhere' if what == 'It' else 'missing'}"
     if symbol == "-1":
         return f"{what} has the wrong sign"
     if symbol.startswith("-"):
@@ -209,16 +210,20 @@ def _coefficients(
         matrix = np.stack([part.ravel() for part in parts], axis=1)
         if not (np.isfinite(value).all() and np.isfinite(matrix).all()):
             return []
-        if np.linalg.matrix_rank(matrix) < len(parts):
-            return []  # there are several solutions, and none is sure
-        c = np.linalg.lstsq(matrix, value.ravel())[0]
-        if not close(value.ravel(), matrix @ c):
-            return []
+        c, _, rank, _ = np.linalg.lstsq(matrix, value.ravel())
+        if rank < len(parts) or not close(value.ravel(), matrix @ c):
+            return []  # no solution, or several, none of which is sure
         here = [{s for s, f in factors.items() if close(np.array(x), f[draw])} for x in c]
         possible = [a & b for a, b in zip(possible or here, here, strict=True)]
-    return (
-        [" or ".join(sorted(s, key=list(factors).index)) for s in possible] if all(possible) else []
-    )
+    if not all(possible):
+        return []
+    # A number rather than B/T, where all sizes are equal.
+    numbers = [{s for s in several if s.lstrip("-").isdigit()} for several in possible]
+    order = list(factors)
+    return [
+        " or ".join(sorted(few or several, key=order.index))
+        for few, several in zip(numbers, possible, strict=True)
+    ]
 
 
 @cache

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 import npgpt2.model
 from autograd import Tensor, enable_grad, gradcheck
+from autograd.backward import topological_order
 from npgpt2 import functional as F
 from npgpt2 import layers
 from npgpt2.config import GPT2Config
@@ -235,14 +236,23 @@ def in_gpt2(**ops: Any) -> str:
     )
 
 
-def part(f: Callable[[Tensor], Tensor], x: Array) -> tuple[Array, Callable[[Array], Array]]:
-    """Return f(x) and its vjp: as arrays, while the parameters in f gather their gradients."""
+def part(f: Callable[[Tensor], Tensor], x: Array) -> tuple[Tensor, Callable[[Array], Array]]:
+    """Return f(x), and its vjp as a function of arrays that leaves the parameters in f alone.
+
+    These get their gradients from the `backward` of what is returned first.
+    """
     leaf = Tensor(x, requires_grad=True)
     out = f(leaf)
 
     def backward(g: Array) -> Array:
+        nodes = topological_order(out)
+        leaves = [node for node in nodes if isinstance(node, Tensor) and not node.parents]
+        before = [node.grad for node in leaves]
         leaf.grad = None
         out.backward(g, retain_graph=True)
-        return np.asarray(leaf.grad)
+        dx = np.array(leaf.grad)
+        for node, grad in zip(leaves, before, strict=True):
+            node.grad = grad
+        return dx
 
-    return out.data, backward
+    return out, backward

@@ -72,7 +72,13 @@ def _draw(rng: np.random.Generator, n: Sizes) -> Arguments:
 def _end_to_end(function: Answer) -> str:
     def residual(x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
         out, f_backward = part(f, x.data)
-        return record(x.data + out, (x,), lambda g: function(g, x.data, f_backward))
+
+        def vjp(g: Array) -> tuple[Array, ...]:
+            out.backward(g, retain_graph=True)  # for the parameters in f
+            gradients: tuple[Array, ...] = function(g, x.data, f_backward)
+            return gradients
+
+        return record(x.data + out.data, (x,), vjp)
 
     def block(self: TransformerBlock, x: Tensor, past: None = None) -> Tensor:
         x = residual(x, lambda x: self.attn(self.ln_1(x)))

@@ -120,10 +120,11 @@ def _end_to_end(function: Answer) -> str:
         h, body_backward = part(body, weight.data[ids])
 
         def vjp(g: Array) -> tuple[Array, ...]:
-            gradients: tuple[Array, ...] = function(g, weight.data, ids, h, body_backward)
+            h.backward(g @ weight.data, retain_graph=True)  # for the parameters of the body
+            gradients: tuple[Array, ...] = function(g, weight.data, ids, h.data, body_backward)
             return gradients
 
-        return record(h @ weight.data.T, (weight,), vjp)
+        return record(h.data @ weight.data.T, (weight,), vjp)
 
     with replaced(GPT2Model, "forward", logits):
         return in_gpt2()
