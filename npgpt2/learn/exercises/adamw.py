@@ -87,6 +87,29 @@ def answer(
     return parameter.data, optimizer.m[0], optimizer.v[0]
 
 
+def solution(
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    t: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+) -> Any:
+    """The answer by hand."""
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g**2
+    m_hat = m / (1 - beta1**t)
+    v_hat = v / (1 - beta2**t)
+    decay = weight_decay * (p.ndim >= 2)
+    p = p - lr * decay * p
+    p = p - lr * m_hat / (np.sqrt(v_hat) + eps)
+    return p, m, v
+
+
 def _draw(rng: np.random.Generator, n: Sizes) -> Arguments:
     shape = (n.n_out,) if n.B % 2 else (n.n_out, n.n_in)  # vectors too: they do not decay
     p, g, m, root = rng.standard_normal((4, *shape))
@@ -410,6 +433,7 @@ EXERCISE = Exercise(
     gradients={n: "the new one, of the same shape" for n in ("p", "m", "v")},
     draw=_draw,
     reference=answer,
+    solution=solution,
     mistakes=_MISTAKES,
     hints=(
         "The moments first, then their bias correction, then weight decay, then the step.",

@@ -75,6 +75,19 @@ def answer(
     return (dr + ln_1_backward(attn_backward(dr)),)
 
 
+def solution(
+    g: Array,
+    ln_1_backward: Function,
+    attn_backward: Function,
+    ln_2_backward: Function,
+    mlp_backward: Function,
+) -> Any:
+    """The answer by hand."""
+    dr = g + ln_2_backward(mlp_backward(g))
+    dx = dr + ln_1_backward(attn_backward(dr))
+    return dx
+
+
 def _terms(
     g: Array, ln_1: Function, attn: Function, ln_2: Function, mlp: Function
 ) -> Mapping[str, Mapping[str, Array]]:
@@ -257,6 +270,7 @@ EXERCISE = Exercise(
     gradients={"dx": "(B, T, C)"},
     draw=_draw,
     reference=answer,
+    solution=solution,
     mistakes=_MISTAKES,
     hints=(
         "Give r = x + attn(ln_1(x)) its name; the block is two residual connections in a row. "

@@ -104,6 +104,21 @@ def answer(g: Array, q: Array, k: Array, v: Array) -> tuple[Array, ...]:
     return tuple(_heads(a, H) for a in np.split(dqkv, 3, axis=-1))
 
 
+def solution(g: Array, q: Array, k: Array, v: Array) -> Any:
+    """The answer by hand."""
+    T, D = q.shape[-2:]
+    S = q @ k.swapaxes(-1, -2) / np.sqrt(D)
+    S = np.where(np.tri(T, dtype=bool), S, -np.inf)
+    e = np.exp(S - S.max(axis=-1, keepdims=True))
+    P = e / e.sum(axis=-1, keepdims=True)
+    dv = P.swapaxes(-1, -2) @ g
+    dP = g @ v.swapaxes(-1, -2)
+    dS = P * (dP - (dP * P).sum(axis=-1, keepdims=True))
+    dq = dS @ k / np.sqrt(D)
+    dk = dS.swapaxes(-1, -2) @ q / np.sqrt(D)
+    return dq, dk, dv
+
+
 def _t(a: Array) -> Array:
     return a.swapaxes(-1, -2)
 
@@ -382,6 +397,7 @@ EXERCISE = Exercise(
     gradients={n: "(B, H, T, D)" for n in ("dq", "dk", "dv")},
     draw=_draw,
     reference=answer,
+    solution=solution,
     mistakes=_MISTAKES,
     hints=(
         "Go backwards through out = P @ v, P = softmax(S), S = q @ k.T / sqrt(D), one at a time. "

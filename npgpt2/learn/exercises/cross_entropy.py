@@ -72,6 +72,15 @@ def answer(g: Array, logits: Array, targets: Array) -> tuple[Array, ...]:
     return vjp(lambda logits: F.cross_entropy(logits, targets), g, logits)
 
 
+def solution(g: Array, logits: Array, targets: Array) -> Any:
+    """The answer by hand."""
+    B, T, V = logits.shape
+    e = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    p = e / e.sum(axis=-1, keepdims=True)
+    onehot = np.eye(V)[targets]
+    return g * (p - onehot) / (B * T)
+
+
 def _parts(logits: Array, targets: Array) -> tuple[Array, Array]:
     """Return p and onehot, (B, T, V) both."""
     return F.softmax(logits).data, np.eye(logits.shape[-1])[targets]
@@ -230,6 +239,7 @@ EXERCISE = Exercise(
     gradients={"dlogits": "(B, T, V)"},
     draw=_draw,
     reference=answer,
+    solution=solution,
     mistakes=_MISTAKES,
     hints=(
         "Write the loss of one position as log(sum_j exp(z_j)) - z_y, and differentiate the two "

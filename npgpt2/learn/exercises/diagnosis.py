@@ -2,8 +2,9 @@
 
 An answer is given a name only if it equals, on all draws and to nine digits, what the mistake of
 that name makes. It is compared with the exercise's catalogue; with slips that fit any exercise;
-with the terms of the right gradient, of which some may be missing or off by a factor; and with the
-catalogue times a factor. What several mistakes make alike on all draws is named by all of them.
+with the terms of the right gradient, of which some may be missing or off by a factor; with slips of
+the pen in the answer written by hand; and with the catalogue times a factor. What several mistakes
+make alike on all draws is named by all of them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from npgpt2.learn.exercises.exercise import SIZES, Arguments, Array, Exercise, Mistake
+from npgpt2.learn.exercises.exercise import SIZES, Answer, Arguments, Array, Exercise, Mistake
+from npgpt2.learn.exercises.slips import slips
 
 Outcome = Array | None  # of one draw; None where the function raised
 Outcomes = Mapping[str, Sequence[Outcome]]  # by gradient and draw
@@ -43,75 +45,129 @@ class Finding:
 
     text: str
     names: tuple[str, ...]
+    mistakes: tuple[Mistake, ...] = ()  # those of the catalogues
+
+    @classmethod
+    def of(cls, mistakes: Sequence[Mistake]) -> Finding:
+        """Any of several mistakes, which make the same; three are enough to say."""
+        text = " Or: ".join(m.lesson for m in mistakes[:3])
+        return cls(text, tuple(m.name for m in mistakes[:3]), tuple(mistakes))
 
 
 def diagnose(exercise: Exercise, yours: Outcomes, wrong: Sequence[str]) -> dict[str, Finding]:
     """Return what is wrong with the wrong ones of all gradients; nothing where it is not known."""
-    findings = {n: finding for n in wrong if (finding := _diagnose(exercise, n, yours))}
+    findings = {n: finding for n in wrong if (finding := _diagnose(exercise, n, yours, wrong))}
     raised = [i for i, value in enumerate(yours[wrong[0]]) if value is None] if wrong else []
-    if raised and not any(
-        _misfits(exercise, n, finding, raised) for n, finding in findings.items()
-    ):
-        return {}  # no mistake of these would raise, so that there is another one
+    if raised and not any(_misfits(exercise, n, f.mistakes, raised) for n, f in findings.items()):
+        return {}  # none of these mistakes raises, so that there is another one
     return findings
 
 
-def _misfits(exercise: Exercise, name: str, finding: Finding, draws: Sequence[int]) -> bool:
-    """Whether the finding is of a mistake that raises, or has a wrong shape, on these draws."""
+def _misfits(
+    exercise: Exercise, name: str, mistakes: Sequence[Mistake], draws: Sequence[int]
+) -> bool:
+    """Whether one of the mistakes raises, or has a wrong shape, on one of these draws."""
     i = list(exercise.gradients).index(name)
-    made = [m[name] for known in _known(exercise) for k, m in known if k.name in finding.names]
-    pairs = [(outcomes[draw], exercise.rights[draw][i]) for outcomes in made for draw in draws]
-    return any(value is None or value.shape != right.shape for value, right in pairs)
+    made = [
+        (_made(exercise, m, d).get(name), exercise.rights[d][i]) for m in mistakes for d in draws
+    ]
+    return any(value is None or value.shape != right.shape for value, right in made)
 
 
-def _diagnose(exercise: Exercise, name: str, yours: Outcomes) -> Finding | None:
-    catalogue, slips = _known(exercise)
-    for known in (catalogue, slips):
-        found = [(m, made) for m, made in known if name in made and _agree(yours[name], made[name])]
-        # Better those that explain the other gradients too.
-        whole = [(m, made) for m, made in found if all(_agree(yours[n], made[n]) for n in made)]
-        if mistakes := [m for m, _ in whole or found]:
-            text = " Or: ".join(m.lesson for m in mistakes)
-            return Finding(text, tuple(m.name for m in mistakes))
+def _diagnose(
+    exercise: Exercise, name: str, yours: Outcomes, wrong: Sequence[str]
+) -> Finding | None:
+    def made(
+        mistakes: Sequence[Mistake], whole: bool = False, every: bool = False
+    ) -> list[Mistake]:
+        """Which mistakes make this gradient; the whole of the answer; every wrong gradient."""
+        names = wrong if every else (name,)
+        return [
+            m
+            for m in mistakes
+            if all(_agrees(exercise, m, n, yours) for n in names)
+            and (not whole or all(_agrees(exercise, m, n, yours) for n in _touched(exercise, m)))
+        ]
+
+    catalogue, general, slips = exercise.mistakes, _general(exercise), _slips(exercise)
+    found = (
+        made(catalogue, whole=True)
+        or (len(wrong) > 1 and made(slips, whole=True, every=True))
+        or made(catalogue)
+        or made(general)
+    )
+    if found:
+        return Finding.of(found)
     if finding := _of_terms(exercise, name, yours[name]):
         return finding
-    for mistake, made in catalogue + slips:
-        single = [None if m is None else [m] for m in made.get(name, ())]
-        if single and (symbols := _coefficients(exercise, yours[name], single)):
+    if found := made(slips, whole=True) or made(slips):
+        return Finding.of(found)
+    for mistake in (*catalogue, *general):
+        single = [_made(exercise, mistake, draw).get(name) for draw in range(len(SIZES))]
+        terms = [None if term is None else [term] for term in single]
+        if symbols := _coefficients(exercise, yours[name], terms):
             text = f"{mistake.lesson} Besides, {_off_by(symbols[0])}."
-            return Finding(text, (mistake.name, f"factor {symbols[0]}"))
+            return Finding(text, (mistake.name, f"factor {symbols[0]}"), (mistake,))
     return None
 
 
-def _agree(yours: Sequence[Outcome], theirs: Sequence[Outcome]) -> bool:
-    """Whether two answers are the same wherever the first has not raised."""
-    pairs = [(y, t) for y, t in zip(yours, theirs, strict=True) if y is not None]
-    return all(t is not None and close(y, t) for y, t in pairs)
+def _agrees(exercise: Exercise, mistake: Mistake, name: str, yours: Outcomes) -> bool:
+    """Whether a mistake makes the same of a gradient, wherever the answer has not raised."""
+    for draw, value in enumerate(yours[name]):
+        if value is not None:
+            theirs = _made(exercise, mistake, draw).get(name)
+            if theirs is None or not close(value, theirs):
+                return False
+    return True
+
+
+def _touched(exercise: Exercise, mistake: Mistake) -> set[str]:
+    return {n for draw in range(len(SIZES)) for n in _made(exercise, mistake, draw)}
 
 
 # -- what is known -------------------------------------------------------------------------------
 
-_Known = list[tuple[Mistake, dict[str, list[Outcome]]]]
+
+@cache
+def _made(exercise: Exercise, mistake: Mistake, draw: int) -> Mapping[str, Array]:
+    """Return what a mistake makes of a draw, by gradient; nothing if it raises."""
+    with np.errstate(all="ignore"):
+        try:
+            return mistake.answer(*exercise.draws[draw])
+        except Exception:  # as the learner's function does, where sizes differ
+            return {}
 
 
 @cache
-def _known(exercise: Exercise) -> tuple[_Known, _Known]:
-    """Return the exercise's own mistakes, and general slips, each with what it makes."""
-    own, general = exercise.mistakes, _slips(exercise)
-    return [(m, _made(exercise, m)) for m in own], [(m, _made(exercise, m)) for m in general]
+def _slips(exercise: Exercise) -> tuple[Mistake, ...]:
+    """Return the slips in the answer written by hand."""
+
+    def by_name(function: Answer) -> Answer:
+        def answer(*arguments: Any) -> Mapping[str, Array]:
+            values = function(*arguments)
+            several = values if isinstance(values, tuple) else (values,)
+            arrays = (np.asarray(value, dtype=float) for value in several)
+            return dict(zip(exercise.gradients, arrays, strict=True))
+
+        return answer
+
+    return tuple(
+        Mistake(
+            slip.wrong,
+            f"It is what comes out with `{slip.wrong}` in place of `{slip.right}`.",
+            by_name(slip.function),
+        )
+        for slip in slips(exercise.solution)
+    )
 
 
-def _made(exercise: Exercise, mistake: Mistake) -> dict[str, list[Outcome]]:
-    made = []
-    for arguments in exercise.draws:
-        try:
-            made.append(mistake.answer(*arguments))
-        except (ValueError, IndexError):  # as the learner's function, where sizes differ
-            made.append({})
-    return {n: [m.get(n) for m in made] for n in exercise.gradients if any(n in m for m in made)}
+@cache
+def _general(exercise: Exercise) -> tuple[Mistake, ...]:
+    """Return the slips that fit any exercise."""
+    return tuple(_of_any(exercise))
 
 
-def _slips(exercise: Exercise) -> Iterator[Mistake]:
+def _of_any(exercise: Exercise) -> Iterator[Mistake]:
     """Yield the slips that fit any exercise."""
     names = list(exercise.gradients)
 

@@ -50,6 +50,11 @@ def answer(g: Array, x: Array, mask: Array, p: float) -> tuple[Array, ...]:
     return vjp(lambda x: x * (mask / (1.0 - p)), g, x)
 
 
+def solution(g: Array, x: Array, mask: Array, p: float) -> Any:
+    """The answer by hand."""
+    return g * mask / (1 - p)
+
+
 def _draw(rng: np.random.Generator, n: Sizes) -> Arguments:
     g, x = rng.standard_normal((2, n.B, n.T, n.C))
     p = float(rng.uniform(0.2, 0.45))
@@ -158,6 +163,7 @@ EXERCISE = Exercise(
     gradients={"dx": "(B, T, C)"},
     draw=_draw,
     reference=answer,
+    solution=solution,
     mistakes=_MISTAKES,
     hints=(
         "By what number is one entry of x multiplied in the forward pass?",

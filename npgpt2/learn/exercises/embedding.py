@@ -73,6 +73,13 @@ def answer(g: Array, weight: Array, ids: Array) -> tuple[Array, ...]:
     return vjp(lambda weight: F.embedding(weight, ids), g, weight)
 
 
+def solution(g: Array, weight: Array, ids: Array) -> Any:
+    """The answer by hand."""
+    onehot = np.eye(len(weight))[ids].reshape(-1, len(weight))
+    g2 = g.reshape(-1, g.shape[-1])
+    return onehot.T @ g2
+
+
 def draw_ids(rng: np.random.Generator, n: Sizes) -> Array:
     """Return (B, T) ids of which some occur twice, and in two rows of the batch."""
     ids = rng.integers(0, n.V, (n.B, n.T))
@@ -216,6 +223,7 @@ EXERCISE = Exercise(
     gradients={"dweight": "(V, C)"},
     draw=_draw,
     reference=answer,
+    solution=solution,
     mistakes=_MISTAKES,
     hints=(
         "Which places of the output does row v of the table go to? What is used several times gets "

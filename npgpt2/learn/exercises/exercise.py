@@ -95,7 +95,9 @@ class Exercise:
     draw
         Random arguments of given sizes.
     reference
-        The right answer, a tuple.
+        The right answer, a tuple: of the library itself.
+    solution
+        The answer written by hand, one step a line, in which slips are looked for.
     mistakes
         The catalogue of wrong answers.
     hints
@@ -119,6 +121,7 @@ class Exercise:
     gradients: Mapping[str, str]
     draw: Callable[[np.random.Generator, Sizes], Arguments]
     reference: Callable[..., tuple[Array, ...]]
+    solution: Answer
     mistakes: tuple[Mistake, ...]
     hints: tuple[str, str, str]
     end_to_end: Callable[[Answer], str]

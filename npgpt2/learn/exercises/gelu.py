@@ -62,6 +62,16 @@ def answer(g: Array, x: Array) -> tuple[Array, ...]:
     return vjp(F.gelu, g, x)
 
 
+def solution(g: Array, x: Array) -> Any:
+    """The answer by hand."""
+    a, c = 0.044715, math.sqrt(2 / math.pi)
+    u = c * (x + a * x**3)
+    t = np.tanh(u)
+    du = c * (1 + 3 * a * x**2)
+    slope = (1 + t) / 2 + x / 2 * (1 - t**2) * du
+    return g * slope
+
+
 _A, _C = 0.044715, math.sqrt(2.0 / math.pi)
 
 
@@ -226,6 +236,7 @@ EXERCISE = Exercise(
     gradients={"dx": "(B, T, C)"},
     draw=_draw,
     reference=answer,
+    solution=solution,
     mistakes=_MISTAKES,
     hints=(
         "It works entry by entry: dx = g * slope(x). The output is a product, x times "

@@ -94,6 +94,21 @@ def answer(g: Array, x: Array, weight: Array, bias: Array, eps: float) -> tuple[
     return vjp(lambda x, w, b: F.layer_norm(x, w, b, eps), g, x, weight, bias)
 
 
+def solution(g: Array, x: Array, weight: Array, bias: Array, eps: float) -> Any:
+    """The answer by hand."""
+    mean = x.mean(axis=-1, keepdims=True)
+    var = ((x - mean) ** 2).mean(axis=-1, keepdims=True)
+    rstd = 1 / np.sqrt(var + eps)
+    xhat = (x - mean) * rstd
+    dbias = g.sum(axis=(0, 1))
+    dweight = (g * xhat).sum(axis=(0, 1))
+    dxhat = g * weight
+    by_mean = dxhat.mean(axis=-1, keepdims=True)
+    by_var = xhat * (dxhat * xhat).mean(axis=-1, keepdims=True)
+    dx = rstd * (dxhat - by_mean - by_var)
+    return dx, dweight, dbias
+
+
 def _mean(a: Array, axis: Any = -1) -> Array:
     m: Array = a.mean(axis=axis, keepdims=True)
     return m
@@ -414,6 +429,7 @@ EXERCISE = Exercise(
     gradients={"dx": "(B, T, C)", "dweight": "(C,)", "dbias": "(C,)"},
     draw=_draw,
     reference=answer,
+    solution=solution,
     mistakes=_MISTAKES,
     hints=(
         "Begin at the end: out = xhat * weight + bias. What do bias, weight and xhat get? Then "

@@ -78,6 +78,16 @@ def answer(g: Array, x: Array, weight: Array, bias: Array) -> tuple[Array, ...]:
     return vjp(F.linear, g, x, weight, bias)
 
 
+def solution(g: Array, x: Array, weight: Array, bias: Array) -> Any:
+    """The answer by hand."""
+    g2 = g.reshape(-1, g.shape[-1])
+    x2 = x.reshape(-1, x.shape[-1])
+    dx = g @ weight
+    dweight = g2.T @ x2
+    dbias = g2.sum(axis=0)
+    return dx, dweight, dbias
+
+
 def _draw(rng: np.random.Generator, n: Sizes) -> Arguments:
     shapes = ((n.B, n.T, n.n_out), (n.B, n.T, n.n_in), (n.n_out, n.n_in), (n.n_out,))
     return tuple(rng.standard_normal(shape) for shape in shapes)
@@ -182,6 +192,7 @@ EXERCISE = Exercise(
     gradients={"dx": "(B, T, n_in)", "dweight": "(n_out, n_in)", "dbias": "(n_out,)"},
     draw=_draw,
     reference=answer,
+    solution=solution,
     mistakes=_MISTAKES,
     hints=(
         "Write out[b,t,o] as a sum over i and ask where x[b,t,i], weight[o,i] and bias[o] stand in "

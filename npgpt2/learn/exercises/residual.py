@@ -64,6 +64,11 @@ def answer(g: Array, x: Array, f_backward: Backward) -> tuple[Array, ...]:
     return (g + f_backward(g),)
 
 
+def solution(g: Array, x: Array, f_backward: Backward) -> Any:
+    """The answer by hand."""
+    return g + f_backward(g)
+
+
 def _draw(rng: np.random.Generator, n: Sizes) -> Arguments:
     g, x = rng.standard_normal((2, n.B, n.T, n.C))
     return g, x, some_backward(rng, g.shape)
@@ -163,6 +168,7 @@ EXERCISE = Exercise(
     gradients={"dx": "(B, T, C)"},
     draw=_draw,
     reference=answer,
+    solution=solution,
     mistakes=_MISTAKES,
     hints=(
         "How often is x used in x + f(x)?",

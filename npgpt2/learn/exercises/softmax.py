@@ -67,6 +67,13 @@ def answer(g: Array, x: Array) -> tuple[Array, ...]:
     return vjp(F.softmax, g, x)
 
 
+def solution(g: Array, x: Array) -> Any:
+    """The answer by hand."""
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    p = e / e.sum(axis=-1, keepdims=True)
+    return p * (g - (g * p).sum(axis=-1, keepdims=True))
+
+
 def _terms(g: Array, x: Array) -> Mapping[str, Mapping[str, Array]]:
     p = forward(x)
     return {"dx": {"p * g": p * g, "-p * sum(g * p)": -p * (g * p).sum(axis=-1, keepdims=True)}}
@@ -204,6 +211,7 @@ EXERCISE = Exercise(
     gradients={"dx": "(B, T, V)"},
     draw=_draw,
     reference=answer,
+    solution=solution,
     mistakes=_MISTAKES,
     hints=(
         "Every output depends on every input of its row: what is dp_i/dx_j for i = j, and for "

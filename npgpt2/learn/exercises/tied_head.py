@@ -102,6 +102,16 @@ def answer(
     return (parts["of the head"] + parts["of the embedding"],)
 
 
+def solution(g: Array, weight: Array, ids: Array, h: Array, body_backward: Backward) -> Any:
+    """The answer by hand."""
+    dhead = g.reshape(-1, g.shape[-1]).T @ h.reshape(-1, h.shape[-1])
+    dh = g @ weight
+    dx = body_backward(dh)
+    onehot = np.eye(len(weight))[ids].reshape(-1, len(weight))
+    dembedding = onehot.T @ dx.reshape(-1, dx.shape[-1])
+    return dhead + dembedding
+
+
 def _draw(rng: np.random.Generator, n: Sizes) -> Arguments:
     weight, h = rng.standard_normal((n.V, n.C)), rng.standard_normal((n.B, n.T, n.C))
     g, ids = rng.standard_normal((n.B, n.T, n.V)), draw_ids(rng, n)
@@ -247,6 +257,7 @@ EXERCISE = Exercise(
     gradients={"dweight": "(V, C)"},
     draw=_draw,
     reference=answer,
+    solution=solution,
     mistakes=_MISTAKES,
     hints=(
         "How often is weight used, and what does a value that is used several times get?",
