@@ -77,31 +77,30 @@ def _misfits(
 def _diagnose(
     exercise: Exercise, name: str, yours: Outcomes, wrong: Sequence[str]
 ) -> Finding | None:
-    def made(
-        mistakes: Sequence[Mistake], whole: bool = False, every: bool = False
-    ) -> list[Mistake]:
-        """Which mistakes make this gradient; the whole of the answer; every wrong gradient."""
-        names = wrong if every else (name,)
+    def alike(mistakes: Sequence[Mistake]) -> list[Mistake]:
+        """Those that make the same of this gradient."""
+        return [m for m in mistakes if _agrees(exercise, m, name, yours)]
+
+    def whole(mistakes: Sequence[Mistake]) -> list[Mistake]:
+        """Those that make the same of all the gradients that they change."""
         return [
             m
             for m in mistakes
-            if all(_agrees(exercise, m, n, yours) for n in names)
-            and (not whole or all(_agrees(exercise, m, n, yours) for n in _touched(exercise, m)))
+            if all(_agrees(exercise, m, n, yours) for n in _touched(exercise, m))
         ]
 
-    catalogue, general, slips = exercise.mistakes, _general(exercise), _slips(exercise)
-    found = (
-        made(catalogue, whole=True)
-        or (len(wrong) > 1 and made(slips, whole=True, every=True))
-        or made(catalogue)
-        or made(general)
-    )
-    if found:
+    catalogue, general = exercise.mistakes, _general(exercise)
+    known = alike(catalogue)
+    if found := whole(known):
+        return Finding.of(found)
+    pens = alike(_slips(exercise))
+    # Of several wrong gradients, better one slip that explains all than a mistake for each.
+    if found := (whole(pens) if len(wrong) > 1 else []) or known or alike(general):
         return Finding.of(found)
     if finding := _of_terms(exercise, name, yours[name]):
         return finding
-    if found := made(slips, whole=True) or made(slips):
-        return Finding.of(found)
+    if pens:
+        return Finding.of(whole(pens) or pens)
     for mistake in (*catalogue, *general):
         single = [_made(exercise, mistake, draw).get(name) for draw in range(len(SIZES))]
         terms = [None if term is None else [term] for term in single]
@@ -202,21 +201,19 @@ def _of_any(exercise: Exercise) -> Iterator[Mistake]:
             changed(lambda right, _, one=one, other=other: {one: right[other]}),  # type: ignore[misc]
         )
     for n, right in zip(names, exercise.rights[0], strict=True):
-        for order in itertools.permutations(range(right.ndim)):
-            if order == tuple(range(right.ndim)):
-                continue
+        for axes in itertools.combinations(range(right.ndim), 2):
             yield Mistake(
-                f"{n}-transposed{order}",
-                f"{n} is transposed: its axes are in the order {order}.",
-                changed(lambda right, _, n=n, order=order: {n: right[n].transpose(order)}),  # type: ignore[misc]
+                f"{n}-transposed{axes}",
+                f"{n} is transposed: its axes {axes[0]} and {axes[1]} are exchanged.",
+                changed(lambda right, _, n=n, axes=axes: {n: right[n].swapaxes(*axes)}),  # type: ignore[misc]
             )
             yield Mistake(
-                f"{n}-transposed{order}-reshaped",
-                f"{n} was transposed, its axes in the order {order}, and reshaped until it fitted: "
-                "the right numbers in the wrong places.",
+                f"{n}-transposed{axes}-reshaped",
+                f"{n} was transposed, its axes {axes[0]} and {axes[1]} exchanged, and then reshaped "
+                "until it fitted: the right numbers in the wrong places.",
                 changed(
-                    lambda right, _, n=n, order=order: {  # type: ignore[misc]
-                        n: right[n].transpose(order).reshape(right[n].shape)
+                    lambda right, _, n=n, axes=axes: {  # type: ignore[misc]
+                        n: right[n].swapaxes(*axes).reshape(right[n].shape)
                     }
                 ),
             )
