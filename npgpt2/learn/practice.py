@@ -2,9 +2,9 @@
 
 `check` runs a function on random inputs of unequal sizes, where no transposition can hide, and on
 some where all sizes are equal, and compares each gradient with the right one. A wrong one is
-compared with the wrong answers that are known (`exercises/`), with the right gradient's terms
-taken apart, and with some slips that fit any exercise. Only what agrees everywhere, to nine digits,
-is named; where nothing does, the verdict says so, and shows what can be measured.
+compared with the wrong answers that are known (see `exercises/diagnosis.py`). Only what agrees
+everywhere, to nine digits, is named; where nothing does, the verdict says so, and shows what can be
+measured.
 
 >>> from npgpt2.learn.exercises.softmax import forward
 >>> verdict = check("softmax", lambda g, x: forward(x) * g)
@@ -12,8 +12,8 @@ is named; where nothing does, the verdict says so, and shows what can be measure
 False
 >>> print(verdict.headline)
 softmax: dx is wrong.
->>> print(verdict.gradients[0].diagnosis)
-the term -p * sum(g * p) is missing
+>>> print(verdict.diagnosis)
+The term -p * sum(g * p) is missing.
 
 To write one in a file: `start` makes the file, `check_file` judges it; `hints` and `derivation`
 help.
@@ -25,6 +25,7 @@ import inspect
 import io
 import itertools
 import os
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -244,8 +245,9 @@ def _judge(exercise: Exercise, function: Answer, runs: list[_Run]) -> Verdict:
         for i, name in dict.fromkeys(pair for run in done for pair in run.shared)
     ]
     if wrong:
-        causes = {g.diagnosis for g in gradients if g.status != "right"}
-        one = ", by one mistake" if len(causes) == 1 < len(wrong) and causes != {None} else ""
+        (cause, *more) = {g.mistakes for g in gradients if g.status != "right"}
+        same = cause and not more and len(wrong) > 1 and not cause[0].startswith("factor")
+        one = ", by one mistake" if same else ""
         what = f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} wrong{one}."
         return verdict(what, gradients=gradients, notes=(*faults, *dangers))
     if not faults:
@@ -313,47 +315,45 @@ def _float32_notes(exercise: Exercise, function: Answer) -> list[str]:
 
 def _examine(exercise: Exercise, function: Answer, runs: Sequence[_Run]) -> tuple[Gradient, ...]:
     """Judge each gradient by itself."""
-    found: dict[str, Gradient] = {}
+    gradients: dict[str, Gradient] = {}
     yours: dict[str, list[Array | None]] = {}
     for i, name in enumerate(exercise.gradients):
+        pairs = [
+            (run.values[i], right[i])
+            for run, right in zip(runs, exercise.rights, strict=True)
+            if run.values is not None
+        ]
+        gradients[name] = _kind(name, pairs) or _compare(name, pairs)
         values = [None if run.values is None else run.values[i] for run in runs]
-        rights = [right[i] for right in exercise.rights]
-        trouble = _kind(values, rights)
-        if trouble is not None:
-            found[name] = replace(trouble, name=name)
         yours[name] = [np.asarray(v) if _is_numeric(v) else None for v in values]
-    for i, name in enumerate(exercise.gradients):
-        if name not in found:
-            pairs = zip(yours[name], (right[i] for right in exercise.rights), strict=True)
-            found[name] = _compare(name, [(v, r) for v, r in pairs if v is not None])
-    wrong = [n for n, g in found.items() if g.status in ("wrong", "wrong shape", "not finite")]
+    wrong = [n for n, g in gradients.items() if g.status in ("wrong", "wrong shape", "not finite")]
     findings = diagnose(exercise, yours, wrong)
     for name in wrong:
         if name in findings:
             text, names = findings[name].text, findings[name].names
-            found[name] = replace(found[name], diagnosis=text, mistakes=names)
-        elif found[name].status == "wrong":
+            gradients[name] = replace(gradients[name], diagnosis=text, mistakes=names)
+        elif gradients[name].status == "wrong":
             evidence = tuple(_evidence(exercise, function, name, yours[name]))
-            found[name] = replace(found[name], evidence=evidence)
-    return tuple(found[name] for name in exercise.gradients)
+            gradients[name] = replace(gradients[name], evidence=evidence)
+    return tuple(gradients.values())
 
 
-def _kind(values: Sequence[Any], rights: Sequence[Array]) -> Gradient | None:
-    """Say what is wrong with the kind of the values, if they are not float64 arrays."""
-    for value, right, raised in zip(values, rights, [v is None for v in values], strict=True):
-        if raised and any(v is not None for v in values):
-            continue
+def _kind(name: str, pairs: Sequence[tuple[Any, Array]]) -> Gradient | None:
+    """Say what the values are, if they are not float64 arrays."""
+    for value, right in pairs:
         if not _is_numeric(value):
-            what = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else "a Tensor"
-            if not isinstance(value, np.ndarray | Tensor):
-                what = "None" if value is None else f"of type {type(value).__name__}"
+            what = f"of type {type(value).__name__}"
+            if isinstance(value, np.ndarray):
+                what = f"an array of {value.dtype}"
+            elif value is None or isinstance(value, Tensor):
+                what = "None" if value is None else "a Tensor"
             text = f"it is {what}; return a NumPy array"
-            return Gradient("", "not an array", evidence=(text,))
+            return Gradient(name, "not an array", evidence=(text,))
         if value.dtype != np.float64:
             rounded = value.shape == right.shape and np.allclose(value, right, rtol=1e-3, atol=1e-5)
             more = "; as far as that goes its values are right" if rounded else ""
             text = f"it is {value.dtype}, where the inputs are float64{more}"
-            return Gradient("", "wrong dtype", evidence=(text,))
+            return Gradient(name, "wrong dtype", evidence=(text,))
     return None
 
 
@@ -466,8 +466,9 @@ def hints(name: str, n: int = 3) -> tuple[str, ...]:
 
 def derivation(name: str) -> str:
     """Return the way from the forward pass to the gradients, line by line."""
-    module = inspect.getmodule(_exercise(name).forward)
-    return inspect.cleandoc(str(getattr(module, "__doc__", "")))
+    module = sys.modules[_exercise(name).forward.__module__]
+    page = inspect.cleandoc(module.__doc__ or "")
+    return f"{page}\n\nThese lines run after `from {module.__name__} import *`."
 
 
 def start(name: str, path: str | os.PathLike[str]) -> None:

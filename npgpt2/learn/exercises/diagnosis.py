@@ -209,7 +209,7 @@ def _of_any(exercise: Exercise) -> Iterator[Mistake]:
             )
             yield Mistake(
                 f"{n}-transposed{axes}-reshaped",
-                f"{n} was transposed, its axes {axes[0]} and {axes[1]} exchanged, and then reshaped "
+                f"{n} was transposed, its axes {axes[0]} and {axes[1]} exchanged, and reshaped "
                 "until it fitted: the right numbers in the wrong places.",
                 changed(
                     lambda right, _, n=n, axes=axes: {  # type: ignore[misc]
@@ -235,7 +235,7 @@ def _of_terms(exercise: Exercise, name: str, yours: Sequence[Outcome]) -> Findin
         return Finding(_off_by(symbols[0], "It") + ".", (f"factor {symbols[0]}",))
     off = [(s, label) for s, label in zip(symbols, by_draw[0], strict=True) if s != "1"]
     text = "; ".join(_off_by(s, f"the term {label}") for s, label in off)
-    return Finding(text, tuple(f"factor {s} of {label}" for s, label in off))
+    return Finding(f"T{text[1:]}.", tuple(f"factor {s} of {label}" for s, label in off))
 
 
 def _off_by(symbol: str, what: str = "it") -> str:

@@ -281,8 +281,8 @@ def test_two_wrong_terms_are_both_named():
 
     (dx, dweight, dbias) = check("layer_norm", answer).gradients
     assert dx.diagnosis == (
-        "the term -rstd * mean(dxhat) has the wrong sign; "
-        "the term -rstd * xhat * mean(dxhat * xhat) is C times what it should be"
+        "The term -rstd * mean(dxhat) has the wrong sign; "
+        "the term -rstd * xhat * mean(dxhat * xhat) is C times what it should be."
     )
     assert dweight.status == dbias.status == "right"
 
