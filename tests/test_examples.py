@@ -25,10 +25,10 @@ SHOWN = {
     "07_tied_weight.py": r"is wte\.weight: True[\s\S]*6,816 tied, 6,944 untied",
     "08_attention_by_hand.py": r"queries  norm 1\.6e\+00; .*\n  keys     norm \d\.\de-1[5-9]; "
     r".*\n  values   norm 9\.6e\+00",
-    "09_residual_and_block.py": r"g             -2\.086   1\.370\n  dx            -2\.086   1\.370\n"
-    r"  through mlp    0\.000   0\.000",
-    "10_dropout_and_adamw.py": r"norm of dx 114\.1, with a new mask 115\.2, of their difference 81\.9"
-    r"[\s\S]*step 3: largest difference",
+    "09_residual_and_block.py": r"g             -2\.086   1\.370\n"
+    r"  dx            -2\.086   1\.370\n  through mlp    0\.000   0\.000",
+    "10_dropout_and_adamw.py": r"norm of dx 114\.1, with a new mask 115\.2, "
+    r"of their difference 81\.9[\s\S]*step 3: largest difference",
     "11_train_in_plain_sight.py": r"step   0  loss 2\.[\s\S]*step 200  loss 0\.[\s\S]*sample: the ",
     "12_test_your_own_op.py": r"softplus has all 13 properties[\s\S]*"
     r"wrong softplus: wrong gradient[\s\S]*call=Call\(",
