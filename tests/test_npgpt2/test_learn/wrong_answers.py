@@ -377,16 +377,6 @@ def gelu_by_sigmoid(g, x):
     return g * (s + x * ds)
 
 
-@right("gelu")
-def gelu_in_single_precision(g, x):
-    """Right but for rounding."""
-    x, one = x.astype(np.float32), np.float32(1)
-    c, a = np.float32(math.sqrt(2 / math.pi)), np.float32(0.044715)
-    t = np.tanh(c * (x + a * x**3))
-    slope = (one + t) / 2 + x / 2 * (one - t * t) * c * (one + 3 * a * x * x)
-    return g.astype(np.float32) * slope
-
-
 # -- embedding -----------------------------------------------------------------------------------
 
 
