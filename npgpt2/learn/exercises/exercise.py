@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -43,6 +44,17 @@ class Sizes:
     n_out: int
 
 
+# Of the letters of one exercise, no two are equal, so that no transposition can hide; and in the
+# last ones all are, so that one can run.
+SIZES = (
+    Sizes(B=2, T=3, C=5, H=4, D=7, V=11, n_in=5, n_out=7),
+    Sizes(B=5, T=2, C=7, H=3, D=6, V=8, n_in=4, n_out=3),
+    Sizes(B=4, T=3, C=6, H=2, D=5, V=9, n_in=7, n_out=2),
+    Sizes(B=3, T=3, C=3, H=3, D=3, V=3, n_in=3, n_out=3),
+    Sizes(B=4, T=4, C=4, H=4, D=4, V=4, n_in=4, n_out=4),
+)
+
+
 @dataclass(frozen=True)
 class Mistake:
     """A wrong answer and what is wrong with it.
@@ -63,7 +75,7 @@ class Mistake:
     answer: Callable[..., Mapping[str, Array]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Exercise:
     """One function to be written.
 
@@ -112,6 +124,16 @@ class Exercise:
     letters: tuple[str, ...] = ("B", "T", "C")
     terms: Callable[..., Mapping[str, Mapping[str, Array]]] = field(default=lambda *_: {})
     factors: Callable[..., Mapping[str, float]] = field(default=lambda *_: {})
+
+    @cached_property
+    def draws(self) -> tuple[Arguments, ...]:
+        """The arguments that an answer is judged on, always the same."""
+        return tuple(self.draw(np.random.default_rng(i), n) for i, n in enumerate(SIZES))
+
+    @cached_property
+    def rights(self) -> tuple[tuple[Array, ...], ...]:
+        """The right answers for them."""
+        return tuple(self.reference(*arguments) for arguments in self.draws)
 
 
 def vjp(op: Callable[..., Tensor], g: Array, *inputs: Array) -> tuple[Array, ...]:
