@@ -37,4 +37,4 @@ g = np.array([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]])
 (matrix + row).backward(g)
 print(f"  g =\n{g}\n  row.grad = {row.grad}: g summed over the axis that was broadcast")
 
-print("\nNow you: npgpt2 practice residual --start mine.py")
+print("\nNow you: x + f(x) uses x twice too. npgpt2 practice residual --start residual.py")

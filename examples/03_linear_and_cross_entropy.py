@@ -69,4 +69,4 @@ for name, (guess, right) in wrong.items():
     assert guess.shape == right.shape and off > 0.01
     print(f"  {name}: shape {guess.shape} as it should be, off by {off:.3f}")
 
-print("\nNow you: npgpt2 practice linear --start mine.py, then npgpt2 practice cross_entropy")
+print("\nNow you: npgpt2 practice linear --start linear.py, then practice cross_entropy")

@@ -38,7 +38,7 @@ print(f"  g @ jacobian  {(g[0] @ jacobian).round(4)}\n  formula       {dx.round(
 (engine,) = out.vjp(g)
 assert np.abs(g[0] @ jacobian - dx).max() < 1e-14 and np.abs(engine[0] - dx).max() < 1e-14
 
-print("what must hold, and catches most slips:")
+print("\nwhat must hold, and catches most slips:")
 print(f"  dx sums to {abs(dx.sum()):.0e}: adding a constant to x changes nothing")
 (of_ones,) = out.vjp(np.ones_like(g))
 print(f"  for g = 1, dx is {np.abs(of_ones).max():.0e}: the p sum to 1, whatever x")
@@ -77,4 +77,4 @@ assert 4.725e-4 < gaps[0].max() < 4.735e-4
 print("  More than rounding, less than a mistake: then the other form was differentiated.")
 print(f"  GELU falls left of x = {grid[of_tanh[0].argmin()]:.2f}: there the slope is below 0")
 
-print("\nNow you: npgpt2 practice softmax --start mine.py, then npgpt2 practice gelu")
+print("\nNow you: npgpt2 practice softmax --start softmax.py, then practice gelu")

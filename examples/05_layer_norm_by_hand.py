@@ -64,4 +64,4 @@ print(f"  sums: {dx.sum(axis=-1).round(12) + 0.0}")
 print("leave out the part through the mean, and it does not:")
 print(f"  sums: {(direct + through_rstd).sum(axis=-1).round(3)}")
 
-print("\nNow you: npgpt2 practice layer_norm --start mine.py")
+print("\nNow you: npgpt2 practice layer_norm --start layer_norm.py")

@@ -59,4 +59,4 @@ total = np.abs(loop.sum(axis=0) - g.sum(axis=(0, 1))).max()
 print(f"\nnothing is lost: the rows of dwte sum to all of g, to {total:.0e}")
 assert total < 1e-14
 
-print("\nNow you: npgpt2 practice embedding --start mine.py")
+print("\nNow you: npgpt2 practice embedding --start embedding.py")

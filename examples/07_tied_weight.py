@@ -37,4 +37,4 @@ print(
     f"({config.vocab_size} x {config.n_embd} more)"
 )
 
-print("\nNow you: npgpt2 practice tied_head --start mine.py")
+print("\nNow you: npgpt2 practice tied_head --start tied_head.py")

@@ -82,4 +82,4 @@ print("A bias b of the keys adds q_t . b to all scores of row t, which softmax d
 print("(lesson 4): its gradient is exactly 0, and what is printed is rounding. A relative error")
 print("means nothing here; compare with 0.")
 
-print("\nNow you: npgpt2 practice causal_attention --start mine.py")
+print("\nNow you: npgpt2 practice causal_attention --start causal_attention.py")

@@ -86,4 +86,4 @@ for name, part in (("g", g), ("dx", dx), ("through mlp", through_mlp)):
 assert np.allclose(dx.sum(axis=-1), g.sum(axis=-1), atol=1e-13)
 assert not np.allclose((dx - g).sum(axis=-1), g.sum(axis=-1), atol=0.1)  # g forgotten: it shows
 
-print("\nNow you: npgpt2 practice block --start mine.py")
+print("\nNow you: npgpt2 practice block --start block.py")

@@ -64,4 +64,4 @@ for t in (1, 2, 3):
 print("The first step is -lr * sign(g), for every entry: of m / sqrt(v) only the sign is left. Any")
 print("factor on g cancels too, so a loss summed instead of averaged trains all the same.")
 
-print("\nNow you: npgpt2 practice dropout --start mine.py, then npgpt2 practice adamw")
+print("\nNow you: npgpt2 practice dropout --start dropout.py, then practice adamw")

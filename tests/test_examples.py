@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from npgpt2.learn.practice import exercises
+
 ROOT = Path(__file__).parents[1]
 
 SHOWN = {
@@ -37,6 +39,24 @@ SHOWN = {
 
 def test_every_lesson_is_listed():
     assert sorted(SHOWN) == sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+
+
+def test_every_exercise_has_its_lesson():
+    named = [
+        name
+        for path in sorted((ROOT / "examples").glob("*.py"))
+        for name in re.findall(r"practice (\w+)", path.read_text())
+    ]
+    assert sorted(named) == sorted(exercises())
+
+
+def test_the_index_lists_every_lesson_with_its_exercises():
+    index = (ROOT / "examples" / "README.md").read_text()
+    rows = dict(re.findall(r"^\| \[(\w+)\]\(\1\.py\) (\|.*)$", index, re.M))
+    assert sorted(f"{name}.py" for name in rows) == sorted(SHOWN)
+    for name, row in rows.items():
+        named = re.findall(r"practice (\w+)", (ROOT / "examples" / f"{name}.py").read_text())
+        assert re.findall(r"`(\w+)`", row.rpartition(" | ")[2]) == named
 
 
 @pytest.mark.parametrize("name", sorted(SHOWN))
