@@ -120,6 +120,10 @@ class Verdict:
 
     def __str__(self) -> str:
         parts = [self.headline, *map(str, self.gradients), *self.notes]
+        seen: dict[str | None, str] = {}  # what is wrong with several is said once
+        for i, g in enumerate(self.gradients, start=1):
+            if g.diagnosis and seen.setdefault(g.diagnosis, g.name) != g.name:
+                parts[i] = str(replace(g, diagnosis=f"the same as {seen[g.diagnosis]}"))
         if self.output:
             parts.append("Your code printed:\n" + self.output.rstrip("\n"))
         return "\n".join(parts)
@@ -214,22 +218,19 @@ def _judge(exercise: Exercise, function: Answer, runs: list[_Run]) -> Verdict:
         if isinstance(run.error, NotImplementedError):
             return verdict(f"not yet written ({_where(run.error, function)}).")
     done = [run for run in runs if run.values is not None]
+    raised = [run.error for run in runs if run.error is not None]
     if not done:
         called = f"{exercise.function}({', '.join(exercise.arguments)})"
-        return verdict(f"{called} raises {_where(runs[0].error, function)}")
+        return verdict(f"{called} raises {_where(raised[0], function)}")
     for values in (run.values for run in done):
         if values is not None and len(values) != len(names):
-            count = "nothing is" if values == (None,) else f"{len(values)} returned as gradients"
-            many = "is" if len(values) == 1 else "are"
-            count = "nothing is returned" if values == (None,) else f"{len(values)} {many} returned"
-            return verdict(
-                f"{count}, where {len(names)} gradients are expected: {', '.join(names)}."
-            )
+            number = "None" if values == (None,) else str(len(values))
+            return verdict(f"it returns {number}, expected {len(names)}: {', '.join(names)}.")
 
     gradients = _examine(exercise, function, runs)
     wrong = [g.name for g in gradients if g.status != "right"]
     faults = []
-    if raised := [run.error for run in runs if run.error is not None]:
+    if raised:
         unequal = all(run.error is not None for run in runs[:-_SQUARE])
         when = "unless all sizes are equal" if unequal else "for some of the inputs"
         faults.append(f"It raises {when}: {_where(raised[0], function)}")
@@ -244,9 +245,7 @@ def _judge(exercise: Exercise, function: Answer, runs: list[_Run]) -> Verdict:
     ]
     if wrong:
         causes = {g.diagnosis for g in gradients if g.status != "right"}
-        one = (
-            ", by one mistake" if len(wrong) > 1 and len(causes) == 1 and None not in causes else ""
-        )
+        one = ", by one mistake" if len(causes) == 1 < len(wrong) and causes != {None} else ""
         what = f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} wrong{one}."
         return verdict(what, gradients=gradients, notes=(*faults, *dangers))
     if not faults:
@@ -268,12 +267,14 @@ def _judge(exercise: Exercise, function: Answer, runs: list[_Run]) -> Verdict:
 _SQUARE = 2  # the last draws, where all sizes are equal
 
 
-def _where(error: BaseException | None, function: Answer) -> str:
+def _where(error: BaseException, file: Answer | str) -> str:
     """Return the error in a line, with the last line of the learner's own file that led to it."""
+    if not isinstance(file, str):
+        code = getattr(inspect.unwrap(file), "__code__", None)
+        file = code.co_filename if code else ""
     text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    for frame in reversed(traceback.extract_tb(error.__traceback__ if error else None)):
-        if code is not None and frame.filename == code.co_filename:
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename == file:
             line = f", in: {frame.line}" if frame.line else ""
             return f"{text} ({frame.filename}:{frame.lineno}{line})"
     return text
@@ -433,9 +434,9 @@ def _is_linear(exercise: Exercise, function: Answer, i: int) -> bool:
     """Whether the i-th gradient of g + h is that of g and that of h, on all draws."""
     for g, *others in exercise.draws:
         h = np.asarray(np.flip(g) * 0.7 + 0.1)
-        runs = [_Run.of(exercise, function, (x, *others)).values for x in (g, h, g + h)]
-        of_g, of_h, of_both = (None if values is None else values[i] for values in runs)
-        if of_g is not None and not close(of_both, of_g + of_h):
+        runs = [_Run.of(exercise, function, (x, *others)) for x in (g, h, g + h)]
+        values = [np.asarray(run.values[i]) for run in runs if run.values is not None]
+        if len(values) == 3 and not close(values[2], values[0] + values[1]):
             return False
     return True
 
@@ -455,8 +456,8 @@ def exercises() -> dict[str, str]:
 def hints(name: str, n: int = 3) -> tuple[str, ...]:
     """Return the first n hints, from 1 to 3; each is of more help than the one before.
 
-    >>> hints("softmax", 1)
-    ('Every output depends on every input of its row: what is dp_i/dx_j for i = j, and for others?',)
+    >>> hints("residual", 2)
+    ('How often is x used in x + f(x)?', 'Twice, so dx has two terms. What does each path do to g?')
     """
     if n not in (1, 2, 3):
         raise ValueError(f"there are 3 hints, so that hint {n} must be 1, 2 or 3")
@@ -497,7 +498,7 @@ def _starting_text(exercise: Exercise, path: str) -> str:
         [
             f'r"""{exercise.statement}',
             "",
-            "B batch, T time, C channels, H heads, D = C/H, V vocabulary. To have it judged, or helped:",
+            "B batch, T time, C channels, H heads, D = C/H, V vocabulary. For a verdict or help:",
             "",
             f"    npgpt2 practice {exercise.name} {os.path.basename(path)}",
             f"    npgpt2 practice {exercise.name} --hint 1",
@@ -562,9 +563,7 @@ def check_file(name: str, path: str | os.PathLike[str]) -> Verdict:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        line = [f.lineno for f in frames if f.filename == path][-1:] or ["?"]
-        raise ValueError(f"{path}:{line[0]}: {type(error).__name__}: {error}") from None
+        raise ValueError(f"{path} cannot be run: {_where(error, path)}") from None
     function = getattr(module, exercise.function, None)
     if not callable(function):
         others = [

@@ -155,7 +155,7 @@ _MISTAKES = (
     ),
     Mistake(
         "parallel",
-        "Attention was given g; what arrives at its output is dr, the gradient of r = x + attn(...).",
+        "Attention was given g; what arrives at its output is dr, the gradient of x + attn(...).",
         _of(lambda g, ln_1, attn, ln_2, mlp: g + ln_2(mlp(g)) + ln_1(attn(g))),
     ),
     Mistake(
@@ -175,8 +175,8 @@ _MISTAKES = (
     ),
     Mistake(
         "norm-first",
-        "Within the branches the layer norm comes first, as in the forward pass; backwards it comes "
-        "last: ln_2_backward(mlp_backward(g)).",
+        "Within the branches the layer norm comes first, as in the forward pass; backwards it "
+        "comes last: ln_2_backward(mlp_backward(g)).",
         _of(lambda g, ln_1, attn, ln_2, mlp: _two(_two(g, mlp, ln_2), attn, ln_1)),
     ),
     Mistake(

@@ -39,15 +39,17 @@ True
 >>> np.allclose(dS.swapaxes(-1, -2) @ q / math.sqrt(4), slope(lambda k: forward(q, k, v), k, g))
 True
 
-The rows of dS sum to 0. So dq does not see a vector that is added to all keys; in GPT-2 that
-makes the gradient of the key bias exactly 0. The first position reads itself alone, P = 1
-whatever q is, and its dq is 0:
+The rows of dS sum to 0: the same number added to a row of S changes no P. So dk sums to 0 over the
+positions, and the gradient of GPT-2's key bias, which is that sum, is exactly 0:
+
+>>> np.abs(dS.sum(axis=-1)).max() < 1e-15
+np.True_
+>>> np.abs(answer(g, q, k, v)[1].sum(axis=2)).max() < 1e-14
+np.True_
+
+The first position reads itself alone, P = 1 whatever q is, and its dq is 0:
 
 >>> np.abs(answer(g, q, k, v)[0][:, :, 0]).max() < 1e-15
-np.True_
->>> bool(np.abs(answer(g, q, k, v)[1].sum(axis=2)).max() < 1e-15)  # of k it is the sum that is not
-False
->>> np.abs(dS.sum(axis=-1)).max() < 1e-15
 np.True_
 """
 
@@ -191,7 +193,8 @@ def _inner(p: Array, dp: Array, axis: Any = -1) -> Array:
 
 
 def _ds(p: Array, dp: Array) -> Array:
-    return p * (dp - _inner(p, dp))
+    ds: Array = p * (dp - _inner(p, dp))
+    return ds
 
 
 def _by_all_channels(g: Array, q: Array, k: Array, v: Array) -> Mapping[str, Array]:
@@ -378,8 +381,8 @@ EXERCISE = Exercise(
     hints=(
         "Go backwards through out = P @ v, P = softmax(S), S = q @ k.T / sqrt(D), one at a time. "
         "Of a product of matrices each factor gets the gradient times the other, transposed.",
-        "dv = P.T @ g and dP = g @ v.T. Then dS is the softmax's gradient, over the last axis, with "
-        "the masked P. Does the mask need anything else? And where does sqrt(D) go?",
+        "dv = P.T @ g and dP = g @ v.T. Then dS is the softmax's gradient, over the last axis, "
+        "with the masked P. Does the mask need anything else? And where does sqrt(D) go?",
         "dS = P * (dP - (dP * P).sum(-1, keepdims=True)); dq = dS @ k / sqrt(D); "
         "dk = dS.swapaxes(-1, -2) @ q / sqrt(D).",
     ),

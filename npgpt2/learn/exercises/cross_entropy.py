@@ -117,7 +117,8 @@ def _every_row(g: Array, p: Array, onehot: Array, targets: Array) -> Array:
 
 def _twice_through_softmax(g: Array, p: Array, onehot: Array) -> Array:
     d = p - onehot
-    return g * p * (d - (d * p).sum(axis=-1, keepdims=True))
+    dlogits: Array = g * p * (d - (d * p).sum(axis=-1, keepdims=True))
+    return dlogits
 
 
 _MISTAKES = (

@@ -1,10 +1,9 @@
 """From a wrong answer to what is wrong with it.
 
 An answer is given a name only if it equals, on all draws and to nine digits, what the mistake of
-that name makes. It is compared with the exercise's catalogue; then with slips that fit any exercise;
-then taken apart into the terms of the right gradient, some of which may be missing or off by a
-factor; and last with the catalogue times a factor. What several mistakes make alike on all draws is
-named by all of them.
+that name makes. It is compared with the exercise's catalogue; with slips that fit any exercise;
+with the terms of the right gradient, of which some may be missing or off by a factor; and with the
+catalogue times a factor. What several mistakes make alike on all draws is named by all of them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Dropout: out = x * mask / (1 - p), mask being 0 with probability p and else 1.
 
-x, mask, out and g are (B, T, C), p a number in [0, 1). The mask was drawn in the forward pass; in the
-backward pass it is what it was, a constant.
+x, mask, out and g are (B, T, C), p a number in [0, 1). The mask was drawn in the forward pass; in
+the backward pass it is what it was, a constant.
 
 1. Entry by entry, out is x times a number, mask/(1 - p), and so is the gradient g times it:
 

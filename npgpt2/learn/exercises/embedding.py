@@ -159,7 +159,11 @@ _MISTAKES = (
         "last-in-batch-row-assigned",
         "A row of the batch at a time is right between rows, but within a row an id that occurs "
         "twice keeps one place only.",
-        _of(lambda g, w, ids: sum(assigned(np.zeros_like(w), i, d) for i, d in zip(ids, g))),
+        _of(
+            lambda g, w, ids: sum(
+                assigned(np.zeros_like(w), i, d) for i, d in zip(ids, g, strict=True)
+            )
+        ),
     ),
     Mistake(
         "mean-over-batch",

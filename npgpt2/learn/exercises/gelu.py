@@ -26,7 +26,7 @@ True
 At 0 the slope is 1/2; far to the right it is 1, far to the left 0. In between it leaves [0, 1]:
 
 >>> answer(np.ones(5), np.array([-10.0, -1.0, 0.0, 1.0, 10.0]))[0].round(4) + 0.0
-array([ 0.    , -0.083 ,  0.5   ,  1.083 ,  1.    ])
+array([ 0.   , -0.083,  0.5  ,  1.083,  1.   ])
 """
 
 from __future__ import annotations

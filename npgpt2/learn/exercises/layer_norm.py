@@ -91,7 +91,7 @@ def forward(x: Array, weight: Array, bias: Array, eps: float) -> Any:
 
 def answer(g: Array, x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, ...]:
     """Return dx, dweight, dbias."""
-    return vjp(lambda *inputs: F.layer_norm(*inputs, eps), g, x, weight, bias)
+    return vjp(lambda x, w, b: F.layer_norm(x, w, b, eps), g, x, weight, bias)
 
 
 def _mean(a: Array, axis: Any = -1) -> Array:
@@ -135,7 +135,8 @@ def _end_to_end(function: Answer) -> str:
 
 
 def _dx(dxhat: Array, xhat: Array, rstd: Array, axis: Any = -1) -> Array:
-    return rstd * (dxhat - _mean(dxhat, axis) - xhat * _mean(dxhat * xhat, axis))
+    dx: Array = rstd * (dxhat - _mean(dxhat, axis) - xhat * _mean(dxhat * xhat, axis))
+    return dx
 
 
 def _of(change: Any) -> Answer:

@@ -7,8 +7,8 @@ does is its own affair: f_backward takes the gradient of f's output, and returns
 
 2. Along the first path out changes as x does, so that the gradient arrives as it is: g.
 
-3. Along the second, the output of f gets g too (a sum hands the same g to both parts), and f_backward
-   takes it on to x: f_backward(g).
+3. Along the second, the output of f gets g too (a sum hands the same g to both parts), and
+   f_backward takes it on to x: f_backward(g).
 
        dx = g + f_backward(g)
 
@@ -160,7 +160,7 @@ EXERCISE = Exercise(
     mistakes=_MISTAKES,
     hints=(
         "How often is x used in x + f(x)?",
-        "Twice; so dx is a sum of two gradients. What does each path do to g?",
+        "Twice, so dx has two terms. What does each path do to g?",
         "dx = g + f_backward(g).",
     ),
     end_to_end=_end_to_end,

@@ -96,7 +96,8 @@ def _of(change: Any) -> Answer:
 
 def _over(axis: int, g: Array, x: Array) -> Array:
     p = np.exp(x) / np.exp(x).sum(axis=axis, keepdims=True)
-    return p * (g - (g * p).sum(axis=axis, keepdims=True))
+    dx: Array = p * (g - (g * p).sum(axis=axis, keepdims=True))
+    return dx
 
 
 _MISTAKES = (
