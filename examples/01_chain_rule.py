@@ -36,3 +36,5 @@ matrix, row = Tensor(np.ones((3, 2)), requires_grad=True), Tensor([1.0, 2.0], re
 g = np.array([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]])
 (matrix + row).backward(g)
 print(f"  g =\n{g}\n  row.grad = {row.grad}: g summed over the axis that was broadcast")
+
+print("\nNow you: x + f(x) uses x twice too. npgpt2 practice residual --start residual.py")

@@ -45,3 +45,5 @@ else:
 print("\nthe same, with a cotangent of ones, which is what .sum().backward() checks:")
 print(f"  {gradcheck(forgetful_sigmoid, [x], cotangent=np.ones_like(x))}")
 print("  It passes. That is why the checks here draw a random cotangent.")
+
+print("\nNow you: softplus, log(1 + exp(a)). Lesson 12 has it, and its other tests.")

@@ -1,4 +1,4 @@
-"""Lesson 5: training a character model, with nothing hidden: data, model, loss, step, sample.
+"""Lesson 11: training a character model, with nothing hidden: data, model, loss, step, sample.
 
 `npgpt2 train` does the same with checkpoints, a schedule and a progress line.
 """

@@ -1,4 +1,4 @@
-"""Lesson 3: layer norm by hand, from three lines of forward to three lines of backward.
+"""Lesson 5: layer norm by hand, from three lines of forward to three lines of backward.
 
 Forward, for each row x of C channels:
 
@@ -63,3 +63,5 @@ print("\ndx sums to 0 over the channels: adding a constant to x changes nothing"
 print(f"  sums: {dx.sum(axis=-1).round(12) + 0.0}")
 print("leave out the part through the mean, and it does not:")
 print(f"  sums: {(direct + through_rstd).sum(axis=-1).round(3)}")
+
+print("\nNow you: npgpt2 practice layer_norm --start layer_norm.py")

@@ -1,4 +1,4 @@
-"""Lesson 4: the tied weight has two uses, and so two gradients.
+"""Lesson 7: the tied weight has two uses, and so two gradients.
 
 GPT-2 looks tokens up in wte, (V, C), and its head multiplies by the same matrix to get logits. As
 with x * x in lesson 1, the gradient of wte is the sum over both uses. Untying them shows the parts.
@@ -36,3 +36,5 @@ print(
     f"parameters: {tied.get_num_params():,} tied, {untied.get_num_params():,} untied "
     f"({config.vocab_size} x {config.n_embd} more)"
 )
+
+print("\nNow you: npgpt2 practice tied_head --start tied_head.py")

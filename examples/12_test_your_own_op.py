@@ -1,4 +1,4 @@
-"""Lesson 6: describe an op of your own, and have it tested as the built-in ones are.
+"""Lesson 12: describe an op of your own, and have it tested as the built-in ones are.
 
 Needs hypothesis: pip install 'npgpt2[testing]'.
 """
