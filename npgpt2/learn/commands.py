@@ -1,4 +1,4 @@
-"""The commands for studying: `npgpt2 explain`, `play`, `contributions`, `museum`, `plot`.
+"""The commands for studying: `npgpt2 practice`, `explain`, `play` and others.
 
 Each is a function here that reads arguments, and a tool in a file of its own that does the work.
 """
@@ -20,6 +20,13 @@ Command: TypeAlias = Callable[[argparse.Namespace], int]
 
 def add_commands(add: Callable[[str, Command], argparse.ArgumentParser]) -> None:
     """Add the commands to a parser: `add(name, command)` returns the parser of its arguments."""
+    practice = add("practice", _practice)
+    practice.add_argument("name", nargs="?", metavar="NAME", help="an exercise (default: list all)")
+    practice.add_argument("file", nargs="?", metavar="FILE", help="your answer, to be judged")
+    practice.add_argument("--start", metavar="FILE", help="write a file to begin with")
+    practice.add_argument("--hint", type=int, metavar="N", help="show a hint, 1 to 3")
+    practice.add_argument("--derivation", action="store_true", help="show how it is derived")
+
     explain = add("explain", _explain)
     explain.add_argument("--full", action="store_true", help="every node, nothing folded")
     explain.add_argument("--html", metavar="FILE", help="write a page instead, as play does")
@@ -56,6 +63,19 @@ def add_commands(add: Callable[[str, Command], argparse.ArgumentParser]) -> None
     plot.add_argument("--prompt", metavar="TEXT", help="draw the attention maps of this text too")
     plot.add_argument(
         "--out", metavar="FILE", help="where to write, .png or .svg (default: RUN/plot.png)"
+    )
+
+
+def _practice(args: argparse.Namespace) -> int:
+    """Write gradients by hand, and be told what is wrong with them."""
+    from npgpt2.learn.practice import practice
+
+    return practice(
+        args.name,
+        args.file,
+        start_file=args.start,
+        hint=args.hint,
+        show_derivation=args.derivation,
     )
 
 

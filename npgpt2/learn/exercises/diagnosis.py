@@ -104,7 +104,8 @@ def _diagnose(
     for mistake in (*catalogue, *general):
         single = [_made(exercise, mistake, draw).get(name) for draw in range(len(SIZES))]
         terms = [None if term is None else [term] for term in single]
-        if symbols := _coefficients(exercise, yours[name], terms):
+        symbols = _coefficients(exercise, yours[name], terms)
+        if symbols and symbols[0] != "0":  # what is not there at all has no name
             text = f"{mistake.lesson} Besides, {_off_by(symbols[0])}."
             return Finding(text, (mistake.name, f"factor {symbols[0]}"), (mistake,))
     return None
@@ -292,7 +293,8 @@ def _factors(exercise: Exercise) -> dict[str, Array]:
     large |= {f"{s}**2": x * x for s, x in letters.items()}
     large |= {f"{a}/{b}": letters[a] / letters[b] for a, b in pairs}
     large |= {s: np.array([g[s] for g in given]) for s in given[0]}
-    some = {"1": ones, **large, **{f"1/({s})": 1.0 / x for s, x in large.items()}}
+    inverse = {f"1/({s})" if "*" in s else f"1/{s}": 1.0 / x for s, x in large.items()}
+    some = {"1": ones, **large, **inverse}
     some |= {f"-{s}": -x for s, x in some.items()} | {"0": 0.0 * ones}
     factors: dict[str, Array] = {}
     for s, x in some.items():  # the simplest symbol of each

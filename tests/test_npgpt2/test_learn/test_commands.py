@@ -37,6 +37,32 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(directory)
 
 
+def test_practice_lists_starts_helps_and_judges(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = output_of(capsys, "practice")
+    assert listed.index("linear") < listed.index("layer_norm") < listed.index("adamw")
+    mine = tmp_path / "mine.py"
+    output_of(capsys, "practice", "softmax", "--start", str(mine))
+    assert str(mine) in error_of(capsys, "practice", "softmax", "--start", str(mine))
+    assert main(["practice", "softmax", str(mine)]) == 1
+    assert "not yet written" in capsys.readouterr().out
+    stub = mine.read_text()
+    for answer, status, said in (
+        ("p * (g - np.sum(g * p, axis=-1, keepdims=True))", 0, "softmax: right"),
+        ("p * g", 1, "The term -p * sum(g * p) is missing"),
+    ):
+        body = f"p = forward(x)\n    return {answer}"
+        mine.write_text(re.sub(r"raise NotImplementedError.*", lambda _: body, stub))  # noqa: B023
+        assert main(["practice", "softmax", str(mine)]) == status
+        assert said in capsys.readouterr().out
+    hints = {output_of(capsys, "practice", "softmax", "--hint", str(n)) for n in (1, 2, 3)}
+    assert len(hints) == 3
+    assert "dx" in output_of(capsys, "practice", "softmax", "--derivation")
+    assert "softmax" in error_of(capsys, "practice", "sofmax")
+    assert "nowhere.py" in error_of(capsys, "practice", "softmax", "nowhere.py")
+
+
 @pytest.mark.parametrize("model", [(), ("RUN",), ("RUN", "--prompt", "to be")])
 def test_explain_play_and_contributions_take_a_run_or_a_random_model(
     model: tuple[str, ...], run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

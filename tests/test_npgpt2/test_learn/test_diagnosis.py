@@ -26,7 +26,7 @@ EXPECTED: dict[str, set[str] | None] = {
     "linear_bias_in_dx": None,
     "linear_all_pairs_of_times": None,
     "linear_bias_as_factor": None,
-    "linear_weight_averaged_over_batch": {"factor 1/(B)"},
+    "linear_weight_averaged_over_batch": {"factor 1/B"},
     "cross_entropy_summed": {"not-averaged"},
     "cross_entropy_without_g": {"g-forgotten"},
     "cross_entropy_mean_over_batch": {"averaged-over-batch-only"},
@@ -63,7 +63,7 @@ EXPECTED: dict[str, set[str] | None] = {
     "layer_norm_no_mean_path": {"mean-term"},
     "layer_norm_std_constant": {"variance-term"},
     "layer_norm_gain_last": {"gain-outside"},
-    "layer_norm_half_variance_path": {"factor 1/(2) of -rstd * xhat * mean(dxhat * xhat)"},
+    "layer_norm_half_variance_path": {"factor 1/2 of -rstd * xhat * mean(dxhat * xhat)"},
     "layer_norm_means_over_time": {"means-over-time"},
     "layer_norm_swapped": {"dbias-for-dweight", "dweight-for-dbias"},
     "layer_norm_dweight_of_centred": {"dweight-of-centred"},
@@ -72,7 +72,7 @@ EXPECTED: dict[str, set[str] | None] = {
     "attention_no_scale": {"scale-forgotten"},
     "attention_dk_untransposed": {"dk-untransposed"},
     "attention_no_mask": {"mask-forgotten"},
-    "attention_scale_by_d": None,
+    "attention_scale_by_d": {"S = q @ k.swapaxes(-1, -2) / D"},
     "attention_rows_overwrite": None,
     "attention_inner_over_queries": {"softmax-sum-over-rows"},
     "attention_dv_of_scores": {"dv-of-scores"},
@@ -239,7 +239,7 @@ def test_other_forms_of_the_right_answer_pass(answer):
 
 
 def test_the_measure():
-    """Of 98 wrong answers none passes, 82 are named rightly, 16 are said to be unknown."""
+    """Of 98 wrong answers none passes, 83 are named rightly, 15 are said to be unknown."""
     table = Counter()
     for answer in WRONG:
         verdict, mistakes = named(answer)
@@ -249,7 +249,7 @@ def test_the_measure():
             table["unknown"] += 1
         else:
             table["named" if mistakes == EXPECTED[answer.name] else "wrongly named"] += 1
-    assert table == {"named": 82, "unknown": 16}
+    assert table == {"named": 83, "unknown": 15}
 
 
 def test_every_exercise_has_wrong_answers_and_a_right_one():
