@@ -25,11 +25,12 @@ import inspect
 import io
 import itertools
 import os
+import shlex
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -39,7 +40,7 @@ import numpy as np
 from autograd import Tensor
 from npgpt2.learn.exercises import EXERCISES
 from npgpt2.learn.exercises.diagnosis import close, diagnose, differ
-from npgpt2.learn.exercises.exercise import Answer, Arguments, Array, Exercise
+from npgpt2.learn.exercises.exercise import SIZES, Answer, Arguments, Array, Exercise
 
 # -- the verdict ---------------------------------------------------------------------------------
 
@@ -239,6 +240,11 @@ def _judge(exercise: Exercise, function: Answer, runs: list[_Run]) -> Verdict:
         faults.append(f"It changes its input {name}, which others still need: work on a copy.")
     if not _same_values(runs[0], _Run.of(exercise, function, exercise.draws[0])):
         faults.append("Called twice with the same inputs, it gives different results.")
+    elif not wrong and not _is_right_again(exercise, function):
+        faults.append(
+            "Called again with other inputs of the same shapes, it is wrong: does it keep "
+            "something from an earlier call?"
+        )
     dangers = [
         f"Danger: {names[i]} has the memory of the input {name}: who adds to {names[i]} in place "
         f"changes {name}. Return a new array."
@@ -255,7 +261,9 @@ def _judge(exercise: Exercise, function: Answer, runs: list[_Run]) -> Verdict:
             said = exercise.end_to_end(lambda *given: _tuple(exercise, function(*given)))
         except AssertionError as error:
             faults.append(f"End to end it is wrong: {error}")
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # among them what sys.exit() raises
             faults.append(f"End to end it raises {_where(error, function)}")
     if faults:
         return verdict("not right yet.", gradients=gradients, notes=(*faults, *dangers))
@@ -272,9 +280,15 @@ _SQUARE = 2  # the last draws, where all sizes are equal
 def _where(error: BaseException, file: Answer | str) -> str:
     """Return the error in a line, with the last line of the learner's own file that led to it."""
     if not isinstance(file, str):
-        code = getattr(inspect.unwrap(file), "__code__", None)
+        with suppress(ValueError):  # of a function that wraps itself
+            file = inspect.unwrap(file)
+        code = getattr(file, "__code__", None)
         file = code.co_filename if code else ""
-    text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    try:
+        said = str(error)
+    except Exception:  # an exception of the learner's own
+        said = ""
+    text = " ".join(f"{type(error).__name__}: {said}".split()).removesuffix(":")
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.filename == file:
             line = f", in: {frame.line}" if frame.line else ""
@@ -285,6 +299,8 @@ def _where(error: BaseException, file: Answer | str) -> str:
 def _same_values(one: _Run, other: _Run) -> bool:
     if one.values is None or other.values is None:
         return type(one.error) is type(other.error)
+    if len(one.values) != len(other.values):
+        return False
     pairs = zip(one.values, other.values, strict=True)
     return all(
         not _is_numeric(a) or (_is_numeric(b) and np.array_equal(a, b, equal_nan=True))
@@ -293,7 +309,19 @@ def _same_values(one: _Run, other: _Run) -> bool:
 
 
 def _is_numeric(value: Any) -> bool:
-    return isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "fiubc"
+    is_array = isinstance(value, np.ndarray | np.generic)
+    return is_array and value.dtype.kind in "fiubc" and not isinstance(value, np.ma.MaskedArray)
+
+
+def _is_right_again(exercise: Exercise, function: Answer) -> bool:
+    """Whether it is right for new values in the shapes of the first draw; or raises."""
+    arguments = exercise.draw(np.random.default_rng(99), SIZES[0])
+    values = _Run.of(exercise, function, arguments).values
+    rights = exercise.reference(*arguments)
+    return values is None or (
+        len(values) == len(rights)
+        and all(_is_numeric(v) and close(v, r) for v, r in zip(values, rights, strict=True))
+    )
 
 
 def _float32_notes(exercise: Exercise, function: Answer) -> list[str]:
@@ -304,9 +332,10 @@ def _float32_notes(exercise: Exercise, function: Answer) -> list[str]:
     )
     values = _Run.of(exercise, function, tuple(narrow)).values or ()
     return [
-        f"Note: of float32 inputs, {name} is {value.dtype}: some array is made without a dtype."
+        f"Note: of float32 inputs, {name} is {value.dtype}: something in it is float64, an array "
+        "made without a dtype, or a NumPy number such as np.sqrt(D), where math.sqrt(D) is none."
         for name, value in zip(exercise.gradients, values, strict=False)
-        if value.dtype != np.float32
+        if _is_numeric(value) and value.dtype != np.float32
     ]
 
 
@@ -343,7 +372,9 @@ def _kind(name: str, pairs: Sequence[tuple[Any, Array]]) -> Gradient | None:
     for value, right in pairs:
         if not _is_numeric(value):
             what = f"of type {type(value).__name__}"
-            if isinstance(value, np.ndarray):
+            if isinstance(value, np.ma.MaskedArray):
+                what = "a masked array"
+            elif isinstance(value, np.ndarray):
                 what = f"an array of {value.dtype}"
             elif value is None or isinstance(value, Tensor):
                 what = "None" if value is None else "a Tensor"
@@ -367,13 +398,18 @@ def _compare(name: str, pairs: Sequence[tuple[Array, Array]]) -> Gradient:
             status = "wrong" if np.isfinite(value).all() else "not finite"
             bad = bad if status == "wrong" else ~np.isfinite(value)
             index = tuple(int(n) for n in np.argwhere(bad)[0])
-            return Gradient(name, status, index, float(value[index]), float(right[index]))
+            cause = "a root of a negative number, 0/0 or inf - inf makes NaN; x/0, inf"
+            evidence = (cause,) if status == "not finite" else ()
+            numbers = float(value[index]), float(right[index])
+            return Gradient(name, status, index, *numbers, evidence=evidence)
     return Gradient(name, "right")
 
 
 def _fit(value: Array, right: Array) -> Iterator[str]:
     """Say what would make the shape fit, and whether the numbers would be right then."""
     changes: dict[str, Array] = {}
+    if value.ndim > 5:
+        return
     for order in itertools.permutations(range(value.ndim)):
         if value.ndim > 1 and order != tuple(range(value.ndim)):
             changes[f"transposed to the axes {order}"] = value.transpose(order)
@@ -532,6 +568,9 @@ def _starting_text(exercise: Exercise, path: str) -> str:
     )
 
 
+_MODULE = "answer to an exercise"  # a name that no import asks for
+
+
 def _exercise(name: str) -> Exercise:
     if name not in EXERCISES:
         raise ValueError(f"there is no exercise {name!r}; choose one of {', '.join(EXERCISES)}")
@@ -541,7 +580,7 @@ def _exercise(name: str) -> Exercise:
 def check_file(name: str, path: str | os.PathLike[str]) -> Verdict:
     """Judge the answer in a file, found there by the name of the function to be written.
 
-    The file is run by itself, as a module that is not `__main__`.
+    The file is run by itself, as a module that is not `__main__`; files beside it are not found.
 
     Raises
     ------
@@ -555,12 +594,14 @@ def check_file(name: str, path: str | os.PathLike[str]) -> Verdict:
     try:
         code = compile(source, path, "exec", dont_inherit=True)
     except SyntaxError as error:
-        raise ValueError(f"{path}:{error.lineno}: {type(error).__name__}: {error.msg}") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    module = ModuleType("answer")
+        line = f":{error.lineno}" if error.lineno else ""
+        raise ValueError(f"{path}{line}: {type(error).__name__}: {error.msg}") from None
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{path} cannot be compiled: {error or type(error).__name__}") from None
+    module = ModuleType(_MODULE)
     module.__file__ = path
     said = io.StringIO()
+    sys.modules[_MODULE] = module  # where dataclasses look for it
     try:
         with redirect_stdout(said), np.errstate(all="ignore"):
             exec(code, module.__dict__)
@@ -568,11 +609,13 @@ def check_file(name: str, path: str | os.PathLike[str]) -> Verdict:
         raise
     except BaseException as error:
         raise ValueError(f"{path} cannot be run: {_where(error, path)}") from None
-    function = getattr(module, exercise.function, None)
+    finally:
+        del sys.modules[_MODULE]
+    function = vars(module).get(exercise.function)
     if not callable(function):
         others = [
             n for n, v in vars(module).items()
-            if inspect.isfunction(v) and v.__module__ == "answer"
+            if inspect.isfunction(v) and v.__module__ == _MODULE
         ]  # fmt: skip
         found = f"; its functions are {', '.join(others)}" if others else ""
         raise ValueError(
@@ -603,6 +646,8 @@ def practice(
         With a message of one line, for what a user can mend.
     """
     if name is None:
+        if start_file is not None or hint is not None or show_derivation:
+            raise ValueError("of which exercise? npgpt2 practice NAME, and then the flag")
         width = max(map(len, EXERCISES))
         for n, statement in exercises().items():
             print(f"{n:<{width}}  {statement}")
@@ -613,7 +658,7 @@ def practice(
     if start_file is not None:
         start(name, start_file)
         print(f"{start_file}: write {exercise.function} there, then npgpt2 practice {name} "
-              f"{start_file}")  # fmt: skip
+              f"{shlex.quote(start_file)}")  # fmt: skip
     elif hint is not None:
         print(hints(name, hint)[-1])
     elif show_derivation:

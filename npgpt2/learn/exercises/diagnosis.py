@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -89,13 +89,20 @@ def _diagnose(
             if all(_agrees(exercise, m, n, yours) for n in _touched(exercise, m))
         ]
 
+    if not _has_wrong_numbers(exercise, name, yours):
+        return None
     catalogue, general = exercise.mistakes, _general(exercise)
     known = alike(catalogue)
     if found := whole(known):
         return Finding.of(found)
     pens = alike(_slips(exercise))
     # Of several wrong gradients, better one slip that explains all than a mistake for each.
-    if found := (whole(pens) if len(wrong) > 1 else []) or known or alike(general):
+    if found := whole(pens) if len(wrong) > 1 else []:
+        return Finding.of(found)
+    if known:  # what it does to other gradients too was not done there
+        found_here = Finding.of(known)
+        return replace(found_here, text=f"As far as {name} goes: {found_here.text}")
+    if found := alike(general):
         return Finding.of(found)
     if finding := _of_terms(exercise, name, yours[name]):
         return finding
@@ -119,6 +126,17 @@ def _agrees(exercise: Exercise, mistake: Mistake, name: str, yours: Outcomes) ->
             if theirs is None or not close(value, theirs):
                 return False
     return True
+
+
+def _has_wrong_numbers(exercise: Exercise, name: str, yours: Outcomes) -> bool:
+    """Whether a gradient has any: answers of NaN alone are all the same, and tell nothing."""
+    i = list(exercise.gradients).index(name)
+    for value, right in zip(yours[name], exercise.rights, strict=True):
+        if value is not None:
+            wrong: Any = value.shape != right[i].shape or differ(value, right[i])
+            if np.any(np.isfinite(value) & wrong):
+                return True
+    return False
 
 
 def _touched(exercise: Exercise, mistake: Mistake) -> set[str]:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 import warnings
 
 import numpy as np
@@ -697,3 +698,114 @@ def test_what_makes_no_sense_is_an_error():
             practice("gelu", hint=n)
     with pytest.raises(ValueError, match="one thing at a time"):
         practice("gelu", "mine.py", hint=1)
+
+
+# -- functions of bad manners ----------------------------------------------------------------------
+
+
+def softmax_right(g, x):
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    p = e / e.sum(axis=-1, keepdims=True)
+    return p * (g - np.sum(g * p, axis=-1, keepdims=True))
+
+
+def test_of_nan_alone_nothing_is_named():
+    verdict = check("softmax", lambda g, x: np.nan * softmax_right(g, x))
+    assert verdict.diagnosis is None and verdict.gradients[0].status == "not finite"
+    assert "0/0 or inf - inf" in str(verdict)
+
+    def adamw(p, g, m, v, t, lr, beta1, beta2, eps, weight_decay):
+        m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g * g
+        m_hat, v_hat = m / (1 - beta1 * t), v / (1 - beta2 * t)  # a product, not a power
+        return p - lr * (m_hat / (np.sqrt(v_hat) + eps) + weight_decay * p * (p.ndim > 1)), m, v
+
+    assert check("adamw", adamw).diagnosis is None
+
+
+def test_what_an_answer_keeps_between_calls_is_noticed():
+    kept = {}
+
+    def answer(g, x):
+        return kept.setdefault(g.shape, softmax_right(g, x)).copy()
+
+    verdict = check("softmax", answer)
+    assert not verdict.passed and "keep something from an earlier call" in str(verdict)
+
+
+@pytest.mark.parametrize("calls", [1, 7])
+@pytest.mark.parametrize("error", [SystemExit(0), GeneratorExit(), MemoryError()])
+def test_whatever_is_raised_at_whatever_call_is_told(calls, error):
+    count = iter(range(1, 10_000))
+
+    def answer(g, x):
+        if next(count) >= calls:
+            raise error
+        return softmax_right(g, x)
+
+    verdict = check("softmax", answer)
+    assert not verdict.passed and f"raises {type(error).__name__}" in str(verdict)
+
+
+def test_an_answer_that_changes_its_mind_is_told_so():
+    for other in (None, [1.0], (1.0, 2.0)):
+        count = iter(range(10_000))
+        verdict = check(
+            "softmax",
+            lambda g, x: softmax_right(g, x) if next(count) < 5 else other,  # noqa: B023
+        )
+        assert not verdict.passed and "it gives different results" in str(verdict)
+    of_float32 = check("softmax", lambda g, x: None if g.dtype == "f" else softmax_right(g, x))
+    assert of_float32.passed
+
+
+def test_masked_arrays_are_not_compared_past_their_mask():
+    answer = lambda g, x: np.ma.masked_array(7.0 * softmax_right(g, x), mask=True)  # noqa: E731
+    verdict = check("softmax", answer)
+    assert verdict.gradients[0].status == "not an array" and "a masked array" in str(verdict)
+
+
+def test_an_array_of_many_axes_takes_no_time():
+    verdict = check("softmax", lambda g, x: np.zeros((1,) * 12))
+    assert verdict.gradients[0].status == "wrong shape"
+
+
+def test_an_exception_that_cannot_be_printed_and_a_function_that_wraps_itself():
+    class Odd(Exception):
+        def __str__(self):
+            raise ValueError
+
+    def answer(g, x):
+        raise Odd
+
+    answer.__wrapped__ = answer
+    assert "raises Odd" in check("softmax", answer).headline
+
+
+def test_a_file_may_have_dataclasses(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "@dataclass\nclass Kept:\n    a: int = 1\n"
+        "def residual_backward(g, x, f_backward):\n    return g + f_backward(g)\n"
+    )
+    modules = set(sys.modules)
+    assert check_file("residual", path).passed
+    assert set(sys.modules) == modules
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"\x00\x01", r"mine.py: "), (b"-" * 100_000 + b"1", "cannot be compiled"), (b"x =", ":1: ")],
+)
+def test_what_cannot_be_compiled_is_a_line(tmp_path, content, message):
+    path = tmp_path / "mine.py"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        check_file("softmax", path)
+
+
+@pytest.mark.parametrize("flag", [{"start_file": "x.py"}, {"hint": 1}, {"show_derivation": True}])
+def test_flags_need_an_exercise(flag):
+    with pytest.raises(ValueError, match="of which exercise"):
+        practice(**flag)
