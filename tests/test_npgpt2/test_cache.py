@@ -77,6 +77,10 @@ def test_rows_of_different_lengths_are_each_read_as_if_alone(
 def test_tokens_can_be_taken_back(model: GPT2Model) -> None:
     cache = model.make_cache(1)
     read(model, cache, np.array([[1, 2, 3, 4, 5]]))
+    cache.lengths = [0]
+    assert_close(read(model, cache, np.array([[6, 7]])), model([[6, 7]]).data)
+    cache.lengths = [0]
+    read(model, cache, np.array([[1, 2, 3, 4, 5]]))
     cache.lengths = [2]
     assert_close(read(model, cache, np.array([[6, 7]])), model([[1, 2, 6, 7]]).data[:, 2:])
 

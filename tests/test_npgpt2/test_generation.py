@@ -275,7 +275,10 @@ def test_ids_that_stand_for_no_token_are_never_drawn(
     seed: int, temperature: float, top_k: int | None
 ) -> None:
     model = random_model(CONFIG).eval()
-    model.wte.weight.data[11:] = 1e3 * np.sign(model([[1]]).data[0, 0, 0])  # the most probable
+    model.wte.weight.data[11:] = 50.0 * model.hidden([[1, 2]]).data[0, -1]  # the most probable
+    free = model.generate([[1, 2]] * 3, 1, 1.0, rng=seed)
+    assert (free[:, 2] >= 11).all()
+    assert np.array_equal(model.generate([[1, 2]] * 3, 1, rng=seed, vocab_size=13), free)
     drawn = model.generate([[1, 2]] * 3, 8, temperature, top_k, rng=seed, vocab_size=11)
     assert (drawn < 11).all()
     with pytest.raises(ValueError, match="vocab_size=14 exceeds the model's vocab_size=13"):
@@ -339,6 +342,12 @@ def test_wrong_arguments_are_refused(
 ) -> None:
     with model.evaluating(), pytest.raises(error, match=message):
         call(model)
+
+
+def test_no_window_slides_unasked(model: GPT2Model) -> None:
+    for call in (stream, complete):
+        with pytest.raises(ValueError, match="or pass sliding_window=True"):
+            call(model, [[1, 2]], 9)
 
 
 def test_stream_checks_its_arguments_before_the_first_token_is_asked_for(model: GPT2Model) -> None:

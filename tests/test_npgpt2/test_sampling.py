@@ -58,6 +58,11 @@ def test_top_k_comes_before_top_p() -> None:
     assert_close(Sampling(top_p=0.5).probabilities(z), [4 / 7, 3 / 7, 0.0, 0.0])
 
 
+def test_each_row_has_a_scale_of_its_own() -> None:
+    p = Sampling().probabilities([[0.0, 0.0], [1e4, 1e4], [-1e4, -1e4]])
+    assert_close(p, np.full((3, 2), 0.5))
+
+
 def test_of_equally_probable_tokens_the_lower_ids_come_first() -> None:
     flat = np.zeros(4)
     assert_close(Sampling(top_k=2).probabilities(flat), [0.5, 0.5, 0.0, 0.0])
@@ -93,7 +98,7 @@ def test_greedy_has_three_spellings(seed: int) -> None:
 
 def test_extreme_logits_and_tiny_temperatures_do_not_overflow() -> None:
     z = np.array([1e30, -1e30, 0.0])
-    for temperature in (1e-3, 1.0, 1e3):
+    for temperature in (1e-310, 1e-3, 1.0, 1e3):
         assert np.array_equal(Sampling(temperature).probabilities(z), [1.0, 0.0, 0.0])
 
 
