@@ -912,7 +912,7 @@ def measure(bugs: Iterable[Bug], detectors: Mapping[str, Detector]) -> Matrix:
     Detectors that do not even run the function in question are not asked.
     """
     parts = {name: d.parts if isinstance(d, AllOf) else (d,) for name, d in detectors.items()}
-    ran = {part: _code_run_by(part) for several in parts.values() for part in several}
+    ran = {part: code_run_by(part) for several in parts.values() for part in several}
     matrix: Matrix = {}
     for bug in bugs:
         code = cast(FunctionType, bug.function).__code__
@@ -924,7 +924,7 @@ def measure(bugs: Iterable[Bug], detectors: Mapping[str, Detector]) -> Matrix:
     return matrix
 
 
-def _code_run_by(detector: Detector) -> set[CodeType]:
+def code_run_by(detector: Detector) -> set[CodeType]:
     """Return the code of all functions that run when the detector does."""
     code = set()
     before = sys.getprofile()
@@ -949,8 +949,3 @@ def format_matrix(matrix: Matrix) -> str:
     head = [line("", ["|"] * i + [name]) for i, name in enumerate(columns)]
     body = [line(bug, (".x"[caught] for caught in row.values())) for bug, row in matrix.items()]
     return "\n".join([*head, *body, line(label, totals)])
-
-
-def museum() -> str:
-    """Return the whole matrix, measured now (half a minute)."""
-    return format_matrix(measure(BUGS.values(), DETECTORS))

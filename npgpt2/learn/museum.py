@@ -127,7 +127,7 @@ def _listed(title: str, names: list[str]) -> str:
 def _training_with(bug: Bug) -> str:
     """Say what becomes of a training that has the bug, and draw it."""
     code = cast(FunctionType, bug.function).__code__
-    if code not in detectors._code_run_by(_two_steps):
+    if code not in detectors.code_run_by(_two_steps):
         return f"Training does not run {bug.title}: its loss tells nothing of this bug."
     right, (wrong, error) = _losses(STEPS), _losses_with(bug, STEPS)
     drawn = [chart(right, wrong), ""] if wrong else []
