@@ -65,7 +65,7 @@ from npgpt2 import (
 )
 from npgpt2 import functional as F
 from npgpt2.generation import complete
-from npgpt2.learn.bugs import BUGS, Bug
+from npgpt2.learn.bugs import Bug
 from npgpt2.parameter_table import count_parameters
 from npgpt2.sampling import Sampling
 
