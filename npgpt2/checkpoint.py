@@ -150,4 +150,6 @@ def errors_naming(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None:  # not one of those: it says what it has to say
+            raise
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error

@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from autograd import Tensor
 from npgpt2.checkpoint import write_atomically
-from npgpt2.learn.trace import Node, Trace, norm, watch
+from npgpt2.learn.trace import Node, Trace, norm, trace_model
 from npgpt2.model import GPT2Model
 
 Array = NDArray[Any]
@@ -45,12 +45,11 @@ def play(
 ) -> None:
     """Write the page of one forward and backward pass of the loss, and print where it is.
 
-    Dropout is as the model has it; no gradient is changed. Parameters and errors are those of
-    `GPT2Model.loss` and of `write_page`.
+    Without dropout; the model and its gradients stay as they are. Parameters and errors are those
+    of `trace_model` and of `write_page`.
     """
-    with watch(model):
-        loss = model.loss(ids, targets)
-    trace = Trace.of(loss)
+    trace = trace_model(model, ids, targets)
+    loss = trace.nodes[-1].value.item()
     write_page(trace, path, title=f"A backward pass of GPT-2, loss {loss:.4f}")
     print(
         f"{os.fspath(path)}: loss {loss:.4f}, {len(trace.nodes)} nodes, {len(trace.calls)} vjp "

@@ -184,3 +184,11 @@ def test_a_directory_in_the_way_is_named_and_no_temporary_file(tmp_path):
     (tmp_path / "taken").mkdir()
     with pytest.raises(OSError, match=r"taken'$"):
         write_atomically(tmp_path / "taken", lambda file: file.write(b"new"))
+
+
+def test_an_error_that_is_not_of_the_operating_system_keeps_its_words(tmp_path):
+    def write(file):
+        raise OSError("the tape is full")
+
+    with pytest.raises(OSError, match="^the tape is full$"):
+        write_atomically(tmp_path / "x", write)

@@ -592,3 +592,12 @@ def test_means_of_large_numbers_do_not_overflow():
     picture = page.heat_map(np.full((1, 200), 1e308))
     assert picture["scale"] == pytest.approx(1e308)
     assert set(np.frombuffer(base64.b64decode(picture["cells"]), np.int8)) == {127}
+
+
+def test_a_model_is_played_without_dropout_and_stays_in_its_mode(tmp_path, capsys):
+    config = GPT2Config(7, 4, 8, n_layer=1, n_head=2, embd_pdrop=0.5, resid_pdrop=0.5)
+    model = GPT2Model(config).train()
+    page.play(model, [[1, 2]], [[2, 3]], tmp_path / "page.html")
+    assert all(module.training for module in model.modules())
+    loss = model.eval().loss([[1, 2]], [[2, 3]]).item()
+    assert f"loss {loss:.4f}, " in capsys.readouterr().out
