@@ -10,7 +10,7 @@ array([2., 4., 6.])
 """
 
 from autograd.check import GradientMismatch, GradientReport, gradcheck
-from autograd.rows import Rows
+from autograd.rows import Array, Rows
 from autograd.tensor import (
     Operand,
     Tensor,
@@ -24,6 +24,7 @@ from autograd.tensor import (
     max,
     mean,
     no_grad,
+    op_name,
     record,
     reshape,
     sqrt,
@@ -36,6 +37,7 @@ from autograd.tensor import (
 )
 
 __all__ = [
+    "Array",
     "GradientMismatch",
     "GradientReport",
     "Operand",
@@ -52,6 +54,7 @@ __all__ = [
     "max",
     "mean",
     "no_grad",
+    "op_name",
     "record",
     "reshape",
     "sqrt",

@@ -25,7 +25,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from autograd.tensor import Array, Tensor, enable_grad, no_grad
+from autograd.rows import Array
+from autograd.tensor import Tensor, enable_grad, no_grad
 
 Mode = Literal["directional", "full", "complex"]
 
@@ -169,9 +170,40 @@ def gradcheck(
     >>> gradcheck(lambda x: (x * x).sum(), [x], mode="full").ok
     True
     """
-    modes = _DEFAULTS["float64"]
-    if mode not in modes:
-        raise ValueError(f"mode {mode!r} is unknown; choose one of {', '.join(modes)}")
+    if mode not in _DEFAULTS["float64"]:
+        known = ", ".join(_DEFAULTS["float64"])
+        raise ValueError(f"mode {mode!r} is unknown; choose one of {known}")
+    leaves = _leaves(inputs, force)
+    rng = np.random.default_rng(rng)
+    g = _cotangent(f, leaves, cotangent, rng)
+    coarse = any(leaf.dtype == np.float32 for leaf in leaves.values())
+    defaults = _DEFAULTS["float32" if coarse else "float64"][mode]
+    h, rtol, atol = (
+        default if given is None else given
+        for default, given in zip(defaults, (step, rtol, atol), strict=True)
+    )
+    if not (h > 0.0 and directions >= 1):
+        raise ValueError(f"step={step} must be positive, and directions={directions} at least 1")
+    check = _Check(f, leaves, mode, g, _analytic(f, leaves, g), h, rtol, atol)
+    if mode == "directional":
+        rows = [row for name in leaves for row in check.directions(name, directions, rng)]
+    else:
+        rows = [row for name in leaves for row in check.entries(name)]
+    if not rows:
+        raise ValueError("gradcheck needs at least one input that is not empty")
+    worst = _worst(rows)
+    if worst.ok:
+        return worst
+    if mode == "directional" and leaves[worst.input].size <= _SEARCH_LIMIT:
+        worst_entry = _worst(check.entries(worst.input))
+        worst = worst if worst_entry.ok else worst_entry
+    raise GradientMismatch(worst)
+
+
+def _leaves(
+    inputs: Sequence[Tensor | ArrayLike] | Mapping[str, Tensor], force: bool
+) -> dict[str, Tensor]:
+    """Return the inputs as leaves, by name or position; raise for those that cannot be checked."""
     if isinstance(inputs, Tensor | np.ndarray):
         raise TypeError("inputs are a sequence or a mapping: for a single one, write [x]")
     named = inputs if isinstance(inputs, Mapping) else {str(i): x for i, x in enumerate(inputs)}
@@ -187,67 +219,71 @@ def gradcheck(
             )
         if leaf.parents != ():
             raise ValueError(f"input {name} is part of a graph; pass its .detach()")
-    rng = np.random.default_rng(rng)
-    coarse = any(leaf.dtype == np.float32 for leaf in leaves.values())
-    defaults = _DEFAULTS["float32" if coarse else "float64"][mode]
-    h, rtol, atol = (
-        default if given is None else given
-        for default, given in zip(defaults, (step, rtol, atol), strict=True)
-    )
-    if not (h > 0.0 and directions >= 1):
-        raise ValueError(f"step={step} must be positive, and directions={directions} at least 1")
+    return leaves
 
+
+def _cotangent(
+    f: Callable[..., Tensor],
+    leaves: dict[str, Tensor],
+    given: ArrayLike | None,
+    rng: np.random.Generator,
+) -> Array:
+    """Return the cotangent of f's output, random if none is given; f must be deterministic."""
     value = _evaluate(f, leaves)
     if not np.array_equal(value, _evaluate(f, leaves), equal_nan=True):
         raise ValueError(
             "f gave two values for the same inputs: not deterministic; "
             "for dropout, make a generator with the same seed inside f"
         )
-    g = rng.standard_normal(value.shape) if cotangent is None else np.asarray(cotangent)
+    g = rng.standard_normal(value.shape) if given is None else np.asarray(given)
     if g.shape != value.shape:
         raise ValueError(f"cotangent of shape {g.shape} for an output of shape {value.shape}")
-    gradients = _analytic(f, leaves, g)
+    return g
 
-    def derivative(name: str, v: Array) -> float:
-        """dL/dx along v, without the vjp."""
-        if mode == "complex":
-            return float(np.sum(g * _evaluate(f, leaves, name, 1j * h * v).imag) / h)
-        ahead, behind = (_evaluate(f, leaves, name, s * h * v) for s in (1.0, -1.0))
+
+@dataclass(frozen=True)
+class _Check:
+    """L(x) = <g, f(x)>, the gradients that the vjp claims, and how far numbers may be off."""
+
+    f: Callable[..., Tensor]
+    leaves: dict[str, Tensor]
+    mode: Mode
+    g: Array
+    gradients: dict[str, Array]
+    h: float
+    rtol: float
+    atol: float
+
+    def numeric(self, name: str, v: Array) -> float:
+        """Return the derivative of L with respect to one input along v, without the vjp."""
+        g, h = self.g, self.h
+        if self.mode == "complex":
+            return float(np.sum(g * _evaluate(self.f, self.leaves, name, 1j * h * v).imag) / h)
+        ahead, behind = (_evaluate(self.f, self.leaves, name, s * h * v) for s in (1.0, -1.0))
         return float(np.sum(g * (ahead - behind)) / (2.0 * h))
 
-    def compare_entries(name: str) -> list[GradientReport]:
-        rows = []
-        for index in np.ndindex(gradients[name].shape):
-            v = np.zeros_like(gradients[name])
+    def entries(self, name: str) -> list[GradientReport]:
+        """Compare every entry of an input's gradient."""
+        rows, gradient = [], self.gradients[name]
+        for index in np.ndindex(gradient.shape):
+            v = np.zeros_like(gradient)
             v[index] = 1.0
-            analytic, numeric = float(gradients[name][index]), derivative(name, v)
-            tolerance = atol + rtol * max(abs(analytic), abs(numeric))
-            rows.append(GradientReport(mode, name, index, analytic, numeric, tolerance, 1))
+            analytic, numeric = float(gradient[index]), self.numeric(name, v)
+            tolerance = self.atol + self.rtol * max(abs(analytic), abs(numeric))
+            rows.append(GradientReport(self.mode, name, index, analytic, numeric, tolerance, 1))
         return rows
 
-    def compare_directions(name: str) -> list[GradientReport]:
-        rows = []
-        gradient = gradients[name]
-        for _ in range(directions if gradient.size else 0):
+    def directions(self, name: str, n: int, rng: np.random.Generator) -> list[GradientReport]:
+        """Compare an input's gradient along n random unit directions."""
+        rows, gradient = [], self.gradients[name]
+        for _ in range(n if gradient.size else 0):
             v = rng.standard_normal(gradient.shape)
             v /= np.linalg.norm(v)
-            analytic, numeric = float(np.sum(gradient * v)), derivative(name, v)
+            analytic, numeric = float(np.sum(gradient * v)), self.numeric(name, v)
             typical = float(np.linalg.norm(gradient)) / math.sqrt(gradient.size)  # of <gradient, v>
-            tolerance = atol + rtol * max(typical, abs(numeric))
-            rows.append(GradientReport(mode, name, None, analytic, numeric, tolerance, 1))
+            tolerance = self.atol + self.rtol * max(typical, abs(numeric))
+            rows.append(GradientReport(self.mode, name, None, analytic, numeric, tolerance, 1))
         return rows
-
-    compare = compare_directions if mode == "directional" else compare_entries
-    rows = [row for name in leaves for row in compare(name)]
-    if not rows:
-        raise ValueError("gradcheck needs at least one input that is not empty")
-    worst = _worst(rows)
-    if worst.ok:
-        return worst
-    if mode == "directional" and gradients[worst.input].size <= _SEARCH_LIMIT:
-        worst_entry = _worst(compare_entries(worst.input))
-        worst = worst if worst_entry.ok else worst_entry
-    raise GradientMismatch(worst)
 
 
 def _worst(rows: list[GradientReport]) -> GradientReport:

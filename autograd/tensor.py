@@ -37,7 +37,6 @@ the same bits as alone, as long as no two of them leave gradients in the same le
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -49,12 +48,12 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike
 
 from autograd.backward import backward
-from autograd.rows import Rows
+from autograd.ownership import accumulate, own
+from autograd.rows import Array, Rows
 
-Array: TypeAlias = NDArray[Any]
 Axis: TypeAlias = int | tuple[int, ...] | None
 Operand: TypeAlias = "Tensor | ArrayLike"
 Vjp: TypeAlias = Callable[[Array], tuple[Any, ...]]
@@ -126,13 +125,29 @@ def record(data: ArrayLike, parents: tuple[Tensor, ...], vjp: Vjp) -> Tensor:
             parent.data.real.dtype != out.data.real.dtype  # a complex number has its real part's
         ):
             raise TypeError(
-                f"{vjp.__qualname__.partition('.')[0]}: operand {i} has dtype {parent.dtype}, the "
-                f"result {out.dtype}; make all the same first, so that no precision is lost or "
-                "gained unnoticed"
+                f"{op_name(vjp)}: operand {i} has dtype {parent.dtype}, the result {out.dtype}; "
+                "convert all operands to one dtype first"
             )
     if is_recorded(*parents):
-        out.requires_grad, out.parents, out._vjp = True, parents, vjp
+        out.requires_grad, out.parents, out.grad_fn = True, parents, vjp
     return out
+
+
+def op_name(vjp: Vjp) -> str:
+    """Return the name of the op that a vjp belongs to: of the function it was defined in.
+
+    A vjp may be any callable. If it was not defined inside a function, its own name is returned; if
+    it has no name, the name of its type.
+
+    >>> def square(a):
+    ...     return record(a.data**2, (a,), lambda g: (g * 2.0 * a.data,))
+    >>> op_name(square(Tensor(1.0, requires_grad=True)).grad_fn)
+    'square'
+    """
+    function = getattr(vjp, "func", vjp)  # of a functools.partial
+    name = getattr(function, "__qualname__", type(vjp).__name__)
+    *outer, own_name = name.split(".<locals>")
+    return (outer[-1] if outer else own_name).rpartition(".")[2]
 
 
 def as_tensor(x: Operand, like: Operand | None = None) -> Tensor:
@@ -466,6 +481,8 @@ class Tensor:
         True for leaves made so, and for everything computed from them.
     parents
         The Tensors this one was computed from: empty at a leaf, None once freed.
+    grad_fn
+        The vjp function of the op that made this Tensor: None at a leaf, and once freed.
 
     Raises
     ------
@@ -473,7 +490,7 @@ class Tensor:
         Data of another dtype (float16, text, objects), or a gradient asked of a complex leaf.
     """
 
-    __slots__ = ("__weakref__", "_vjp", "data", "grad", "parents", "requires_grad")
+    __slots__ = ("__weakref__", "data", "grad", "grad_fn", "parents", "requires_grad")
     __array_ufunc__ = None  # so that `array * tensor` is left to Tensor.__rmul__
 
     def __init__(self, data: ArrayLike, requires_grad: bool = False) -> None:
@@ -491,54 +508,51 @@ class Tensor:
         self.grad: Array | None = None
         self.requires_grad = requires_grad
         self.parents: tuple[Tensor, ...] | None = ()
-        self._vjp: Vjp | None = None
+        self.grad_fn: Vjp | None = None
 
     # -- the graph ---------------------------------------------------------------------------
 
+    @property
+    def op(self) -> str:
+        """Name of the op that made this Tensor: "matmul". Empty at a leaf, and once freed."""
+        return "" if self.grad_fn is None else op_name(self.grad_fn)
+
     def vjp(self, g: ArrayLike) -> tuple[Any, ...]:
-        """One gradient per parent, given the cotangent g = dL/dself. Changes nothing.
+        """Return one gradient per parent, given the cotangent g = dL/dself. Changes nothing.
+
+        This calls `grad_fn`, and checks what goes in and what comes out.
 
         Parameters
         ----------
         g
-            Array-like of this Tensor's shape; taken in its dtype.
+            Array-like of this Tensor's shape; it is converted to this Tensor's dtype.
 
         Raises
         ------
         RuntimeError
-            This is a leaf, or an earlier backward pass has freed it.
+            This Tensor is a leaf, or an earlier backward pass has freed the graph.
         TypeError, ValueError
-            g is a Tensor or has another shape; or the op is wrong: its vjp did not return a tuple
+            g is a Tensor or has another shape. Or the op is wrong: its vjp did not return a tuple
             of one gradient per parent, each an array (or Rows) of that parent's shape and dtype.
         """
-        if self._vjp is None or self.parents is None:
+        if self.grad_fn is None or self.parents is None:
             raise RuntimeError(
                 "no vjp here: this Tensor is a leaf"
                 if self.parents == ()
                 else "no vjp here: an earlier backward pass freed this graph; "
                 "keep it with backward(retain_graph=True)"
             )
-        gradients, returned = self._vjp(self._cotangent(g)), f"{self._vjp.__qualname__} returned"
-        if not isinstance(gradients, tuple):
-            raise TypeError(
-                f"{returned} a {type(gradients).__name__}: a vjp returns a tuple, "
-                "with one gradient per parent"
-            )
-        if len(gradients) != len(self.parents):
-            raise ValueError(
-                f"{returned} {len(gradients)} gradients for {len(self.parents)} parents"
-            )
+        gradients = self.grad_fn(self.cotangent(g))
+        if not isinstance(gradients, tuple) or len(gradients) != len(self.parents):
+            raise _wrong_number(self.op, gradients, len(self.parents))
         for i, (parent, gradient) in enumerate(zip(self.parents, gradients, strict=True)):
-            if not parent.requires_grad:
-                continue
-            if not isinstance(gradient, _GRADIENTS):
-                raise TypeError(f"{returned} {gradient!r} for parent {i}, not an array")
             data = parent.data
-            if gradient.shape != data.shape or gradient.dtype != data.dtype:
-                raise ValueError(
-                    f"{returned} a gradient of shape {gradient.shape} and dtype {gradient.dtype} "
-                    f"for parent {i}, which has shape {data.shape} and dtype {data.dtype}"
-                )
+            if parent.requires_grad and not (
+                isinstance(gradient, _GRADIENTS)
+                and gradient.shape == data.shape
+                and gradient.dtype == data.dtype
+            ):
+                raise _wrong_gradient(self.op, gradient, i, data)
         return gradients
 
     def backward(self, g: ArrayLike | None = None, retain_graph: bool = False) -> None:
@@ -547,35 +561,22 @@ class Tensor:
         Parameters
         ----------
         g
-            The cotangent dL/dself, array-like of this Tensor's shape. May be left out where there
-            is just one element, and is 1 then.
+            The cotangent dL/dself; see `cotangent`.
         retain_graph
-            Keep the graph for another backward pass. Else it is freed while the pass runs.
+            Keep the graph for another backward pass. By default the pass frees it as it runs.
 
         Raises
         ------
         RuntimeError
-            Nothing here requires a gradient, or the graph was freed before.
+            Nothing here requires a gradient, or an earlier backward pass has freed the graph.
         TypeError, ValueError
-            g is a Tensor, has another shape, or is missing where there is more than one element;
-            an op is wrong (see `vjp`); or a leaf has a `.grad` of another shape or dtype than its
-            own. Whatever the error, no `.grad` has been changed.
+            g does not fit; an op is wrong (see `vjp`); or a leaf has a `.grad` of another shape or
+            dtype than its data. No `.grad` changes if there is an error.
         """
-        if not self.requires_grad:
-            raise RuntimeError(
-                "backward() of a Tensor that requires no gradient: nothing it was computed from "
-                "has requires_grad=True, or it was computed under no_grad()"
-            )
-        if g is None:
-            if self.data.size != 1:
-                raise ValueError(
-                    f"backward() of a Tensor of shape {self.shape} needs a cotangent of that "
-                    "shape: call backward(g), or reduce to a scalar first"
-                )
-            g = np.ones_like(self.data)
+        g = self.cotangent(g)
         leaves = cast(
             list[tuple[Tensor, Array]],
-            backward(self, self._cotangent(g), retain_graph=retain_graph, add=_add),
+            backward(self, g, retain_graph=retain_graph, add=accumulate),
         )
         for leaf, gradient in leaves:
             so_far = leaf.grad
@@ -588,29 +589,59 @@ class Tensor:
                 )
         while leaves:
             leaf, gradient = leaves.pop()
-            leaf.grad = _own(gradient) if leaf.grad is None else np.array(leaf.grad + gradient)
+            leaf.grad = own(gradient) if leaf.grad is None else np.array(leaf.grad + gradient)
 
-    def _cotangent(self, g: ArrayLike) -> Array:
+    def cotangent(self, g: ArrayLike | None = None) -> Array:
+        """Return g as a cotangent of this Tensor: an array of its shape and dtype.
+
+        Parameters
+        ----------
+        g
+            Array-like of this Tensor's shape. None means 1, if there is only one element.
+
+        Raises
+        ------
+        RuntimeError
+            This Tensor requires no gradient.
+        TypeError
+            g is a Tensor: derivatives of derivatives are not supported. Or this Tensor is complex.
+        ValueError
+            g has another shape or holds no real numbers; or g is None, and this Tensor has more
+            than one element.
+        """
+        data = self.data
+        if not self.requires_grad:
+            raise RuntimeError(
+                "this Tensor requires no gradient: nothing it was computed from has "
+                "requires_grad=True, or it was computed under no_grad()"
+            )
+        if data.dtype.kind == "c":
+            raise TypeError("there is no backward pass for complex values")
+        if g is None:
+            if data.size != 1:
+                raise ValueError(
+                    f"a Tensor of shape {data.shape} needs a cotangent g of that shape: give g, "
+                    "or reduce to a scalar first, with .sum()"
+                )
+            return np.ones_like(data)
         if isinstance(g, Tensor):
             raise TypeError(
                 "a cotangent is an array, not a Tensor: derivatives of derivatives are not "
                 "supported; pass g.data"
             )
-        if self.data.dtype.kind == "c":
-            raise TypeError("there is no backward pass for complex values")
-        if type(g) is np.ndarray and g.shape == self.data.shape and g.dtype == self.data.dtype:
+        if type(g) is np.ndarray and g.shape == data.shape and g.dtype == data.dtype:
             return g
         array = np.asarray(g)
-        if array.shape != self.data.shape or array.dtype.kind not in "fiub":
+        if array.shape != data.shape or array.dtype.kind not in "fiub":
             raise ValueError(
                 f"cotangent of shape {array.shape} and dtype {array.dtype} "
-                f"for an output of shape {self.shape} and dtype {self.dtype}"
+                f"for an output of shape {data.shape} and dtype {data.dtype}"
             )
-        return array.astype(self.data.dtype, copy=False)
+        return array.astype(data.dtype, copy=False)
 
     def free(self) -> None:
         """Forget the parents and what the vjp saved (backward does this as it goes)."""
-        self.parents, self._vjp = None, None
+        self.parents, self.grad_fn = None, None
 
     def detach(self) -> Tensor:
         """Return the same array as a leaf that requires no gradient."""
@@ -741,49 +772,24 @@ class Tensor:
         return cast(Array, self.data >= np.asarray(other))
 
 
-# -- whose a gradient is --------------------------------------------------------------------------
+# -- what an op may have done wrong ---------------------------------------------------------------
 
 
-def _own(gradient: Array) -> Array:
-    """Return the gradient itself if nobody else holds it, or a copy of one's own.
-
-    What a vjp returned may be shared, may be a view, or an array that is kept elsewhere. Every
-    holder of an array, or of a view of it, counts as a reference to it, so that an array with the
-    fewest references possible is the caller's alone: then copying it would be a waste.
-    """
-    if _is_array(gradient) and sys.getrefcount(gradient) == _FEWEST:
-        return gradient
-    return np.array(gradient)
+def _wrong_number(op: str, gradients: object, parents: int) -> Exception:
+    """Return the error for a vjp that returned no tuple, or one of the wrong length."""
+    if not isinstance(gradients, tuple):
+        return TypeError(
+            f"the vjp of {op} returned a {type(gradients).__name__}: a vjp returns a tuple, "
+            "with one gradient per parent"
+        )
+    return ValueError(f"the vjp of {op} returned {len(gradients)} gradients for {parents} parents")
 
 
-def _add(so_far: Array, gradient: Array) -> Array:
-    """so_far + gradient; in place if nobody else holds so_far."""
-    if _is_array(so_far) and sys.getrefcount(so_far) == _FEWEST:
-        if isinstance(gradient, Rows):
-            gradient.add_to(so_far)
-        else:
-            so_far += gradient
-        return so_far
-    return so_far + gradient
-
-
-def _is_array(gradient: object) -> bool:
-    """Whether it is an array with memory of its own, that can be written to."""
-    return type(gradient) is np.ndarray and gradient.base is None and gradient.flags.writeable
-
-
-def _fewest() -> int:
-    """What the two functions above see of an array that one variable of their caller holds.
-
-    Counted, as it differs between versions of Python. It is 3 at most: a debugger may hold more
-    while this is counted, and a number too low only means more copies.
-    """
-
-    def references(array: Array) -> int:
-        return sys.getrefcount(array)
-
-    array = np.empty(0)
-    return min(references(array), 3)
-
-
-_FEWEST = _fewest()
+def _wrong_gradient(op: str, gradient: Any, i: int, data: Array) -> Exception:
+    """Return the error for a gradient that is no array, or does not fit parent i."""
+    if not isinstance(gradient, _GRADIENTS):
+        return TypeError(f"the vjp of {op} returned {gradient!r} for parent {i}, not an array")
+    return ValueError(
+        f"the vjp of {op} returned a gradient of shape {gradient.shape} and dtype "
+        f"{gradient.dtype} for parent {i}, which has shape {data.shape} and dtype {data.dtype}"
+    )

@@ -8,15 +8,13 @@ one token for each new one, instead of that of the whole text.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike
 
+from autograd import Array
 from npgpt2 import validate
 from npgpt2.config import GPT2Config
-
-Array = NDArray[Any]
 
 
 class KVCache:
@@ -82,18 +80,23 @@ class KVCache:
 
     @property
     def lengths(self) -> Array:
-        """Number of tokens read of each row, (B,) integers. Set smaller ones to take tokens back.
+        """Number of tokens read in each row, (B,) integers; read-only, see `truncate`."""
+        return self._lengths
+
+    def truncate(self, lengths: ArrayLike) -> None:
+        """Take back the last tokens of each row, so that `lengths` tokens of it remain.
+
+        Parameters
+        ----------
+        lengths
+            (B,) integers, each from 0 to the number of tokens read.
 
         Raises
         ------
         TypeError, ValueError
-            What it is set to is not that.
+            The lengths are not such numbers. Nothing has changed.
         """
-        return self._lengths
-
-    @lengths.setter
-    def lengths(self, values: ArrayLike) -> None:
-        new = np.asarray(values)
+        new = np.asarray(lengths)
         if new.dtype.kind not in "iu":
             raise TypeError(f"lengths must be integers, not {new.dtype}")
         if new.shape != self._lengths.shape or (new < 0).any() or (new > self._lengths).any():
@@ -113,7 +116,7 @@ class KVCache:
                 f"n_positions={config.n_positions}; make one with model.make_cache()"
             )
 
-    def after(self, B: int, T: int) -> tuple[list[Past], Array]:
+    def reserve(self, B: int, T: int) -> tuple[list[Past], Array]:
         """Return what T more tokens of each row follow, for each layer, and their positions (B, T).
 
         They count as read after `advance(T)`.

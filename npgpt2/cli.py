@@ -21,16 +21,18 @@ from typing import NoReturn
 
 import numpy as np
 
-from npgpt2 import __version__, data, process, validate
-from npgpt2.config import PRESETS
-from npgpt2.evaluation import evaluate
+from npgpt2 import __version__, validate
+from npgpt2.config import PRESETS, TrainingConfig
+from npgpt2.generation.evaluation import evaluate
+from npgpt2.generation.sampling import Sampling
+from npgpt2.machine import process
+from npgpt2.machine.ranks import Ranks, launched
 from npgpt2.parameter_table import format_table
 from npgpt2.progress import Progress
-from npgpt2.ranks import Ranks, launched
-from npgpt2.run import Run, new_run_directory
-from npgpt2.sampling import Sampling
 from npgpt2.text import TextModel, export, read_config
-from npgpt2.training import Trainer, TrainingConfig
+from npgpt2.training import data
+from npgpt2.training.run import Run, new_run_directory
+from npgpt2.training.trainer import Trainer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         ranks = launched()
     except (ImportError, ValueError) as error:
-        return _report(str(error))
+        return _report(error)
     if ranks.rank == 0:
         status, said = _run(argv, ranks), ""
     else:  # kept back, for when it fails alone
@@ -68,7 +70,7 @@ def _run(argv: Sequence[str] | None, ranks: Ranks) -> int:
     except MemoryError as error:
         status = _report(f"not enough memory ({error}); take a smaller batch or model")
     except (OSError, ValueError, TypeError, IndexError, ArithmeticError, ImportError) as error:
-        status = _report(str(error))
+        status = _report(error)
     except Exception:
         if ranks.size == 1:
             raise
@@ -81,9 +83,9 @@ def _run(argv: Sequence[str] | None, ranks: Ranks) -> int:
     return status
 
 
-def _report(message: str) -> int:
+def _report(error: Exception | str) -> int:
     """Print an error in one line; return the status."""
-    line = message.replace(":\n  ", ": ").replace("\n  ", "; ")  # of a list of problems
+    line = error.line if isinstance(error, validate.Problems) else str(error)
     print("npgpt2: error:", " ".join(line.split()), file=sys.stderr)
     return 2
 

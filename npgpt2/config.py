@@ -9,20 +9,17 @@ Source: Radford et al., Language Models are Unsupervised Multitask Learners (201
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from npgpt2 import validate
 
 set_field = object.__setattr__  # a frozen dataclass sets its own fields this way, and only here
 
+SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner")
+
 CHECKS: dict[str, Callable[[str, object], float]] = {  # field: what returns its value, or raises
-    "vocab_size": validate.integer,
-    "n_positions": validate.integer,
-    "n_embd": validate.integer,
-    "n_layer": validate.integer,
-    "n_head": validate.integer,
-    "n_inner": validate.integer,
+    **dict.fromkeys(SIZES, validate.integer),
     "resid_pdrop": validate.fraction,
     "embd_pdrop": validate.fraction,
     "attn_pdrop": validate.fraction,
@@ -124,3 +121,71 @@ PRESETS = {
     "gpt2-large": GPT2Config.gpt2_large,
     "gpt2-xl": GPT2Config.gpt2_xl,
 }
+
+
+# -- training ------------------------------------------------------------------------------------
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Hyperparameters of a run; `fields(TrainingConfig)` has the meaning of each as metadata.
+
+    The defaults are the setting that nanoGPT gives for a CPU.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A value of the wrong kind or outside its limits.
+    """
+
+    n_layer: int = _option(4, "number of blocks")
+    n_head: int = _option(4, "attention heads in each")
+    n_embd: int = _option(128, "channels, a multiple of n_head")
+    n_positions: int = _option(64, "context, in characters")
+    dropout: float = _option(0.0, "dropout probability, in all three places")
+    batch_size: int = _option(12, "windows in a batch")
+    steps: int = _option(2000, "optimizer steps")
+    lr: float = _option(1e-3, "learning rate after the warm-up")
+    min_lr: float = _option(1e-4, "learning rate at the end of the cosine")
+    warmup_steps: int = _option(100, "steps of linear warm-up, at most a tenth of all")
+    beta1: float = _option(0.9, "AdamW's decay rate of the first moment")
+    beta2: float = _option(0.99, "AdamW's decay rate of the second moment")
+    weight_decay: float = _option(0.1, "AdamW's decay of matrices")
+    max_grad_norm: float = _option(1.0, "gradients are clipped to this norm")
+    val_fraction: float = _option(0.1, "part of the text kept for validation, at its end")
+    eval_every: int = _option(100, "steps between validations, each followed by a checkpoint")
+    eval_batches: int = _option(20, "batches in a validation, the same ones every time")
+    seed: int = _option(0, "seed of weights, batches and dropout")
+    dtype: str = _option("float32", "float32 or float64")
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "steps", "eval_every", "eval_batches"):
+            validate.integer(name, getattr(self, name))
+        for name in ("warmup_steps", "seed"):
+            validate.integer(name, getattr(self, name), minimum=0)
+        for name in ("lr", "max_grad_norm", "val_fraction"):
+            validate.positive(name, getattr(self, name))
+        for name in ("dropout", "beta1", "beta2", "val_fraction"):
+            validate.fraction(name, getattr(self, name))
+        validate.number("weight_decay", self.weight_decay)
+        validate.number("min_lr", self.min_lr, maximum=self.lr)
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype={self.dtype!r} must be float32 or float64")
+        self.model_config(vocab_size=1)
+
+    def model_config(self, vocab_size: int) -> GPT2Config:
+        """Return the configuration of the model."""
+        return GPT2Config(
+            vocab_size=vocab_size,
+            n_positions=self.n_positions,
+            n_embd=self.n_embd,
+            n_layer=self.n_layer,
+            n_head=self.n_head,
+            resid_pdrop=self.dropout,
+            embd_pdrop=self.dropout,
+            attn_pdrop=self.dropout,
+        )

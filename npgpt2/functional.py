@@ -23,14 +23,12 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from autograd import Operand, Rows, Tensor, as_tensor, is_recorded, record
+from autograd import Array, Operand, Rows, Tensor, as_tensor, is_recorded, record
 from npgpt2 import validate
-from npgpt2.blocks import blocks
 from npgpt2.cache import Past
-
-Array = NDArray[Any]
+from npgpt2.machine.work import blocks
 
 # Sizes, in elements, that were found to be the fastest.
 _ROWS = 64  # of attention weights at a time

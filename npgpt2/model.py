@@ -12,19 +12,25 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike
 
-from autograd import Tensor, is_recorded
+from autograd import Array, Tensor, is_recorded
 from npgpt2 import functional as F
-from npgpt2 import generation
+from npgpt2 import validate
 from npgpt2.cache import KVCache, Past
 from npgpt2.config import GPT2Config
+from npgpt2.generation.generation import Seed, generate
+from npgpt2.generation.sampling import Limits, Sampling
 from npgpt2.layers import Dropout, Embedding, LayerNorm, Linear, fill_normal
 from npgpt2.module import Module
+from npgpt2.parameter_table import count_parameters
+
+if TYPE_CHECKING:
+    from npgpt2.disk.checkpoint import Checkpoint
 
 
 class CausalSelfAttention(Module):
@@ -232,7 +238,7 @@ class GPT2Model(Module):
                     "`with model.evaluating():`"
                 )
             cache.require_model(self.config, self.wte.weight.dtype)
-            pasts, positions = cache.after(B, T)
+            pasts, positions = cache.reserve(B, T)
         x = self.drop(self.wte(ids) + self.wpe(positions))  # (B, T) -> (B, T, C)
         for block, past in zip(self.h, pasts, strict=True):
             x = block(x, past)
@@ -255,30 +261,148 @@ class GPT2Model(Module):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
-        rng: generation.Seed | Sequence[generation.Seed] = None,
+        rng: Seed | Sequence[Seed] = None,
         stop: ArrayLike | None = None,
         sliding_window: bool = False,
         vocab_size: int | None = None,
-    ) -> NDArray[Any]:
-        """Continue each row of input_ids; see `npgpt2.generation.generate`."""
-        return generation.generate(
-            self, input_ids, max_new_tokens, temperature, top_k, top_p, rng, stop, sliding_window,
-            vocab_size,
-        )  # fmt: skip
+    ) -> Array:
+        """Continue each row of input_ids; return the prompts and the new tokens, (B, T + new).
+
+        Parameters
+        ----------
+        input_ids, max_new_tokens, rng
+            See `npgpt2.generation.generation.generate`; so are the errors.
+        temperature, top_k, top_p
+            How a token is drawn; see `Sampling`.
+        stop, sliding_window, vocab_size
+            What ends a text, and what may be drawn; see `Limits`.
+        """
+        sampling, limits = (
+            Sampling(temperature, top_k, top_p),
+            Limits(stop, sliding_window, vocab_size),
+        )
+        return generate(self, input_ids, max_new_tokens, sampling, rng, limits)
+
+    def where_not_finite(self, input_ids: ArrayLike) -> str:
+        """Say where the first value stands that is infinite or NaN: a parameter, or a block.
+
+        Returns
+        -------
+        str
+            A sentence; empty if there is no such value in what the head reads.
+        """
+        for name, parameter in self.named_parameters():
+            finite = np.isfinite(parameter.data)
+            if not finite.all():
+                place = tuple(int(i) for i in np.unravel_index(finite.argmin(), finite.shape))
+                return f"parameter {name} has {parameter.data[place]} at {list(place)}"
+        with self.evaluating(), np.errstate(all="ignore"):
+            ids = np.asarray(input_ids)
+            x = self.wte(ids) + self.wpe(np.arange(ids.shape[1]))
+            for i, block in enumerate(self.h):
+                x = block(x)
+                if not np.isfinite(x.data).all():
+                    return f"all parameters are finite, but the output of h.{i} is not"
+        return ""
+
+    # -- on disk -----------------------------------------------------------------------------
+
+    @classmethod
+    def from_arrays(
+        cls,
+        config: GPT2Config,
+        arrays: Iterable[tuple[str, Array]],
+        dtype: DTypeLike = np.float32,
+    ) -> GPT2Model:
+        """Make a model of arrays, in eval mode.
+
+        Parameters
+        ----------
+        config
+            The hyperparameters.
+        arrays
+            (name, array) for every parameter, of this dtype. The arrays become the parameters; they
+            are not copied. An iterator is asked for one array at a time.
+        dtype
+            float32 or float64.
+
+        Raises
+        ------
+        KeyError
+            A name is not that of a parameter.
+        """
+        model = cls(config, dtype=dtype, init_weights=False).eval()
+        parameters = dict(model.named_parameters())
+        for parameter in parameters.values():
+            parameter.data = np.empty(0, dtype)  # so that the zeros go before the arrays come
+        for name, array in arrays:
+            parameters[name].data = array
+        return model
+
+    @classmethod
+    def from_pretrained(
+        cls, directory: str | os.PathLike[str], dtype: DTypeLike = np.float32
+    ) -> GPT2Model:
+        """Read a directory that transformers has written, in eval mode.
+
+        Errors are those of `npgpt2.disk.huggingface.read` and of `Pretrained.arrays`, which also
+        says what is mapped and what is copied.
+        """
+        from npgpt2.disk import huggingface
+
+        kind = validate.dtype(dtype)
+        pretrained = huggingface.read(directory)
+        return cls.from_arrays(pretrained.config, pretrained.arrays(kind), kind)
 
     def save_pretrained(
         self, directory: str | os.PathLike[str], eos_token_id: int | None = 50256
     ) -> None:
-        """Write a directory that transformers can load; see `npgpt2.huggingface.save`."""
-        from npgpt2 import huggingface  # which imports this file
+        """Write a directory that transformers can load; see `npgpt2.disk.huggingface.write`."""
+        from npgpt2.disk import huggingface
 
-        huggingface.save(self, directory, eos_token_id)
+        huggingface.write(directory, self.config, self._arrays(), eos_token_id)
 
-    @staticmethod
-    def from_pretrained(
-        directory: str | os.PathLike[str], dtype: DTypeLike = np.float32
-    ) -> GPT2Model:
-        """Read a directory that transformers has written; see `npgpt2.huggingface.load`."""
-        from npgpt2 import huggingface  # which imports this file
+    @classmethod
+    def load_npz(cls, path: str | os.PathLike[str]) -> GPT2Model:
+        """Read a model written by `save_npz`, in the dtype it was saved in, in eval mode.
 
-        return huggingface.load(directory, dtype)
+        Raises
+        ------
+        OSError
+            No such file, or not readable.
+        ValueError
+            The file is not a checkpoint of npgpt2, or is damaged.
+        """
+        from npgpt2.disk import checkpoint
+
+        return cls.from_checkpoint(checkpoint.load_npz(path))
+
+    @classmethod
+    def from_checkpoint(cls, saved: Checkpoint) -> GPT2Model:
+        """Make the model of a checkpoint; ValueError if it does not hold a whole one."""
+        size = count_parameters(saved.config)
+        held = sum(array.size for array in saved.parameters.values())
+        try:
+            if size > 2 * held:  # said before anything of that size is made
+                raise ValueError(f"its configuration asks for {size:,} numbers, it holds {held:,}")
+            dtype = saved.parameters["wte.weight"].dtype
+            model = cls(saved.config, dtype=dtype, init_weights=False).eval()
+            model.load_state_dict(saved.parameters, assign=True)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{saved.path} does not hold a whole model: {error}") from error
+        return model
+
+    def save_npz(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        arrays: Mapping[str, Array] | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write configuration and parameters to one file; see `npgpt2.disk.checkpoint.save_npz`."""
+        from npgpt2.disk import checkpoint
+
+        checkpoint.save_npz(path, self.config, self._arrays(), arrays=arrays, meta=meta)
+
+    def _arrays(self) -> dict[str, Array]:
+        return {name: parameter.data for name, parameter in self.named_parameters()}

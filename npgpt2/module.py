@@ -55,15 +55,26 @@ class Module:
 
     def modules(self) -> Iterator[Module]:
         """Yield this module and all below it, each once, parents first."""
+        return (module for _, module in self.named_modules())
+
+    def named_modules(self) -> Iterator[tuple[str, Module]]:
+        """Yield (path, module) for this module and all below it, each once, parents first.
+
+        The path of this module is empty. A module reached by several paths has the first of them.
+
+        >>> from npgpt2 import MLP, GPT2Config
+        >>> [path for path, _ in MLP(GPT2Config(n_embd=4, n_head=1)).named_modules()]
+        ['', 'c_fc', 'c_proj', 'dropout']
+        """
         seen: set[int] = set()
-        stack: list[Module] = [self]
+        stack: list[tuple[str, Module]] = [("", self)]
         while stack:
-            module = stack.pop()
+            path, module = stack.pop()
             if id(module) not in seen:
                 seen.add(id(module))
-                yield module
-                below = [child for _, child in module.children() if isinstance(child, Module)]
-                stack.extend(reversed(below))
+                yield path, module
+                below = [(n, child) for n, child in module.children() if isinstance(child, Module)]
+                stack.extend((f"{path}.{n}" if path else n, child) for n, child in reversed(below))
 
     def named_parameters(self, aliases: bool = False) -> Iterator[tuple[str, Parameter]]:
         """Yield (name, parameter), each parameter once; under all its names with `aliases`."""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from autograd import Tensor
-from npgpt2 import process, threads, validate
-from npgpt2.blocks import BLOCK, blocks
-
-Array = NDArray[Any]
+from autograd import Array, Tensor
+from npgpt2 import validate
+from npgpt2.machine import process, work
+from npgpt2.machine.packs import flattened, make_packs
+from npgpt2.machine.work import blocks
 
 _LARGE = 1 << 20  # entries of the largest parameter that make threads worth their while
 _STRETCH = 1 << 17  # entries to change at a time; found to be the fastest
@@ -115,7 +113,7 @@ class AdamW(Optimizer):
         self.eps = validate.positive("eps", eps)
         self.weight_decay = validate.number("weight_decay", weight_decay)
         self.step_count = 0
-        self._packs = _packs(self.parameters)
+        self._packs = make_packs(self.parameters)
 
     @property
     def m(self) -> list[Array]:
@@ -146,15 +144,10 @@ class AdamW(Optimizer):
         """
         self._require_fitting_gradients()
         self.step_count += 1
-        changes: list[Callable[[], None]] = []
-        for pack in self._packs:
-            present = [(p, at) for p, at in pack.members if p.grad is not None]
-            if len(present) == len(pack.members):
-                together = [p for p, _ in present]
-                changes.append(partial(self._change, together, pack.m, pack.v))
-            else:
-                changes += [partial(self._change, [p], pack.m[at], pack.v[at]) for p, at in present]
-        threads.run(changes, process.threads() if self._packs[0].m.size > _LARGE else 1)
+        pieces = [piece for pack in self._packs for piece in pack.pieces()]
+        large = self._packs[0].m.size > _LARGE
+        changes = [partial(self._change, *piece) for piece in pieces]
+        work.side_by_side(changes, process.thread_limit() if large else 1)
 
     def _require_fitting_gradients(self) -> None:
         for pack in self._packs:
@@ -167,32 +160,30 @@ class AdamW(Optimizer):
                     )
 
     def _change(self, parameters: list[Tensor], m: Array, v: Array) -> None:
-        """Do a step for parameters of one kind, whose moments stand one after the other."""
+        """Do the step for parameters of one kind, given their moments, flat."""
         beta1, beta2 = self.betas
         # With r = sqrt(1 - beta2**t):  m/(1 - beta1**t) / (sqrt(v)/r + eps)
         #                            =  m * (r/(1 - beta1**t)) / (sqrt(v) + r eps)
         r = math.sqrt(1.0 - beta2**self.step_count)
         step_size = self.lr * r / (1.0 - beta1**self.step_count)
         decay = self.weight_decay if parameters[0].ndim >= 2 else 0.0
-        all_p, all_g = _joined(p.data for p in parameters), _joined(p.grad for p in parameters)
-        for n in blocks(m, _STRETCH):
-            p, g = all_p[n], all_g[n]
-            m[n] *= beta1
-            update = (1.0 - beta1) * g
-            m[n] += update
-            np.multiply(g, g, out=update)
-            update *= 1.0 - beta2
-            v[n] *= beta2
-            v[n] += update
-            np.sqrt(v[n], out=update)
-            update += r * self.eps
-            np.divide(m[n], update, out=update)
-            update *= step_size
-            if decay:
-                p *= 1.0 - self.lr * decay
-            p -= update
-        if not np.may_share_memory(all_p, parameters[0].data):
-            _split(all_p, [p.data for p in parameters])
+        with flattened(parameters) as (all_p, all_g):
+            for n in blocks(m, _STRETCH):
+                p, g = all_p[n], all_g[n]
+                m[n] *= beta1
+                update = (1.0 - beta1) * g
+                m[n] += update
+                np.multiply(g, g, out=update)
+                update *= 1.0 - beta2
+                v[n] *= beta2
+                v[n] += update
+                np.sqrt(v[n], out=update)
+                update += r * self.eps
+                np.divide(m[n], update, out=update)
+                update *= step_size
+                if decay:
+                    p *= 1.0 - self.lr * decay
+                p -= update
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of what a resumed run needs: step count and moments."""
@@ -228,46 +219,6 @@ class AdamW(Optimizer):
             for moment, array in zip(self._moments(key), state[key], strict=True):
                 moment[...] = array
         self.step_count = step_count
-
-
-@dataclass
-class _Pack:
-    """Parameters of one dtype, all of them matrices or none, and their moments in flat arrays."""
-
-    members: list[tuple[Tensor, slice]]  # each with its part of the moments
-    m: Array
-    v: Array
-
-
-def _packs(parameters: list[Tensor]) -> list[_Pack]:
-    """Pack parameters, as long as they fit into a block; larger ones alone. The largest first."""
-    kinds: dict[tuple[object, ...], list[list[Tensor]]] = {}
-    for p in parameters:
-        packs = kinds.setdefault((p.ndim >= 2, p.dtype), [[]])
-        if sum(q.size for q in packs[-1]) + p.size > BLOCK:
-            packs.append([])
-        packs[-1].append(p)
-    made = []
-    for pack in (pack for packs in kinds.values() for pack in packs if pack):
-        ends = np.cumsum([p.size for p in pack]).tolist()
-        members = [(p, slice(end - p.size, end)) for p, end in zip(pack, ends, strict=True)]
-        m, v = np.zeros((2, ends[-1]), pack[0].dtype)
-        made.append(_Pack(members, m, v))
-    return sorted(made, key=lambda pack: -pack.m.size)
-
-
-def _joined(arrays: Iterable[Array | None]) -> Array:
-    """Return one flat array of all; of a single one that is contiguous, a view."""
-    flat = [a.reshape(-1) for a in arrays if a is not None]
-    return flat[0] if len(flat) == 1 else np.concatenate(flat)
-
-
-def _split(flat: Array, arrays: list[Array]) -> None:
-    """Write the parts of a flat array back to the arrays that were joined."""
-    start = 0
-    for a in arrays:
-        a[...] = flat[start : start + a.size].reshape(a.shape)
-        start += a.size
 
 
 class SGD(Optimizer):

@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from autograd.op_specs import register
-from autograd.properties import Call, OpSpec, Refusal, Sizes, one_operand
-from autograd.strategies import Array, DrawFn, SearchStrategy, hnp, shapes, st
 from autograd.tensor import Tensor
+from autograd.testing.op_specs import register
+from autograd.testing.properties import Call, OpSpec, Refusal, Sizes, one_operand
+from autograd.testing.strategies import Array, DrawFn, SearchStrategy, hnp, shapes, st
 from npgpt2 import composed, functional
 from npgpt2.config import GPT2Config
 

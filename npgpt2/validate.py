@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
@@ -91,3 +92,35 @@ def ids(name: str, values: ArrayLike, limit: int, ignore: int | None = None) -> 
             f"is out of range: it must lie in [0, {limit})"
         )
     return array
+
+
+class Problems(ValueError):
+    """Everything that is wrong with something, in one error: `str()` has a problem a line.
+
+    >>> error = Problems("gpt2 cannot be read", ["config.json is missing", "wte.weight is missing"])
+    >>> print(error)
+    gpt2 cannot be read:
+      config.json is missing
+      wte.weight is missing
+    >>> print(error.line)
+    gpt2 cannot be read: config.json is missing; wte.weight is missing
+
+    Attributes
+    ----------
+    heading
+        What the problems are about.
+    problems
+        The problems, a tuple of strings.
+    """
+
+    def __init__(self, heading: str, problems: Iterable[str]) -> None:
+        self.heading, self.problems = heading, tuple(problems)
+        super().__init__(heading, self.problems)
+
+    @property
+    def line(self) -> str:
+        """The same in one line."""
+        return f"{self.heading}: {'; '.join(self.problems)}"
+
+    def __str__(self) -> str:
+        return "\n  ".join([f"{self.heading}:", *self.problems])

@@ -14,7 +14,7 @@ import torch
 from hypothesis import settings
 
 import autograd
-from npgpt2 import process
+from npgpt2.machine import process
 
 settings.register_profile("quick", max_examples=25, deadline=None)
 settings.register_profile("thorough", max_examples=1000, deadline=None)

@@ -51,18 +51,20 @@ from types import CodeType, ModuleType
 from typing import Any, cast
 
 ROOT = Path(__file__).parents[1]
-FILES = [f"autograd/{name}.py" for name in "backward tensor rows check".split()] + [
+FILES = [f"autograd/{name}.py" for name in "backward tensor rows ownership check".split()] + [
     f"npgpt2/{name}.py"
     for name in (
-        "functional blocks composed layers model module optim cache sampling generation evaluation "
-        "data validate"
+        "functional composed layers model module optim cache validate machine/work machine/packs "
+        "generation/sampling generation/generation generation/evaluation training/data"
     ).split()
 ]
 ALSO = {  # tests of a file, besides its doctests and the test file of its name
+    "autograd/ownership.py": "tests/test_autograd/test_tensor.py",
     "autograd/tensor.py": "tests/test_autograd/test_ops.py",
     "npgpt2/composed.py": "tests/test_npgpt2/test_functional.py",
-    "npgpt2/data.py": "tests/test_npgpt2/test_training.py",
+    "npgpt2/training/data.py": "tests/test_npgpt2/test_training/test_trainer.py",
     "npgpt2/functional.py": "tests/test_npgpt2/test_cache.py",
+    "npgpt2/machine/packs.py": "tests/test_npgpt2/test_optim.py",
 }
 ENGINE = "tests/test_autograd"  # all of it is run for autograd, and nothing of it for npgpt2
 HEAVY = ["numpy", "torch", "pytest", "hypothesis", "hypothesis.extra.numpy"]
@@ -76,8 +78,8 @@ ONE_THREAD = dict.fromkeys(["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 EQUIVALENT: dict[tuple[str, str, str], str] = {
     (
         "autograd/tensor.py",
-        "if self._vjp is None or self.parents is None:",
-        "if self._vjp is None or False:",
+        "if self.grad_fn is None or self.parents is None:",
+        "if self.grad_fn is None or False:",
     ): "both are None, or neither",
     (
         "npgpt2/functional.py",
@@ -347,7 +349,7 @@ Trial = tuple[Mutant, list[tuple[Tests, float]]]  # groups of tests, each with a
 
 def own_and_other_tests(file: str) -> tuple[Tests, Tests]:
     """The tests of a file, and all other fast tests: for mutants that survive its own."""
-    mirrors = {f: "tests/test_{}/test_{}".format(*f.split("/")) for f in FILES}
+    mirrors = {f: "tests/test_" + f.replace("/", "/test_") for f in FILES}
     own = dict.fromkeys([file, mirrors[file], ALSO.get(file, file)])
     others = [*sorted(map(str, Path(ENGINE).glob("test_*.py"))), *mirrors.values()]
     if not file.startswith("autograd/"):

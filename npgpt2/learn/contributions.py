@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from autograd import Tensor
-from npgpt2.learn.trace import Array, Node, Trace, norm, trace_model
+from autograd import Array, Tensor
+from npgpt2.learn.trace import Node, Trace, norm, trace_model
 from npgpt2.model import GPT2Model
 from npgpt2.module import Module
 

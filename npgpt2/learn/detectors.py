@@ -30,13 +30,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, Literal, TypeAlias, cast
+from typing import Literal, TypeAlias, cast
 
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
 from autograd import (
+    Array,
     GradientMismatch,
     Tensor,
     concatenate,
@@ -61,15 +62,14 @@ from npgpt2 import (
     clip_grad_norm,
     composed,
     cosine_schedule,
-    data,
 )
 from npgpt2 import functional as F
-from npgpt2.generation import complete
+from npgpt2.generation.generation import complete
+from npgpt2.generation.sampling import Sampling
 from npgpt2.learn.bugs import Bug
 from npgpt2.parameter_table import count_parameters
-from npgpt2.sampling import Sampling
+from npgpt2.training import data
 
-Array: TypeAlias = NDArray[Any]
 Detector: TypeAlias = Callable[[], None]
 
 # -- what is checked: ops and their inputs, and a model --------------------------------------------

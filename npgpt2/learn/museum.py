@@ -17,12 +17,14 @@ from typing import cast
 
 import numpy as np
 
-from npgpt2 import AdamW, GPT2Config, GPT2Model, clip_grad_norm, cosine_schedule, data, validate
+from npgpt2 import AdamW, GPT2Config, GPT2Model, clip_grad_norm, cosine_schedule, validate
 from npgpt2 import functional as F
+from npgpt2.disk.tokenizer import Vocabulary
 from npgpt2.learn import detectors
 from npgpt2.learn.bugs import BUGS, Bug
 from npgpt2.learn.detectors import DETECTORS, PROPERTIES, format_matrix, measure
 from npgpt2.progress import Progress
+from npgpt2.training import data
 
 STEPS = 60
 
@@ -177,7 +179,7 @@ def training(steps: int = STEPS) -> Iterator[float]:
     With all that a training has: dropout, two micro-batches a step, clipping, a schedule; half
     way it is saved, resumed and validated. float64; the same numbers every time.
     """
-    vocabulary = data.Vocabulary.of(_TEXT)
+    vocabulary = Vocabulary.of(_TEXT)
     config = GPT2Config(
         vocab_size=len(vocabulary), n_positions=8, n_embd=16, n_layer=2, n_head=2,
         resid_pdrop=0.1, embd_pdrop=0.1, attn_pdrop=0.1,

@@ -26,14 +26,12 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from autograd import Tensor
-from npgpt2.checkpoint import write_atomically
+from autograd import Array, Tensor
+from npgpt2.disk.files import write_atomically
 from npgpt2.learn.trace import Node, Trace, norm, trace_model
 from npgpt2.model import GPT2Model
-
-Array = NDArray[Any]
 
 CELLS = 64  # along each side of a heat map, at most
 NODES = 6000  # in one page, which has about 0.8 kB of text for each

@@ -12,22 +12,20 @@ import os
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from autograd import Tensor
+from autograd import Array, Tensor
 from npgpt2 import functional as F
 from npgpt2 import validate
-from npgpt2.checkpoint import write_atomically
+from npgpt2.disk.files import write_atomically
 from npgpt2.model import GPT2Model
-from npgpt2.run import Metrics, Run
+from npgpt2.training.run import Metrics, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
-
-Array: TypeAlias = NDArray[Any]
 
 
 def main(
@@ -222,9 +220,8 @@ def _draw_curves(figure: FigureBase, run: Run, metrics: dict[str, Array]) -> Non
         label = f"validation, last {val[-1]:.4f}"
         loss.plot(step[validated], val, "o-", color="C3", markersize=4.0, label=label)
     loss.set_ylabel("loss (nats per character)")
-    limit = run.settings.get("max_grad_norm")
-    if isinstance(limit, int | float):
-        norm.axhline(limit, color="0.4", linestyle="--", label=f"clipped to {limit:g}")
+    limit = run.config.max_grad_norm
+    norm.axhline(limit, color="0.4", linestyle="--", label=f"clipped to {limit:g}")
     norm.plot(step, metrics["grad_norm"], label="before clipping", **thin)
     norm.set_ylabel("gradient norm")
     norm.set_ylim(bottom=0.0)

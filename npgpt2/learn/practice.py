@@ -37,10 +37,10 @@ from typing import Any
 
 import numpy as np
 
-from autograd import Tensor
+from autograd import Array, Tensor
 from npgpt2.learn.exercises import EXERCISES
-from npgpt2.learn.exercises.diagnosis import close, diagnose, differ
-from npgpt2.learn.exercises.exercise import SIZES, Answer, Arguments, Array, Exercise
+from npgpt2.learn.judge.diagnosis import close, diagnose, differ
+from npgpt2.learn.judge.exercise import SIZES, Answer, Arguments, Exercise
 
 # -- the verdict ---------------------------------------------------------------------------------
 
@@ -349,7 +349,7 @@ def _examine(exercise: Exercise, function: Answer, runs: Sequence[_Run]) -> tupl
     for i, name in enumerate(exercise.gradients):
         pairs = [
             (run.values[i], right[i])
-            for run, right in zip(runs, exercise.rights, strict=True)
+            for run, right in zip(runs, exercise.expected, strict=True)
             if run.values is not None
         ]
         gradients[name] = _kind(name, pairs) or _compare(name, pairs)
@@ -439,7 +439,7 @@ def _evidence(
     i = list(exercise.gradients).index(name)
     value, right = next(
         (v, r[i])
-        for v, r in zip(yours, exercise.rights, strict=True)
+        for v, r in zip(yours, exercise.expected, strict=True)
         if v is not None and not close(v, r[i])
     )
     bad = differ(value, right)
@@ -505,9 +505,8 @@ def hints(name: str, n: int = 3) -> tuple[str, ...]:
 
 def derivation(name: str) -> str:
     """Return the way from the forward pass to the gradients, line by line."""
-    module = sys.modules[_exercise(name).forward.__module__]
-    page = inspect.cleandoc(module.__doc__ or "")
-    return f"{page}\n\nThese lines run after `from {module.__name__} import *`."
+    exercise = _exercise(name)
+    return f"{exercise.derivation}\n\nThese lines run after `from {exercise.module} import *`."
 
 
 def start(name: str, path: str | os.PathLike[str]) -> None:

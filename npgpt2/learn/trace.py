@@ -27,14 +27,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from autograd import Tensor, enable_grad
+from autograd import Array, Tensor, enable_grad
 from autograd.backward import backward, topological_order
 from npgpt2.model import GPT2Model
 from npgpt2.module import Module
 
-Array = NDArray[Any]
 Arrival = tuple[int, int, Array]
 
 # -- which module made which node ------------------------------------------------------------------
@@ -83,7 +82,7 @@ def watch(model: Module) -> Iterator[None]:
     try:
         if not isinstance(vars(model).get("forward"), _Watched):
             _name_parameters(model)
-        for path, module in named_modules(model):
+        for path, module in model.named_modules():
             before = vars(module).get("forward")
             if not isinstance(before, _Watched):
                 watched.append(module)
@@ -145,25 +144,6 @@ def _tensors(x: Any) -> Iterator[Tensor]:
     elif isinstance(x, list | tuple | dict):
         for item in x.values() if isinstance(x, dict) else x:
             yield from _tensors(item)
-
-
-def named_modules(model: Module) -> Iterator[tuple[str, Module]]:
-    """Yield (path, module) of the model and all modules below it, each once, parents first.
-
-    >>> from npgpt2 import MLP, GPT2Config
-    >>> mlp = MLP(GPT2Config(n_embd=4, n_head=1))
-    >>> [path for path, _ in named_modules(mlp)]
-    ['', 'c_fc', 'c_proj', 'dropout']
-    """
-    seen: set[int] = set()
-    stack = [("", model)]
-    while stack:
-        path, module = stack.pop()
-        if id(module) not in seen:
-            seen.add(id(module))
-            yield path, module
-            children = [(n, child) for n, child in module.children() if isinstance(child, Module)]
-            stack.extend((f"{path}.{n}" if path else n, child) for n, child in reversed(children))
 
 
 def _name_parameters(model: Module) -> None:
@@ -304,18 +284,7 @@ class Trace:
         TypeError, ValueError
             g does not fit, is missing, or a vjp is wrong; see `Tensor.vjp`.
         """
-        if not root.requires_grad:
-            raise RuntimeError(
-                "nothing to trace: nothing this Tensor was computed from has requires_grad=True, "
-                "or it was computed under no_grad()"
-            )
-        if g is None:
-            if root.size != 1:
-                raise ValueError(
-                    f"a trace of a Tensor of shape {root.shape} needs a cotangent of that shape: "
-                    "give g, or reduce to a scalar first"
-                )
-            g = np.ones_like(root.data)
+        cotangent = root.cotangent(g)
         own = {} if model is None else {id(p): name for name, p in model.named_parameters()}
         mirrors: dict[int, _Mirror] = {}
         calls: list[int] = []
@@ -326,7 +295,6 @@ class Trace:
                     mirrors[id(parent)] = _Mirror(len(mirrors), parent, (), calls)
             parents = tuple(mirrors[id(parent)] for parent in tensor.parents)
             mirrors[id(tensor)] = _Mirror(len(mirrors), tensor, parents, calls)
-        cotangent = root._cotangent(g)
         leaves = backward(mirrors[id(root)], cotangent)
         for leaf, gradient in leaves:
             assert isinstance(leaf, _Mirror)
@@ -372,10 +340,10 @@ class _Mirror:
         self, texts: dict[int, tuple[str, str]], counted: set[int], names: dict[int, str]
     ) -> Node:
         """Return what has been noted down, with the texts of the op and its memory."""
-        tensor, vjp = self.tensor, self.tensor._vjp
+        tensor, vjp = self.tensor, self.tensor.grad_fn
         op, formula, source = "leaf" if self.requires_grad else "constant", "", ""
         if vjp is not None:
-            op, code = op_name(vjp), id(getattr(vjp, "__code__", vjp))
+            op, code = tensor.op, id(getattr(vjp, "__code__", vjp))
             if code not in texts:
                 texts[code] = _formula(vjp), _source(vjp)
             formula, source = texts[code]
@@ -461,17 +429,6 @@ def norm(array: Array) -> float:
 
 
 # -- what can be said of an op ---------------------------------------------------------------------
-
-
-def op_name(vjp: Callable[..., Any]) -> str:
-    """Return the name of the function that a vjp was defined in.
-
-    >>> x = Tensor(1.0, requires_grad=True)
-    >>> op_name((x * x)._vjp)
-    'mul'
-    """
-    *outer, own = vjp.__qualname__.split(".<locals>")
-    return (outer[-1] if outer else own).rpartition(".")[2]
 
 
 def _is_of_the_library(vjp: Any) -> bool:

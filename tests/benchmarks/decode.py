@@ -19,9 +19,9 @@ import numpy as np
 
 from npgpt2 import GPT2Config, GPT2Model
 from npgpt2 import functional as F
-from npgpt2.generation import decode, prefill, stream
-from npgpt2.process import keep_freed_memory
-from npgpt2.sampling import Sampling
+from npgpt2.generation.generation import decode, prefill, stream
+from npgpt2.generation.sampling import Sampling
+from npgpt2.machine.process import keep_freed_memory
 from tests.benchmarks.step import fill
 from tests.benchmarks.turns import Worker, python, ratio, serve, take_turns
 
@@ -149,7 +149,7 @@ def positions(name: str) -> None:
         """Return the least time after so many tokens; the farthest first, as they are read."""
         times = []
         for _ in range(15):
-            cache.lengths = [position]
+            cache.truncate([position])
             start = time.perf_counter()
             call()
             times.append(time.perf_counter() - start)
@@ -160,7 +160,7 @@ def positions(name: str) -> None:
         with model.evaluating():
             token = best(lambda: decode(model, [0], cache), position)
             attention = best(
-                lambda: [F.cached_attention(qkv, config.n_head, p) for p in cache.after(1, 1)[0]],
+                lambda: [F.cached_attention(qkv, config.n_head, p) for p in cache.reserve(1, 1)[0]],
                 position,
             )
         print(f"{position:8} {token:8.2f} {attention:8.2f}", flush=True)

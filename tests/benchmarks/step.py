@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from npgpt2 import AdamW, GPT2Config, GPT2Model, clip_grad_norm
-from npgpt2.process import keep_freed_memory
-from npgpt2.ranks import ALONE, MPIRanks
+from npgpt2.machine.process import keep_freed_memory
+from npgpt2.machine.ranks import ALONE, MPIRanks
 from tests.benchmarks.turns import Worker, python, ratio, serve, take_turns
 
 Step = Callable[[], dict[str, float]]

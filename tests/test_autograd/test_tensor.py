@@ -110,7 +110,7 @@ def test_other_constants_keep_the_dtype_too(dtype: type) -> None:
 def test_tensors_of_two_precisions_do_not_mix(op: Callable[..., Any]) -> None:
     x, y = leaf(2, 2), leaf(2, 2, dtype=np.float32)
     for pair in ((x, y), (y, x)):
-        with pytest.raises(TypeError, match="operand . has dtype float.*make all the same first"):
+        with pytest.raises(TypeError, match="operand . has dtype float.*convert all operands"):
             op(*pair)
 
 

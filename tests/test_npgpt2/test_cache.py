@@ -65,7 +65,7 @@ def test_rows_of_different_lengths_are_each_read_as_if_alone(
     more = rng.integers(0, 13, (len(lengths), T))
     cache = model.make_cache(len(lengths))
     first = read(model, cache, ids)
-    cache.lengths = np.array(lengths)
+    cache.truncate(np.array(lengths))
     second = read(model, cache, more)
     for b, n in enumerate(lengths):
         alone = model(np.concatenate([ids[[b], :n], more[[b]]], axis=1)).data[0]
@@ -77,11 +77,11 @@ def test_rows_of_different_lengths_are_each_read_as_if_alone(
 def test_tokens_can_be_taken_back(model: GPT2Model) -> None:
     cache = model.make_cache(1)
     read(model, cache, np.array([[1, 2, 3, 4, 5]]))
-    cache.lengths = [0]
+    cache.truncate([0])
     assert_close(read(model, cache, np.array([[6, 7]])), model([[6, 7]]).data)
-    cache.lengths = [0]
+    cache.truncate([0])
     read(model, cache, np.array([[1, 2, 3, 4, 5]]))
-    cache.lengths = [2]
+    cache.truncate([2])
     assert_close(read(model, cache, np.array([[6, 7]])), model([[1, 2, 6, 7]]).data[:, 2:])
 
 
@@ -133,7 +133,7 @@ def test_lengths_are_at_most_what_has_been_read(
     cache = model.make_cache(2)
     read(model, cache, np.array([[1, 2, 3], [4, 5, 6]]))
     with pytest.raises(error, match=message):
-        cache.lengths = lengths
+        cache.truncate(lengths)
     with pytest.raises(ValueError, match="read-only"):
         cache.lengths[:] = 0
     assert cache.lengths.tolist() == [3, 3]
@@ -143,7 +143,7 @@ def test_lengths_of_the_caller_are_neither_kept_nor_overflow(model: GPT2Model) -
     large = random_model(GPT2Config(13, 300, 16, n_layer=1, n_head=2)).eval()
     cache, lengths = large.make_cache(1), np.array([250], dtype=np.uint8)
     read(large, cache, np.ones((1, 260), dtype=int))
-    cache.lengths = lengths
+    cache.truncate(lengths)
     read(large, cache, np.ones((1, 10), dtype=int))
     assert cache.lengths.tolist() == [260] and lengths.tolist() == [250]
 

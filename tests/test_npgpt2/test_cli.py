@@ -15,12 +15,12 @@ from dataclasses import fields
 
 import pytest
 
-from npgpt2 import data
 from npgpt2.cli import main
-from npgpt2.evaluation import evaluate
-from npgpt2.run import Run
+from npgpt2.config import TrainingConfig
+from npgpt2.generation.evaluation import evaluate
 from npgpt2.text import TextModel
-from npgpt2.training import TrainingConfig
+from npgpt2.training import data
+from npgpt2.training.run import Run
 
 TINY = "--n-layer 1 --n-embd 8 --n-head 2 --n-positions 8 --batch-size 2 --eval-batches 1".split()
 

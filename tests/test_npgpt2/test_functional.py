@@ -22,7 +22,7 @@ from autograd import Tensor, gradcheck
 from autograd.testing import arrays, check_op, extremes
 from npgpt2 import composed
 from npgpt2 import functional as F
-from npgpt2.blocks import BLOCK
+from npgpt2.machine.work import BLOCK
 from npgpt2.testing import FUSED
 from tests.test_npgpt2.torch_gpt2 import assert_as_accurate, assert_close
 

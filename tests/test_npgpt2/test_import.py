@@ -18,7 +18,7 @@ def python(code, cwd=ROOT):
 def test_numpy_is_the_only_third_party_import():
     done = python(
         "import sys, sysconfig\n"
-        "import npgpt2, npgpt2.cli, npgpt2.huggingface, npgpt2.training\n"
+        "import npgpt2, npgpt2.cli, npgpt2.disk.huggingface, npgpt2.training.trainer\n"
         "top = {name.partition('.')[0] for name in sys.modules}\n"
         "ours = {'autograd', 'npgpt2', '__main__'}\n"
         "print(*sorted(n for n in top - ours - set(sys.stdlib_module_names)\n"

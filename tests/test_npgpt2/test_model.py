@@ -38,7 +38,6 @@ from npgpt2 import (
     clip_grad_norm,
 )
 from npgpt2 import functional as F
-from npgpt2.checkpoint import load_npz, save_npz
 from tests.test_npgpt2 import torch_gpt2
 from tests.test_npgpt2.torch_gpt2 import (
     NO_DROPOUT,
@@ -419,8 +418,8 @@ def loaded_under_both_names(model: GPT2Model) -> GPT2Model:
 
 def saved_and_loaded(model: GPT2Model) -> GPT2Model:
     with tempfile.TemporaryDirectory() as directory:
-        save_npz(Path(directory) / "model.npz", model)
-        return load_npz(Path(directory) / "model.npz")
+        model.save_npz(Path(directory) / "model.npz")
+        return GPT2Model.load_npz(Path(directory) / "model.npz")
 
 
 def there_and_back(model: GPT2Model) -> GPT2Model:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from autograd import Tensor
 from npgpt2 import SGD, AdamW, GPT2Config, Parameter, clip_grad_norm, cosine_schedule, optim
 from npgpt2 import functional as F
-from npgpt2.blocks import BLOCK
+from npgpt2.machine.work import BLOCK
 from tests.test_npgpt2 import torch_gpt2
 from tests.test_npgpt2.torch_gpt2 import assert_close
 
@@ -379,7 +379,7 @@ def test_small_models_need_no_threads_and_packs_are_of_a_block_at_most(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     used: list[int] = []
-    monkeypatch.setattr(optim.threads, "run", lambda tasks, threads: used.append(threads))
+    monkeypatch.setattr(optim.work, "side_by_side", lambda tasks, threads: used.append(threads))
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     for shapes, threads in (((BLOCK // 2, 5) * 2, 1), ((5, 2**20 + 1), 3)):
         optimizer = AdamW([Parameter(np.zeros(n, np.float32)) for n in shapes])

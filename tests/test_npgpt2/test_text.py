@@ -11,11 +11,12 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from npgpt2 import GPT2Config, GPT2Model
-from npgpt2.data import Vocabulary
-from npgpt2.run import Run
-from npgpt2.sampling import Sampling
+from npgpt2.config import TrainingConfig
+from npgpt2.disk.tokenizer import Vocabulary
+from npgpt2.generation.sampling import Sampling
 from npgpt2.text import TextModel, export, read_config
-from npgpt2.training import Trainer, TrainingConfig
+from npgpt2.training.run import Run
+from npgpt2.training.trainer import Trainer
 from tests.test_npgpt2.torch_gpt2 import random_model
 
 SIZES = {"n_positions": 12, "n_embd": 16, "n_layer": 1, "n_head": 2}
@@ -222,7 +223,7 @@ def test_an_export_replaces_nothing_and_leaves_nothing_behind_when_it_fails(
     def fail(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("npgpt2.huggingface.save", fail)
+    monkeypatch.setattr("npgpt2.disk.huggingface.write", fail)
     with pytest.raises(OSError, match="disk full"):
         export(run, tmp_path / "new")
     assert [*(tmp_path / "new").iterdir()] == []

@@ -1,4 +1,4 @@
-"""The exercises of `npgpt2.learn.practice`, one a file, in an order to do them in."""
+"""The exercises of `npgpt2.learn.practice`, one a file, in the order to do them in."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ from npgpt2.learn.exercises import (
     softmax,
     tied_head,
 )
-from npgpt2.learn.exercises.exercise import Exercise
+from npgpt2.learn.judge.exercise import Exercise
 
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise
-    for exercise in (
-        linear.EXERCISE,
-        cross_entropy.EXERCISE,
-        softmax.EXERCISE,
-        gelu.EXERCISE,
-        embedding.EXERCISE,
-        layer_norm.EXERCISE,
-        causal_attention.EXERCISE,
-        residual.EXERCISE,
-        dropout.EXERCISE,
-        tied_head.EXERCISE,
-        block.EXERCISE,
-        adamw.EXERCISE,
+    for exercise in map(
+        Exercise.of,
+        (
+            linear,
+            cross_entropy,
+            softmax,
+            gelu,
+            embedding,
+            layer_norm,
+            causal_attention,
+            residual,
+            dropout,
+            tied_head,
+            block,
+            adamw,
+        ),
     )
 }

@@ -47,10 +47,10 @@ from typing import Any
 
 import numpy as np
 
-from npgpt2.learn.exercises.exercise import (
+from autograd import Array
+from npgpt2.learn.judge.exercise import (
     Answer,
     Arguments,
-    Array,
     Exercise,
     Mistake,
     Sizes,

@@ -19,7 +19,7 @@ first:
    through both. 2**n of them for n residual connections, which two lines walk in one go.
 
 >>> import numpy as np
->>> from npgpt2.learn.exercises.exercise import slope
+>>> from npgpt2.learn.judge.exercise import slope
 >>> rng = np.random.default_rng(0)
 >>> ln_1, attn, ln_2, mlp = rng.standard_normal((4, 3, 3))  # four linear parts, x @ weight.T
 >>> parts = [lambda x, w=w: x @ w.T for w in (ln_1, attn, ln_2, mlp)]
@@ -39,40 +39,35 @@ from typing import Any
 
 import numpy as np
 
-from autograd import Tensor, record
-from npgpt2.learn.exercises.exercise import (
-    Answer,
-    Arguments,
-    Array,
-    Exercise,
-    Mistake,
-    Sizes,
-    in_gpt2,
-    part,
-    replaced,
-    some_backward,
-)
+from autograd import Array, Tensor, record
+from npgpt2.learn.judge.exercise import Answer, Arguments, Mistake, Sizes, some_backward
+from npgpt2.learn.judge.in_model import in_gpt2, part, replaced
 from npgpt2.model import TransformerBlock
 
 Function = Callable[[Array], Array]
+
+STATEMENT = "The gradient of a whole transformer block, from the backward passes of its parts."
+ARGUMENTS = {
+    "g": "(B, T, C)",
+    "ln_1_backward": "function: gradient of ln_1's output -> of its input, (B, T, C) both",
+    "attn_backward": "likewise",
+    "ln_2_backward": "likewise",
+    "mlp_backward": "likewise",
+}
+GRADIENTS = {"dx": "(B, T, C)"}
+HINTS = (
+    "Give r = x + attn(ln_1(x)) a name: the block is two residual connections in a row. Which of "
+    "them comes first in the backward pass?",
+    "dr = g + (the branch of the MLP, backwards). dx follows from dr in the same way as dr follows "
+    "from g. The backward passes of two functions in a row run in the opposite order.",
+    "dr = g + ln_2_backward(mlp_backward(g)); dx = dr + ln_1_backward(attn_backward(dr)).",
+)
 
 
 def forward(x: Array, ln_1: Function, attn: Function, ln_2: Function, mlp: Function) -> Any:
     """(B, T, C) -> (B, T, C)."""
     x = x + attn(ln_1(x))
     return x + mlp(ln_2(x))
-
-
-def answer(
-    g: Array,
-    ln_1_backward: Function,
-    attn_backward: Function,
-    ln_2_backward: Function,
-    mlp_backward: Function,
-) -> tuple[Array, ...]:
-    """Return (dx,)."""
-    dr = g + ln_2_backward(mlp_backward(g))
-    return (dr + ln_1_backward(attn_backward(dr)),)
 
 
 def solution(
@@ -82,15 +77,21 @@ def solution(
     ln_2_backward: Function,
     mlp_backward: Function,
 ) -> Any:
-    """The answer by hand."""
+    """Return dx."""
     dr = g + ln_2_backward(mlp_backward(g))
     dx = dr + ln_1_backward(attn_backward(dr))
     return dx
 
 
-def _terms(
+def reference(*arguments: Any) -> tuple[Array, ...]:
+    """Return (dx,). The parts are given, so that the solution is all there is."""
+    return (solution(*arguments),)
+
+
+def terms(
     g: Array, ln_1: Function, attn: Function, ln_2: Function, mlp: Function
 ) -> Mapping[str, Mapping[str, Array]]:
+    """Return one term for each path."""
     by_mlp = ln_2(mlp(g))
     return {
         "dx": {
@@ -102,12 +103,15 @@ def _terms(
     }
 
 
-def _draw(rng: np.random.Generator, n: Sizes) -> Arguments:
+def draw(rng: np.random.Generator, n: Sizes) -> Arguments:
+    """Return g, and four backward passes."""
     g = rng.standard_normal((n.B, n.T, n.C))
     return g, *(some_backward(rng, g.shape) for _ in range(4))
 
 
-def _end_to_end(function: Answer) -> str:
+def end_to_end(answer: Answer) -> str:
+    """Check a GPT-2 whose blocks have the answer as their backward pass."""
+
     def block(self: TransformerBlock, x: Tensor, past: None = None) -> Tensor:
         n1, ln_1_backward = part(self.ln_1, x.data)
         a, attn_backward = part(self.attn, n1.data)
@@ -120,7 +124,7 @@ def _end_to_end(function: Answer) -> str:
             for out, dout in ((m, g), (n2, dn2), (a, dr), (n1, attn_backward(dr))):
                 out.backward(dout, retain_graph=True)  # for the parameters in it
             backwards = (ln_1_backward, attn_backward, ln_2_backward, mlp_backward)
-            gradients: tuple[Array, ...] = function(g, *backwards)
+            gradients: tuple[Array, ...] = answer(g, *backwards)
             return gradients
 
         return record(x.data + a.data + m.data, (x,), vjp)
@@ -129,156 +133,122 @@ def _end_to_end(function: Answer) -> str:
         return in_gpt2()
 
 
-def _of(change: Any) -> Answer:
-    return lambda g, ln_1, attn, ln_2, mlp: {"dx": change(g, ln_1, attn, ln_2, mlp)}
-
-
-def _two(dr: Array, ln_1: Function, attn: Function) -> Array:
-    """The half of attention, which comes last."""
-    return dr + ln_1(attn(dr))
-
-
-_MISTAKES = (
+MISTAKES = (
     Mistake(
         "attention-residual-forgotten",
-        "The residual path around attention is forgotten: dx = dr + ln_1_backward(...).",
-        _of(lambda g, ln_1, attn, ln_2, mlp: ln_1(attn(g + ln_2(mlp(g))))),
+        "dx = ln_1_backward(attn_backward(dr))",
+        "The residual path around attention is missing: dx = dr + ln_1_backward(...).",
     ),
     Mistake(
         "mlp-residual-forgotten",
-        "The residual path around the MLP is forgotten: dr = g + ln_2_backward(...).",
-        _of(lambda g, ln_1, attn, ln_2, mlp: _two(ln_2(mlp(g)), ln_1, attn)),
+        "dr = ln_2_backward(mlp_backward(g))",
+        "The residual path around the MLP is missing: dr = g + ln_2_backward(...).",
     ),
     Mistake(
         "residuals-forgotten",
-        "Both residual paths are forgotten.",
-        _of(lambda g, ln_1, attn, ln_2, mlp: ln_1(attn(ln_2(mlp(g))))),
+        "dr = ln_2_backward(mlp_backward(g)); dx = ln_1_backward(attn_backward(dr))",
+        "Both residual paths are missing.",
     ),
     Mistake(
         "attention-forgotten",
-        "The branch of attention is forgotten: dx = dr + ln_1_backward(attn_backward(dr)).",
-        _of(lambda g, ln_1, attn, ln_2, mlp: g + ln_2(mlp(g))),
+        "dx = dr",
+        "The branch of attention is missing: dx = dr + ln_1_backward(attn_backward(dr)).",
     ),
     Mistake(
         "mlp-forgotten",
-        "The branch of the MLP is forgotten: dr = g + ln_2_backward(mlp_backward(g)).",
-        _of(lambda g, ln_1, attn, ln_2, mlp: _two(g, ln_1, attn)),
+        "dr = g",
+        "The branch of the MLP is missing: dr = g + ln_2_backward(mlp_backward(g)).",
     ),
     Mistake(
         "both-branches-forgotten",
-        "Both branches are forgotten: g alone came through.",
-        _of(lambda g, ln_1, attn, ln_2, mlp: g.copy()),
+        "dx = g.copy()",
+        "Both branches are missing: dx is just g.",
     ),
     Mistake(
         "parallel",
-        "Attention was given g; what arrives at its output is dr, the gradient of x + attn(...).",
-        _of(lambda g, ln_1, attn, ln_2, mlp: g + ln_2(mlp(g)) + ln_1(attn(g))),
+        "dx = dr + ln_1_backward(attn_backward(g))",
+        "Attention was given g. The gradient that arrives at its output is dr, the gradient of "
+        "x + attn(...).",
     ),
     Mistake(
         "g-in-the-sum",
-        "The last sum has g where dr should be: dx = dr + ln_1_backward(attn_backward(dr)).",
-        _of(lambda g, ln_1, attn, ln_2, mlp: g + ln_1(attn(g + ln_2(mlp(g))))),
+        "dx = g + ln_1_backward(attn_backward(dr))",
+        "The last sum has g in place of dr: dx = dr + ln_1_backward(attn_backward(dr)).",
     ),
     Mistake(
         "g-twice",
-        "g is added again at the end: dr has it already.",
-        _of(lambda g, ln_1, attn, ln_2, mlp: g + _two(g + ln_2(mlp(g)), ln_1, attn)),
+        "dx = g + dr + ln_1_backward(attn_backward(dr))",
+        "g is added again at the end, but dr already contains it.",
     ),
     Mistake(
         "forward-order",
-        "The halves are in the order of the forward pass: backwards the MLP comes first.",
-        _of(lambda g, ln_1, attn, ln_2, mlp: _two(_two(g, ln_1, attn), ln_2, mlp)),
+        "dr = g + ln_1_backward(attn_backward(g)); dx = dr + ln_2_backward(mlp_backward(dr))",
+        "The two halves run in the order of the forward pass. In the backward pass the MLP comes "
+        "first.",
     ),
     Mistake(
         "norm-first",
-        "Within the branches the layer norm comes first, as in the forward pass; backwards it "
-        "comes last: ln_2_backward(mlp_backward(g)).",
-        _of(lambda g, ln_1, attn, ln_2, mlp: _two(_two(g, mlp, ln_2), attn, ln_1)),
+        "dr = g + mlp_backward(ln_2_backward(g)); dx = dr + attn_backward(ln_1_backward(dr))",
+        "In both branches the layer norm comes first, as in the forward pass. In the backward pass "
+        "it comes last: ln_2_backward(mlp_backward(g)).",
     ),
     Mistake(
         "norm-first-in-mlp",
-        "In the branch of the MLP the layer norm comes first; backwards it comes last: "
+        "dr = g + mlp_backward(ln_2_backward(g))",
+        "In the branch of the MLP the layer norm comes first. In the backward pass it comes last: "
         "ln_2_backward(mlp_backward(g)).",
-        _of(lambda g, ln_1, attn, ln_2, mlp: _two(_two(g, mlp, ln_2), ln_1, attn)),
     ),
     Mistake(
         "norm-first-in-attention",
-        "In the branch of attention the layer norm comes first; backwards it comes last: "
-        "ln_1_backward(attn_backward(dr)).",
-        _of(lambda g, ln_1, attn, ln_2, mlp: _two(_two(g, ln_2, mlp), attn, ln_1)),
+        "dx = dr + attn_backward(ln_1_backward(dr))",
+        "In the branch of attention the layer norm comes first. In the backward pass it comes "
+        "last: ln_1_backward(attn_backward(dr)).",
     ),
     Mistake(
         "forward-order-everywhere",
-        "Everything is in the order of the forward pass; backwards it is the opposite one.",
-        _of(lambda g, ln_1, attn, ln_2, mlp: _two(_two(g, attn, ln_1), mlp, ln_2)),
+        "dr = g + attn_backward(ln_1_backward(g)); dx = dr + mlp_backward(ln_2_backward(dr))",
+        "Everything runs in the order of the forward pass. The backward pass has the opposite "
+        "order.",
     ),
     Mistake(
         "norms-exchanged",
+        "dr = g + ln_1_backward(mlp_backward(g)); dx = dr + ln_2_backward(attn_backward(dr))",
         "ln_1 and ln_2 are exchanged.",
-        _of(lambda g, ln_1, attn, ln_2, mlp: _two(_two(g, ln_1, mlp), ln_2, attn)),
     ),
     Mistake(
         "branches-exchanged",
+        "dr = g + ln_2_backward(attn_backward(g)); dx = dr + ln_1_backward(mlp_backward(dr))",
         "Attention and MLP are exchanged.",
-        _of(lambda g, ln_1, attn, ln_2, mlp: _two(_two(g, ln_2, attn), ln_1, mlp)),
     ),
     Mistake(
         "norms-forgotten",
-        "The layer norms are forgotten.",
-        _of(lambda g, ln_1, attn, ln_2, mlp: _two(g + mlp(g), lambda a: a, attn)),
+        "dr = g + mlp_backward(g); dx = dr + attn_backward(dr)",
+        "The layer norms are missing.",
     ),
     Mistake(
         "ln-1-forgotten",
-        "ln_1 is forgotten: attention read ln_1(x).",
-        _of(lambda g, ln_1, attn, ln_2, mlp: _two(g + ln_2(mlp(g)), lambda a: a, attn)),
+        "dx = dr + attn_backward(dr)",
+        "ln_1 is missing: attention read ln_1(x).",
     ),
     Mistake(
         "ln-2-forgotten",
-        "ln_2 is forgotten: the MLP read ln_2(r).",
-        _of(lambda g, ln_1, attn, ln_2, mlp: _two(g + mlp(g), ln_1, attn)),
+        "dr = g + mlp_backward(g)",
+        "ln_2 is missing: the MLP read ln_2(r).",
     ),
     Mistake(
         "norm-of-the-sum",
-        "The layer norms are outside of the sums, as after them in GPT-1; in GPT-2 the residual "
-        "path goes around them.",
-        _of(lambda g, ln_1, attn, ln_2, mlp: (lambda r: ln_1(r + attn(r)))(ln_2(g + mlp(g)))),
+        "dr = ln_2_backward(g + mlp_backward(g)); dx = ln_1_backward(dr + attn_backward(dr))",
+        "The layer norms are outside of the sums, where GPT-1 has them. In GPT-2 the residual path "
+        "goes around them.",
     ),
     Mistake(
         "ln-1-of-the-sum",
-        "ln_1 is outside of the sum; the residual path goes around it.",
-        _of(lambda g, ln_1, attn, ln_2, mlp: (lambda r: ln_1(r + attn(r)))(g + ln_2(mlp(g)))),
+        "dx = ln_1_backward(dr + attn_backward(dr))",
+        "ln_1 is outside of the sum. The residual path goes around it.",
     ),
     Mistake(
         "ln-2-of-the-sum",
-        "ln_2 is outside of the sum; the residual path goes around it.",
-        _of(lambda g, ln_1, attn, ln_2, mlp: _two(ln_2(g + mlp(g)), ln_1, attn)),
+        "dr = ln_2_backward(g + mlp_backward(g))",
+        "ln_2 is outside of the sum. The residual path goes around it.",
     ),
-)
-
-EXERCISE = Exercise(
-    name="block",
-    statement="The gradient of a whole transformer block, from the backward passes of its parts.",
-    forward=forward,
-    function="block_backward",
-    arguments={
-        "g": "(B, T, C)",
-        "ln_1_backward": "function: gradient of ln_1's output -> of its input, (B, T, C) both",
-        "attn_backward": "likewise",
-        "ln_2_backward": "likewise",
-        "mlp_backward": "likewise",
-    },
-    gradients={"dx": "(B, T, C)"},
-    draw=_draw,
-    reference=answer,
-    solution=solution,
-    mistakes=_MISTAKES,
-    hints=(
-        "Give r = x + attn(ln_1(x)) its name; the block is two residual connections in a row. "
-        "Which one comes first backwards?",
-        "dr = g + (the branch of the MLP, backwards). Then dx is made of dr as dr is of g. Two "
-        "functions in a row are gone through in the opposite order.",
-        "dr = g + ln_2_backward(mlp_backward(g)); dx = dr + ln_1_backward(attn_backward(dr)).",
-    ),
-    end_to_end=_end_to_end,
-    terms=_terms,
 )

@@ -24,7 +24,7 @@ of the batch are alike and do not mix; all lines are for one of them.
        dk[s] = sum_t dS[t,s] q[t] / sqrt(D)     dk = dS.T @ q / sqrt(D)
 
 >>> import numpy as np
->>> from npgpt2.learn.exercises.exercise import slope
+>>> from npgpt2.learn.judge.exercise import slope
 >>> q, k, v, g = np.random.default_rng(0).standard_normal((4, 1, 2, 3, 4))
 >>> S = q @ k.swapaxes(-1, -2) / math.sqrt(4)
 >>> e = np.where(np.tri(3, dtype=bool), np.exp(S), 0.0)
@@ -61,12 +61,11 @@ from typing import Any
 
 import numpy as np
 
-from autograd import Tensor, record
+from autograd import Array, Tensor, record
 from npgpt2 import functional as F
-from npgpt2.learn.exercises.exercise import (
+from npgpt2.learn.judge.exercise import (
     Answer,
     Arguments,
-    Array,
     Exercise,
     Mistake,
     Sizes,

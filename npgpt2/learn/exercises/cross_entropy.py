@@ -16,7 +16,7 @@ with logits z and target y,
    which sums to 0 over V: adding a constant to all logits changes no loss.
 
 >>> import numpy as np
->>> from npgpt2.learn.exercises.exercise import slope
+>>> from npgpt2.learn.judge.exercise import slope
 >>> z = np.log([[[1.0, 2.0, 5.0]]])  # p = 1/8, 2/8, 5/8
 >>> answer(np.array(1.0), z, np.array([[2]]))[0]
 array([[[ 0.125,  0.25 , -0.375]]])
@@ -45,12 +45,11 @@ from typing import Any
 
 import numpy as np
 
-from autograd import Tensor, record
+from autograd import Array, Tensor, record
 from npgpt2 import functional as F
-from npgpt2.learn.exercises.exercise import (
+from npgpt2.learn.judge.exercise import (
     Answer,
     Arguments,
-    Array,
     Exercise,
     Mistake,
     Sizes,

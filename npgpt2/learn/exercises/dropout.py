@@ -11,7 +11,7 @@ the backward pass it is what it was, a constant.
    all masks is x, and its gradient is enlarged as much.
 
 >>> import numpy as np
->>> from npgpt2.learn.exercises.exercise import slope
+>>> from npgpt2.learn.judge.exercise import slope
 >>> x, g = np.random.default_rng(0).standard_normal((2, 1, 2, 3))
 >>> mask = np.array([[[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]]])
 >>> np.allclose(g * mask / (1 - 0.25), slope(lambda x: forward(x, mask, 0.25), x, g))
@@ -27,11 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from autograd import Tensor, record
-from npgpt2.learn.exercises.exercise import (
+from autograd import Array, Tensor, record
+from npgpt2.learn.judge.exercise import (
     Answer,
     Arguments,
-    Array,
     Exercise,
     Mistake,
     Sizes,

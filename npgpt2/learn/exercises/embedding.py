@@ -19,7 +19,7 @@ weight[v,c].
        dweight = zeros(V, C); for all b, t: dweight[ids[b,t]] += g[b,t]
 
 >>> import numpy as np
->>> from npgpt2.learn.exercises.exercise import slope
+>>> from npgpt2.learn.judge.exercise import slope
 >>> ids = np.array([[1, 0, 1]])
 >>> g = np.array([[[1.0, 2.0], [10.0, 20.0], [100.0, 200.0]]])
 >>> dweight = np.zeros((3, 2))
@@ -48,12 +48,11 @@ from typing import Any
 
 import numpy as np
 
-from autograd import Tensor, record
+from autograd import Array, Tensor, record
 from npgpt2 import functional as F
-from npgpt2.learn.exercises.exercise import (
+from npgpt2.learn.judge.exercise import (
     Answer,
     Arguments,
-    Array,
     Exercise,
     Mistake,
     Sizes,

@@ -15,7 +15,7 @@ x, out and g are (B, T, C). Entry by entry, without sums: what is wanted is one 
    so that dx = g * (s + x (1 - tanh(u)**2) / 2 * c (1 + 3 a x**2)).
 
 >>> import numpy as np
->>> from npgpt2.learn.exercises.exercise import slope
+>>> from npgpt2.learn.judge.exercise import slope
 >>> x, g = np.random.default_rng(0).standard_normal((2, 2, 3, 4))
 >>> c, a = math.sqrt(2 / math.pi), 0.044715
 >>> t = np.tanh(c * (x + a * x**3))
@@ -37,12 +37,11 @@ from typing import Any
 
 import numpy as np
 
-from autograd import Tensor, record
+from autograd import Array, Tensor, record
 from npgpt2 import functional as F
-from npgpt2.learn.exercises.exercise import (
+from npgpt2.learn.judge.exercise import (
     Answer,
     Arguments,
-    Array,
     Exercise,
     Mistake,
     Sizes,

@@ -34,7 +34,7 @@ say otherwise.
    the row, up to eps.
 
 >>> import numpy as np
->>> from npgpt2.learn.exercises.exercise import slope
+>>> from npgpt2.learn.judge.exercise import slope
 >>> rng = np.random.default_rng(0)
 >>> x, g = rng.standard_normal((2, 2, 3, 4))
 >>> weight, bias = rng.standard_normal((2, 4))
@@ -66,12 +66,11 @@ from typing import Any
 
 import numpy as np
 
-from autograd import Tensor, record
+from autograd import Array, Tensor, record
 from npgpt2 import functional as F
-from npgpt2.learn.exercises.exercise import (
+from npgpt2.learn.judge.exercise import (
     Answer,
     Arguments,
-    Array,
     Exercise,
     Mistake,
     Sizes,

@@ -13,7 +13,7 @@ and the loss changes by sum g * dout, with one product g[b,t,o] for every entry 
    The forward has weight.T and the backward weight.
 
 >>> import numpy as np
->>> from npgpt2.learn.exercises.exercise import slope
+>>> from npgpt2.learn.judge.exercise import slope
 >>> rng = np.random.default_rng(0)
 >>> x, weight, bias = (rng.standard_normal(s) for s in ((2, 3, 4), (5, 4), (5,)))
 >>> g = rng.standard_normal((2, 3, 5))
@@ -40,7 +40,7 @@ True
 
 In numbers, for one position with x = [1, 2], weight = [[3, 4]] and g = [10]:
 
->>> answer(np.array([[[10.0]]]), np.array([[[1.0, 2.0]]]), np.array([[3.0, 4.0]]), np.zeros(1))
+>>> reference(np.array([[[10.0]]]), np.array([[[1.0, 2.0]]]), np.array([[3.0, 4.0]]), np.zeros(1))
 (array([[[30., 40.]]]), array([[10., 20.]]), array([10.]))
 
 The shapes leave no choice, as long as they are unequal: of g (N, n_out) and weight (n_out, n_in)
@@ -53,18 +53,26 @@ from typing import Any
 
 import numpy as np
 
-from autograd import Tensor, record
+from autograd import Array, Tensor, record
 from npgpt2 import functional as F
-from npgpt2.learn.exercises.exercise import (
-    Answer,
-    Arguments,
-    Array,
-    Exercise,
-    Mistake,
-    Sizes,
-    in_gpt2,
-    only_last,
-    vjp,
+from npgpt2.learn.judge.exercise import Answer, Mistake, vjp
+from npgpt2.learn.judge.in_model import in_gpt2
+
+STATEMENT = "The gradients of a linear layer: of its input, its weight and its bias."
+ARGUMENTS = {
+    "g": "(B, T, n_out)",
+    "x": "(B, T, n_in)",
+    "weight": "(n_out, n_in)",
+    "bias": "(n_out,)",
+}
+GRADIENTS = {"dx": "(B, T, n_in)", "dweight": "(n_out, n_in)", "dbias": "(n_out,)"}
+HINTS = (
+    "Write out[b,t,o] as a sum over i. Where do x[b,t,i], weight[o,i] and bias[o] stand in it? A "
+    "value that is used several times gets the sum of its gradients.",
+    "dx = g @ weight, without a transpose. For dweight, make B and T one axis of N rows: the "
+    "result is a product of (n_out, N) and (N, n_in).",
+    "g2 = g.reshape(-1, g.shape[-1]); x2 = x.reshape(-1, x.shape[-1]); "
+    "dweight = g2.T @ x2; dbias = g2.sum(axis=0).",
 )
 
 
@@ -73,13 +81,13 @@ def forward(x: Array, weight: Array, bias: Array) -> Any:
     return x @ weight.T + bias
 
 
-def answer(g: Array, x: Array, weight: Array, bias: Array) -> tuple[Array, ...]:
+def reference(g: Array, x: Array, weight: Array, bias: Array) -> tuple[Array, ...]:
     """Return dx, dweight, dbias."""
     return vjp(F.linear, g, x, weight, bias)
 
 
 def solution(g: Array, x: Array, weight: Array, bias: Array) -> Any:
-    """The answer by hand."""
+    """Return dx, dweight, dbias."""
     g2 = g.reshape(-1, g.shape[-1])
     x2 = x.reshape(-1, x.shape[-1])
     dx = g @ weight
@@ -88,18 +96,15 @@ def solution(g: Array, x: Array, weight: Array, bias: Array) -> Any:
     return dx, dweight, dbias
 
 
-def _draw(rng: np.random.Generator, n: Sizes) -> Arguments:
-    shapes = ((n.B, n.T, n.n_out), (n.B, n.T, n.n_in), (n.n_out, n.n_in), (n.n_out,))
-    return tuple(rng.standard_normal(shape) for shape in shapes)
+def end_to_end(answer: Answer) -> str:
+    """Train a linear layer with the answer in its backward pass."""
 
-
-def _end_to_end(function: Answer) -> str:
     def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         b = np.zeros(len(weight.data)) if bias is None else bias.data
         parents = (x, weight) if bias is None else (x, weight, bias)
 
         def vjp(g: Array) -> tuple[Array, ...]:
-            gradients: tuple[Array, ...] = function(g, x.data, weight.data, b)
+            gradients: tuple[Array, ...] = answer(g, x.data, weight.data, b)
             return gradients[: len(parents)]
 
         return record(forward(x.data, weight.data, b), parents, vjp)
@@ -107,101 +112,72 @@ def _end_to_end(function: Answer) -> str:
     return in_gpt2(linear=linear)
 
 
-_MISTAKES = (
+MISTAKES = (
     Mistake(
         "weight-transposed",
-        "dx is g @ weight. The forward has weight.T, so the backward has weight; only where "
-        "n_in = n_out does the other fit.",
-        lambda g, x, weight, bias: {"dx": g @ weight.T},
+        "dx = g @ weight.T",
+        "dx is g @ weight. The forward pass has weight.T, so the backward pass has weight. The "
+        "other product fits only where n_in = n_out.",
     ),
     Mistake(
         "dweight-transposed",
-        "dweight came out as x.T @ g, of shape (n_in, n_out): it is g.T @ x.",
-        lambda g, x, weight, bias: {"dweight": answer(g, x, weight, bias)[1].T},
+        "dweight = x2.T @ g2",
+        "dweight is x.T @ g here, of shape (n_in, n_out). It should be g.T @ x.",
     ),
     Mistake(
         "dweight-of-last-row",
-        "Only the last row of the batch is in dweight: in a loop over the batch the products must "
-        "be added (+=), not assigned.",
-        lambda g, x, weight, bias: {"dweight": answer(only_last(g), x, weight, bias)[1]},
+        "dweight = g[-1].T @ x[-1]",
+        "dweight holds only the last row of the batch. In a loop over the batch, add the products "
+        "(+=) instead of assigning them.",
     ),
     Mistake(
         "dbias-of-last-row",
-        "Only the last row of the batch is in dbias: sum over B as well as T.",
-        lambda g, x, weight, bias: {"dbias": answer(only_last(g), x, weight, bias)[2]},
+        "dbias = g[-1].sum(axis=0)",
+        "dbias holds only the last row of the batch. Sum over B as well as over T.",
     ),
     Mistake(
         "dbias-is-mean",
-        "The bias is used at each of the N = B*T positions: its gradient is the sum over them, not "
+        "dbias = g2.mean(axis=0)",
+        "The bias is used at each of the N = B*T positions. Its gradient is the sum over them, not "
         "the mean.",
-        lambda g, x, weight, bias: {"dbias": g.mean(axis=(0, 1))},
     ),
     Mistake(
         "dweight-is-mean",
-        "The weight is used at each of the N = B*T positions: its gradient is the sum over them, "
+        "dweight = g2.T @ x2 / len(g2)",
+        "The weight is used at each of the N = B*T positions. Its gradient is the sum over them, "
         "not the mean.",
-        lambda g, x, weight, bias: {
-            "dweight": answer(g, x, weight, bias)[1] / (g.shape[0] * g.shape[1])
-        },
     ),
     Mistake(
         "dbias-over-channels",
-        "dbias is summed over the channels, the axis it should keep; sum over B and T.",
-        lambda g, x, weight, bias: {"dbias": g.sum(axis=(0, 2))},
+        "dbias = g.sum(axis=(0, 2))",
+        "dbias is summed over the channels, the axis that it should keep. Sum over B and T.",
     ),
     Mistake(
         "dbias-over-batch-only",
-        "dbias is summed over B alone; it must be summed over T too.",
-        lambda g, x, weight, bias: {"dbias": g.sum(axis=0)},
+        "dbias = g.sum(axis=0)",
+        "dbias is summed over B alone. Sum over T too.",
     ),
     Mistake(
         "dbias-from-x",
-        "dbias is the sum of x; it is the sum of g, for the bias is multiplied by 1.",
-        lambda g, x, weight, bias: {"dbias": x.sum(axis=(0, 1))},
+        "dbias = x2.sum(axis=0)",
+        "dbias is the sum of x. It should be the sum of g, because the bias is multiplied by 1.",
     ),
     Mistake(
         "bias-in-dweight",
-        "The bias was added to dweight or multiplied in: it is in neither product. The gradient of "
-        "a sum does not see its other part.",
-        lambda g, x, weight, bias: {"dweight": answer(g, x, weight, bias)[1] + bias[:, None]},
+        "dweight = g2.T @ x2 + bias[:, None]",
+        "The bias is in dweight, but it is in neither product: one term of a sum does not change "
+        "the gradient of another.",
     ),
     Mistake(
         "dx-with-bias",
-        "dx has the weight plus the bias as its factor: the bias is only added, so x's gradient "
-        "does not see it.",
-        lambda g, x, weight, bias: {"dx": g @ (weight + bias[:, None])},
+        "dx = g @ (weight + bias[:, None])",
+        "dx has the factor weight + bias. The bias is only added, so it is not in the gradient of "
+        "x.",
     ),
     Mistake(
         "dweight-is-outer-weight",
-        "dweight has the weight as a factor: d(x w)/dw = x, without w.",
-        lambda g, x, weight, bias: {"dweight": answer(g, x, weight, bias)[1] * weight},
+        "dweight = g2.T @ x2 * weight",
+        "dweight has the weight as a factor. The derivative of x * w with respect to w is x, "
+        "without w.",
     ),
-)
-
-EXERCISE = Exercise(
-    name="linear",
-    statement="The gradients of a linear layer: of its input, its weight and its bias.",
-    forward=forward,
-    function="linear_backward",
-    arguments={
-        "g": "(B, T, n_out)",
-        "x": "(B, T, n_in)",
-        "weight": "(n_out, n_in)",
-        "bias": "(n_out,)",
-    },
-    gradients={"dx": "(B, T, n_in)", "dweight": "(n_out, n_in)", "dbias": "(n_out,)"},
-    draw=_draw,
-    reference=answer,
-    solution=solution,
-    mistakes=_MISTAKES,
-    hints=(
-        "Write out[b,t,o] as a sum over i and ask where x[b,t,i], weight[o,i] and bias[o] stand in "
-        "it. Whatever is used several times gets the sum of its gradients.",
-        "dx = g @ weight, without a transpose. For dweight make B and T one axis of N rows: the "
-        "result is a product of (n_out, N) and (N, n_in).",
-        "g2 = g.reshape(-1, g.shape[-1]); x2 = x.reshape(-1, x.shape[-1]); "
-        "dweight = g2.T @ x2; dbias = g2.sum(axis=0).",
-    ),
-    end_to_end=_end_to_end,
-    letters=("B", "T", "n_in", "n_out"),
 )

@@ -13,7 +13,7 @@ does is its own affair: f_backward takes the gradient of f's output, and returns
        dx = g + f_backward(g)
 
 >>> import numpy as np
->>> from npgpt2.learn.exercises.exercise import slope
+>>> from npgpt2.learn.judge.exercise import slope
 >>> x, g = np.random.default_rng(0).standard_normal((2, 2, 3, 4))
 >>> def f(x):
 ...     return x**3
@@ -36,11 +36,10 @@ from typing import Any
 
 import numpy as np
 
-from autograd import Tensor, record
-from npgpt2.learn.exercises.exercise import (
+from autograd import Array, Tensor, record
+from npgpt2.learn.judge.exercise import (
     Answer,
     Arguments,
-    Array,
     Exercise,
     Mistake,
     Sizes,

@@ -16,7 +16,7 @@ x, p and g are (B, T, V). One row by itself:
        dx = p * (g - sum(g * p))
 
 >>> import numpy as np
->>> from npgpt2.learn.exercises.exercise import slope
+>>> from npgpt2.learn.judge.exercise import slope
 >>> rng = np.random.default_rng(0)
 >>> x, g = rng.standard_normal((2, 2, 3, 4))
 >>> p = forward(x)
@@ -40,13 +40,12 @@ from typing import Any
 
 import numpy as np
 
-from autograd import Tensor, record
+from autograd import Array, Tensor, record
 from npgpt2 import composed
 from npgpt2 import functional as F
-from npgpt2.learn.exercises.exercise import (
+from npgpt2.learn.judge.exercise import (
     Answer,
     Arguments,
-    Array,
     Exercise,
     Mistake,
     Sizes,

@@ -24,7 +24,7 @@ backward pass is given: body_backward takes the gradient of h, and returns that 
 4.     dweight = dhead + dembedding
 
 >>> import numpy as np
->>> from npgpt2.learn.exercises.exercise import slope
+>>> from npgpt2.learn.judge.exercise import slope
 >>> rng = np.random.default_rng(0)
 >>> weight, ids = rng.standard_normal((5, 4)), np.array([[1, 3, 1], [0, 2, 2]])
 >>> g, x = rng.standard_normal((2, 3, 5)), weight[ids]
@@ -49,12 +49,11 @@ from typing import Any
 
 import numpy as np
 
-from autograd import Tensor, record
+from autograd import Array, Tensor, record
 from npgpt2.learn.exercises.embedding import added, assigned, draw_ids
-from npgpt2.learn.exercises.exercise import (
+from npgpt2.learn.judge.exercise import (
     Answer,
     Arguments,
-    Array,
     Exercise,
     Mistake,
     Sizes,

@@ -12,9 +12,9 @@ import pytest
 from npgpt2 import GPT2Config, GPT2Model
 from npgpt2 import functional as F
 from npgpt2.learn import plots
-from npgpt2.run import Metrics, Run
-from npgpt2.training import Trainer
-from tests.test_npgpt2.test_training import TEXT, TINY
+from npgpt2.training.run import Metrics, Run
+from npgpt2.training.trainer import Trainer
+from tests.test_npgpt2.test_training.test_trainer import TEXT, TINY
 
 ROOT = Path(__file__).parents[3]
 

@@ -11,8 +11,8 @@ import pytest
 from autograd import Tensor
 from npgpt2 import functional as F
 from npgpt2.learn.exercises import EXERCISES
-from npgpt2.learn.exercises.diagnosis import close
-from npgpt2.learn.exercises.slips import slips
+from npgpt2.learn.judge.diagnosis import close
+from npgpt2.learn.judge.slips import slips
 from npgpt2.learn.practice import (
     check,
     check_file,

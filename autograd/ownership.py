@@ -1,0 +1,62 @@
+"""When a gradient may be kept or changed without copying it: when nobody else holds it.
+
+What a vjp returns may be shared between two parents, may be a view of another array, or may be kept
+by the vjp itself. So a sum must not change it, and a leaf must not keep it. Copying it every time
+would be right, and slow: the gradient of a large weight is a large array.
+
+Python counts the references to every object, and a view of an array holds a reference to that
+array. An array with the fewest references possible is therefore held by its caller alone. Such an
+array can be changed in place, or become a leaf's `.grad`, and nobody sees it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from autograd.rows import Array, Rows
+
+
+def own(gradient: Any) -> Array:
+    """Return the gradient itself if only the caller holds it, else a copy.
+
+    It is `Rows` or array-like; the result is an array. The caller must pass its only variable.
+    """
+    if _is_plain_array(gradient) and sys.getrefcount(gradient) == _SOLE_OWNER_REFCOUNT:
+        return gradient  # type: ignore[no-any-return]
+    return np.array(gradient)
+
+
+def accumulate(so_far: Any, gradient: Any) -> Any:
+    """Return so_far + gradient, computed in place if only the caller holds `so_far`."""
+    if _is_plain_array(so_far) and sys.getrefcount(so_far) == _SOLE_OWNER_REFCOUNT:
+        if isinstance(gradient, Rows):
+            gradient.add_to(so_far)
+        else:
+            so_far += gradient
+        return so_far
+    return so_far + gradient
+
+
+def _is_plain_array(gradient: object) -> bool:
+    """Whether this is a writeable array with memory of its own, not a view."""
+    return type(gradient) is np.ndarray and gradient.base is None and gradient.flags.writeable
+
+
+def _sole_owner_refcount() -> int:
+    """Count the references that a function sees to an array held by one variable of its caller.
+
+    The number differs between versions of Python, so it is measured. It is 3 at most. A debugger
+    may hold more while it is measured here; a number that is too low only means more copies.
+    """
+
+    def references(array: Array) -> int:
+        return sys.getrefcount(array)
+
+    array = np.empty(0)
+    return min(references(array), 3)
+
+
+_SOLE_OWNER_REFCOUNT = _sole_owner_refcount()

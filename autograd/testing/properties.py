@@ -1,0 +1,398 @@
+"""What an op is, in a record, and what must hold of every op: see `autograd.testing`.
+
+Each function in `PROPERTIES` takes the spec of an op and a call of it, and fails if what its name
+states is not so.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from autograd.check import gradcheck
+from autograd.tensor import Tensor, no_grad
+from autograd.testing.strategies import (
+    Array,
+    DrawFn,
+    SearchStrategy,
+    Shape,
+    fill,
+    given,
+    literal,
+    numbers,
+    settings,
+    shapes,
+    st,
+    with_gaps,
+)
+
+Sizes: TypeAlias = tuple[tuple[Shape, ...], dict[str, Any]]
+
+# -- what an op is -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Call:
+    """Arguments of an op: the arrays of its operands, and keyword arguments."""
+
+    operands: tuple[Array, ...]
+    keywords: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return f"Call({literal(self.operands)}, {literal(dict(self.keywords))})"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Show the repr in hypothesis too, which has a form of its own for dataclasses."""
+        printer.text(repr(self))
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Arguments that an op must refuse, and the error: its type, and a regex its text matches."""
+
+    call: Call
+    error: type[Exception]
+    match: str
+
+
+@dataclass(frozen=True)
+class OpSpec:
+    """What an op computes, from what, and what it refuses.
+
+    Attributes
+    ----------
+    name
+        Its name in `OPS`.
+    function
+        Called as function(*Tensors, **keywords), returns a Tensor.
+    reference
+        The same of arrays, in plain NumPy; may return anything `np.asarray` takes.
+    operands
+        Strategy of pairs: the shapes of the operands, and keyword arguments that fit them.
+        See `one_operand` and `operands`.
+    domain
+        Strategy of the entries; or one for each operand, of which the last serves all others.
+    kinks
+        Called like `reference`: whether the op has no derivative just there. None if it is smooth.
+    refusals
+        Calls that must fail.
+    analytic
+        Whether complex operands give the analytic continuation, for the complex-step check.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    reference: Callable[..., Any]
+    operands: SearchStrategy[Sizes]
+    domain: SearchStrategy[float] | tuple[SearchStrategy[float], ...] = numbers()
+    kinks: Callable[..., bool] | None = None
+    refusals: tuple[Refusal, ...] = ()
+    analytic: bool = True
+
+    def calls(self) -> SearchStrategy[Call]:
+        """Draw calls: shapes and keywords, then entries, in any memory layout."""
+        return _calls(self)
+
+    def apply(self, call: Call) -> tuple[Tensor, list[Tensor]]:
+        """Return the result of a call, and the leaves made of its operands."""
+        leaves = [Tensor(a, requires_grad=True) for a in call.operands]
+        return self.function(*leaves, **call.keywords), leaves
+
+    def differentiate(self, call: Call, g: Array | None = None) -> list[Array]:
+        """Return the value, then the gradient of each operand for the cotangent g (or random)."""
+        out, leaves = self.apply(call)
+        out.backward(cotangent(out.shape, out.dtype) if g is None else g)
+        return [out.data, *map(_gradient, leaves)]
+
+
+@st.composite
+def _calls(draw: DrawFn, spec: OpSpec) -> Call:
+    given_shapes, keywords = draw(spec.operands)
+    domain = spec.domain if isinstance(spec.domain, tuple) else (spec.domain,)
+    return Call(fill(draw, given_shapes, *domain), keywords)
+
+
+def one_operand(
+    min_dims: int = 0, min_side: int = 0, **keywords: SearchStrategy[Any]
+) -> SearchStrategy[Sizes]:
+    """Draw the shape of a single operand, and keywords that do not depend on it."""
+    return operands(st.tuples(shapes(min_dims=min_dims, min_side=min_side)), **keywords)
+
+
+def operands(
+    given_shapes: SearchStrategy[tuple[Shape, ...]], **keywords: SearchStrategy[Any]
+) -> SearchStrategy[Sizes]:
+    """Draw the shapes of operands, and keywords that do not depend on them."""
+    return st.tuples(given_shapes, st.fixed_dictionaries(keywords))
+
+
+def cotangent(shape: Shape, dtype: DTypeLike = np.float64, seed: int = 0) -> Array:
+    """Return normal numbers of this shape, the same for the same seed."""
+    return np.asarray(np.random.default_rng(seed).standard_normal(shape), dtype=dtype)
+
+
+def _gradient(leaf: Tensor) -> Array:
+    assert leaf.grad is not None, "a leaf got no gradient"
+    return leaf.grad
+
+
+# -- what must hold of every op ------------------------------------------------------------------
+
+_TIGHT = 1e-9  # relative to the largest entry: far above rounding, far below any mistake
+
+
+def _assert_close(actual: Any, expected: Any) -> None:
+    expected = np.asarray(expected)
+    largest = float(np.abs(expected).max(initial=0.0))
+    atol = _TIGHT * (largest if 0.0 < largest < np.inf else 1.0)
+    np.testing.assert_allclose(actual, expected, rtol=0.0, atol=atol, strict=True)
+
+
+def value_is_that_of_the_reference(spec: OpSpec, call: Call) -> None:
+    """f(x) = reference(x)."""
+    value = spec.apply(call)[0].data
+    expected = np.asarray(spec.reference(*call.operands, **call.keywords), dtype=np.float64)
+    _assert_close(value, expected)
+
+
+def gradients_are_the_difference_quotients(spec: OpSpec, call: Call) -> None:
+    """<V(x; g), v> = (<g, f(x + hv)> - <g, f(x - hv)>) / 2h, in random directions v."""
+    _gradcheck(spec, call, "directional")
+
+
+def gradients_are_the_complex_steps(spec: OpSpec, call: Call) -> None:
+    """V(x; g)_j = Im <g, f(x + ih e_j)> / h, for every entry j."""
+    if spec.analytic:
+        _gradcheck(spec, call, "complex")
+
+
+def _gradcheck(spec: OpSpec, call: Call, mode: Any) -> None:
+    if not any(a.size for a in call.operands):
+        return  # there is nothing to differentiate by
+    if spec.kinks is not None and spec.kinks(*call.operands, **call.keywords):
+        return  # there is no derivative
+    f = partial(spec.function, **call.keywords)
+    report = gradcheck(f, call.operands, mode=mode, directions=1)
+    assert report.ok and report.checked >= 1
+
+
+def gradients_are_linear_in_the_cotangent(spec: OpSpec, call: Call) -> None:
+    """V(x; 2g - h/2) = 2 V(x; g) - V(x; h)/2."""
+    shape = spec.apply(call)[0].shape
+    g, h = cotangent(shape, seed=1), cotangent(shape, seed=2)
+    of_g, of_h, mixed = (spec.differentiate(call, c)[1:] for c in (g, h, 2.0 * g - 0.5 * h))
+    for a, b, both in zip(of_g, of_h, mixed, strict=True):
+        scale = np.abs(a).max(initial=1.0) + np.abs(b).max(initial=1.0)
+        np.testing.assert_allclose(both, 2.0 * a - 0.5 * b, rtol=0.0, atol=_TIGHT * scale)
+
+
+def a_cotangent_of_zeros_gives_gradients_of_zeros(spec: OpSpec, call: Call) -> None:
+    """V(x; 0) = 0, exactly, and never NaN."""
+    shape = spec.apply(call)[0].shape
+    for gradient in spec.differentiate(call, np.zeros(shape))[1:]:
+        assert not gradient.any()
+
+
+def gradients_have_shape_and_dtype_of_their_operands(spec: OpSpec, call: Call) -> None:
+    """float32 stays float32, float64 stays float64; and both agree within float32's accuracy."""
+    single = Call(tuple(a.astype(np.float32) for a in call.operands), call.keywords)
+    results = [spec.differentiate(made_of) for made_of in (call, single)]
+    for (value, *gradients), dtype in zip(results, (np.float64, np.float32), strict=True):
+        assert value.dtype == dtype
+        for operand, gradient in zip(call.operands, gradients, strict=True):
+            assert isinstance(gradient, np.ndarray) and gradient.dtype == dtype
+            assert gradient.shape == operand.shape
+    for a, b in zip(*results, strict=True):
+        # 1e-4 is 1000 roundings of float32: room for cancellation in the few terms drawn.
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4 * np.abs(a).max(initial=1.0))
+
+
+def memory_layout_does_not_matter(spec: OpSpec, call: Call) -> None:
+    """Neither that of the operands, nor that of the cotangent."""
+    contiguous = Call(tuple(np.array(a, order="C") for a in call.operands), call.keywords)
+    gaps = Call(tuple(with_gaps(a) for a in call.operands), call.keywords)
+    expected = spec.differentiate(contiguous)
+    g = with_gaps(cotangent(expected[0].shape))
+    for a, b in zip(spec.differentiate(gaps, g), expected, strict=True):
+        scale = np.abs(b).max(initial=1.0)
+        np.testing.assert_allclose(a, b, rtol=0.0, atol=_TIGHT * scale)
+
+
+def nothing_given_is_changed_or_shared(spec: OpSpec, call: Call) -> None:
+    """Operands, cotangent and saved values stay; and writing into a gradient changes no other."""
+    given_arrays = [*call.operands, cotangent(spec.apply(call)[0].shape)]
+    for a in given_arrays:
+        a.flags.writeable = False  # whoever writes here fails
+    out, leaves = spec.apply(call)
+    value, g = out.data.copy(), given_arrays[-1]
+    out.backward(g, retain_graph=True)
+    gradients = [_gradient(leaf) for leaf in leaves]
+    once = [gradient.copy() for gradient in gradients]
+    for i, gradient in enumerate(gradients):
+        assert all(
+            not np.shares_memory(gradient, other)
+            for other in (*given_arrays, out.data, *gradients[:i])
+        ), "a gradient shares memory with another array"
+        gradient[...] = np.nan
+    for leaf in leaves:
+        leaf.grad = None
+    out.backward(g)
+    assert np.array_equal(out.data, value), "the value was changed"
+    for leaf, gradient in zip(leaves, once, strict=True):
+        assert np.array_equal(_gradient(leaf), gradient), "a second backward pass differs"
+
+
+def a_constant_operand_changes_no_other_gradient(spec: OpSpec, call: Call) -> None:
+    """An operand that requires no gradient gets none; the others get what they always do."""
+    _, *expected = spec.differentiate(call)
+    for i, gradient in enumerate(expected):
+        leaves = [Tensor(a, requires_grad=i == j) for j, a in enumerate(call.operands)]
+        out = spec.function(*leaves, **call.keywords)
+        out.backward(cotangent(out.shape))
+        assert np.array_equal(_gradient(leaves[i]), gradient)
+        assert all(leaf.grad is None for leaf in leaves if not leaf.requires_grad)
+
+
+def without_a_graph_the_value_has_the_same_bits(spec: OpSpec, call: Call) -> None:
+    """Under `no_grad`, and of constants: no parents, no gradient, the same value."""
+    out, leaves = spec.apply(call)
+    assert out.requires_grad and out.parents, "the result does not depend on its operands"
+    with no_grad():
+        unrecorded = spec.function(*leaves, **call.keywords)
+    constant = spec.function(*[leaf.detach() for leaf in leaves], **call.keywords)
+    for other in (unrecorded, constant):
+        assert np.array_equal(other.data, out.data)
+        assert not other.requires_grad and other.parents == ()
+
+
+def the_same_call_gives_the_same_bits(spec: OpSpec, call: Call) -> None:
+    """Value and gradients are those of the first time."""
+    for a, b in zip(spec.differentiate(call), spec.differentiate(call), strict=True):
+        assert np.array_equal(a, b)
+
+
+def the_result_is_freed_with_its_last_reference(spec: OpSpec, call: Call) -> None:
+    """No reference cycle: memory does not wait for the garbage collector."""
+    with _garbage_collector_off():
+        out, _leaves = spec.apply(call)
+        nodes = [out]
+        for node in nodes:
+            nodes += [p for p in node.parents or () if p.parents]
+        alive = [weakref.ref(node) for node in nodes]
+        del out, nodes, node
+        assert not [r for r in alive if r() is not None], "a result outlives its last reference"
+
+
+@contextmanager
+def _garbage_collector_off() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def at_a_kink_the_gradient_lies_between_the_slopes_of_both_sides(spec: OpSpec, call: Call) -> None:
+    """For each entry of the output, along any v: between the slopes towards v and towards -v."""
+    if spec.kinks is None:
+        return
+    value, h = spec.apply(call)[0].data, 1e-6
+    rng = np.random.default_rng(0)
+    directions = [rng.standard_normal(a.shape) for a in call.operands]
+    ahead, behind = (
+        spec.function(
+            *[Tensor(a + s * h * v) for a, v in zip(call.operands, directions, strict=True)],
+            **call.keywords,
+        ).data
+        for s in (1.0, -1.0)
+    )
+    slopes = np.stack([(ahead - value) / h, (value - behind) / h])
+    for index in np.ndindex(value.shape):
+        g = np.zeros(value.shape)
+        g[index] = 1.0
+        gradients = spec.differentiate(call, g)[1:]
+        slope = sum(np.vdot(d, v) for d, v in zip(gradients, directions, strict=True))
+        low, high = slopes[(slice(None), *index)].min(), slopes[(slice(None), *index)].max()
+        assert low - 1e-4 <= slope <= high + 1e-4  # curvature of moderate values, times h
+
+
+Property: TypeAlias = Callable[[OpSpec, Call], None]
+
+PROPERTIES: dict[str, Property] = {
+    p.__name__: p
+    for p in (
+        value_is_that_of_the_reference,
+        gradients_are_the_difference_quotients,
+        gradients_are_the_complex_steps,
+        gradients_are_linear_in_the_cotangent,
+        a_cotangent_of_zeros_gives_gradients_of_zeros,
+        gradients_have_shape_and_dtype_of_their_operands,
+        memory_layout_does_not_matter,
+        nothing_given_is_changed_or_shared,
+        a_constant_operand_changes_no_other_gradient,
+        without_a_graph_the_value_has_the_same_bits,
+        the_same_call_gives_the_same_bits,
+        the_result_is_freed_with_its_last_reference,
+        at_a_kink_the_gradient_lies_between_the_slopes_of_both_sides,
+    )
+}
+
+
+def check_refusals(spec: OpSpec) -> None:
+    """Make the calls that an op must refuse; AssertionError if it does not, or says it otherwise.
+
+    An error of another type is let through.
+    """
+    for refusal in spec.refusals:
+        try:
+            spec.apply(refusal.call)
+        except refusal.error as error:
+            assert re.search(refusal.match, str(error)), f"{refusal.match!r} is not in: {error}"
+        else:
+            raise AssertionError(f"{spec.name} does not refuse {refusal.call}")
+
+
+def check_op(
+    spec: OpSpec, properties: Iterable[str] = PROPERTIES, max_examples: int | None = None
+) -> None:
+    """Hold an op to every property, in calls drawn by hypothesis, and to its refusals.
+
+    Parameters
+    ----------
+    spec
+        The op.
+    properties
+        Names from `PROPERTIES`; all by default.
+    max_examples
+        Number of calls; by default that of hypothesis's current profile.
+
+    Raises
+    ------
+    AssertionError
+        What does not hold, noted with the smallest call that shows it. A wrong gradient is a
+        `GradientMismatch`, which says where. Whatever else the op raises is let through.
+    """
+    claims = [PROPERTIES[name] for name in properties]
+
+    def check(call: Call) -> None:
+        for claim in claims:
+            try:
+                claim(spec, call)
+            except Exception as error:
+                error.add_note(f"of {spec.name} it does not hold: {claim.__name__}")
+                raise
+
+    options: dict[str, Any] = {} if max_examples is None else {"max_examples": max_examples}
+    settings(report_multiple_bugs=False, **options)(given(call=spec.calls())(check))()
+    check_refusals(spec)

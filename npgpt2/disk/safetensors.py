@@ -1,0 +1,154 @@
+"""The safetensors format: arrays in a file, mapped into memory when they are read.
+
+A file is the length of a header, the header (JSON: name -> dtype, shape, place), and the numbers of
+one tensor after the other. Reading a file maps its numbers: a page of them is loaded when it is
+used, and copied when it is changed.
+
+Reading needs the package safetensors, which checks the file. Writing does not: that package wants
+all tensors in contiguous memory at once, a second model; here each is made contiguous in its turn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autograd import Array
+from npgpt2.machine.work import blocks
+
+DTYPES = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}  # NumPy has no bfloat16
+_POINTER = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class MappedTensor:
+    """A tensor in a mapped file.
+
+    Attributes
+    ----------
+    name
+        Its name in the file.
+    path
+        The file.
+    kind
+        Its dtype, as the format calls it: "F32".
+    shape
+        Its shape.
+    begin
+        Where its numbers begin, in bytes from the start of the file.
+    content
+        Its bytes, mapped.
+    """
+
+    name: str
+    path: Path
+    kind: str
+    shape: tuple[int, ...]
+    begin: int
+    content: NDArray[np.uint8]
+
+    @property
+    def mapped(self) -> Array:
+        """Its numbers as they lie in the file, on one axis."""
+        return self.content.view(DTYPES[self.kind])
+
+    def array(self, dtype: np.dtype[Any]) -> Array:
+        """Return the tensor in the given dtype.
+
+        The result is the mapped numbers, if they have that dtype and are aligned. Otherwise it is
+        read into memory, so that no pages of the map stay there too.
+
+        Raises
+        ------
+        ValueError
+            A finite number is too large for the dtype.
+        """
+        numbers = self.mapped
+        if numbers.dtype != dtype or not numbers.flags.aligned:
+            stored = np.fromfile(self.path, numbers.dtype, len(numbers), offset=self.begin)
+            try:
+                with np.errstate(over="raise"):
+                    numbers = _floats(stored, self.kind).astype(dtype, copy=False)
+            except FloatingPointError:
+                raise ValueError(
+                    f"{self.path}: {self.name} has numbers that are too large for {dtype}; read "
+                    "it with dtype=np.float64"
+                ) from None
+        return numbers.reshape(self.shape)
+
+    def equals(self, other: MappedTensor) -> bool:
+        """Whether both hold the same numbers. Block by block: each may fill half the memory."""
+        return all(
+            np.array_equal(
+                _floats(self.mapped[n], self.kind), _floats(other.mapped[n], other.kind), True
+            )
+            for n in blocks(self.mapped)
+        )
+
+
+def _floats(numbers: Array, kind: str) -> Array:
+    """Return the numbers of a file as floats."""
+    if kind == "BF16":  # the upper half of a float32
+        return np.left_shift(numbers, 16, dtype=np.uint32).view(np.float32)
+    return numbers
+
+
+def map_file(path: Path) -> list[MappedTensor]:
+    """Map all tensors of a file.
+
+    Raises
+    ------
+    ImportError
+        The package safetensors is missing.
+    ValueError
+        The file is missing, damaged, or no safetensors file.
+    """
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise ImportError(
+            f"reading {path} needs safetensors: pip install 'npgpt2[hf]' ({error})"
+        ) from error
+    try:
+        with safe_open(path, framework="numpy"):
+            pass  # so tensors fill the file, one after the other, each as long as its shape says
+        content = np.asarray(np.memmap(path, mode="c"))  # copy on write
+        start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+        header = json.loads(content[8:start].tobytes())
+    except FileNotFoundError:
+        raise ValueError(f"{path.name} is missing") from None
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error)
+        if path.is_file():
+            with path.open("rb") as file:
+                if file.read(len(_POINTER)) == _POINTER:
+                    reason = "it is a pointer of Git LFS to the file, which git lfs pull gets"
+        raise ValueError(f"{path.name} is damaged, or no safetensors file: {reason}") from error
+    header.pop("__metadata__", None)
+    tensors = []
+    for name, entry in header.items():
+        begin, end = (start + offset for offset in entry["data_offsets"])
+        shape = tuple(entry["shape"])
+        tensors.append(MappedTensor(name, path, entry["dtype"], shape, begin, content[begin:end]))
+    return tensors
+
+
+def write_tensors(file: IO[bytes], tensors: Mapping[str, Array]) -> None:
+    """Write float32 and float64 arrays to an open file, by name."""
+    kinds = {np.dtype(np.float32): "F32", np.dtype(np.float64): "F64"}
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers insists on it
+    end = 0
+    for name, a in tensors.items():
+        begin, end = end, end + a.nbytes
+        header[name] = {"dtype": kinds[a.dtype], "shape": a.shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # so that all numbers are aligned
+    file.write(len(text).to_bytes(8, "little") + text)
+    for a in tensors.values():
+        file.write(np.ascontiguousarray(a, DTYPES[kinds[a.dtype]]).data)

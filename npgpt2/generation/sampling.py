@@ -1,0 +1,149 @@
+"""How a token is drawn from logits: temperature, top-k, top-p.
+
+Source of top-p (nucleus) sampling: Holtzman et al., arXiv:1904.09751 (2019), section 3.1; of
+top-k: Fan, Lewis & Dauphin, arXiv:1805.04833 (2018), section 5.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from autograd import Array
+from npgpt2 import validate
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is drawn from logits.
+
+    Parameters
+    ----------
+    temperature
+        Logits are divided by it; 0 means the most probable token, always.
+    top_k, top_p
+        Sample among the top_k most probable tokens; then among the fewest that together have
+        probability top_p or more. None: among all. Of equally probable tokens, those with lower
+        ids come first.
+
+    Raises
+    ------
+    TypeError, ValueError
+        temperature < 0, top_k < 1, or top_p outside (0, 1].
+
+    Examples
+    --------
+    >>> Sampling(top_k=2).probabilities(np.log([0.5, 0.3, 0.2])).round(3)
+    array([0.625, 0.375, 0.   ])
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        validate.number("temperature", self.temperature)
+        if self.top_k is not None:
+            validate.integer("top_k", self.top_k)
+        if self.top_p is not None:
+            validate.positive("top_p", validate.number("top_p", self.top_p, maximum=1.0))
+
+    def probabilities(self, logits: ArrayLike) -> Array:
+        """Return what is sampled from, float64 with rows of sum 1;  (..., V) -> (..., V).
+
+        Raises
+        ------
+        FloatingPointError
+            A logit is infinite or NaN.
+        """
+        z = _finite(logits).astype(np.float64)
+        if self.temperature == 0.0:
+            one_hot: Array = np.zeros_like(z)
+            np.put_along_axis(one_hot, z.argmax(axis=-1)[..., None], 1.0, axis=-1)
+            return one_hot
+        with np.errstate(over="ignore"):  # by a tiny temperature: exp(-inf) = 0 is right
+            p: Array = np.exp((z - z.max(axis=-1, keepdims=True)) / self.temperature)
+        p /= p.sum(axis=-1, keepdims=True)
+        V = z.shape[-1]
+        top_k, top_p = min(self.top_k or V, V), self.top_p or 1.0
+        if top_k < V or top_p < 1.0:
+            for row in p.reshape(-1, V):
+                _truncate(row, top_k, top_p)
+        return p
+
+    def draw(
+        self, logits: ArrayLike, rng: np.random.Generator | Sequence[np.random.Generator]
+    ) -> Array:
+        """Draw one token for each row, from its own probabilities;  (B, V) -> (B,).
+
+        With a sequence of B generators, each row has its own.
+        """
+        if self.temperature == 0.0:
+            most_probable: Array = _finite(logits).argmax(axis=-1)
+            return most_probable
+        cumulative = self.probabilities(logits).cumsum(axis=-1)
+        if isinstance(rng, Sequence):
+            u = np.array([[generator.random()] for generator in rng])
+        else:
+            u = rng.random((len(cumulative), 1))
+        u *= cumulative[:, -1:]  # the last is 1 up to rounding
+        tokens: Array = np.count_nonzero(cumulative <= u, axis=-1)
+        return tokens
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What ends a text, and what may be drawn.
+
+    Parameters
+    ----------
+    stop
+        Id or ids that end a text. The text keeps the id.
+    sliding_window
+        What to do when a text outgrows n_positions: go on with its last n_positions // 2 tokens if
+        this is True, else raise.
+    vocab_size
+        Number of ids that stand for a token; None means all of the model's. Give it if the
+        vocabulary has been padded to a rounder number: higher ids are then never drawn.
+    """
+
+    stop: ArrayLike | None = None
+    sliding_window: bool = False
+    vocab_size: int | None = None
+
+    def ids(self, vocab_size: int) -> tuple[Array, int]:
+        """Return (stop ids, number of ids that may be drawn) for a model of this vocabulary.
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            Stop ids or vocab_size do not fit the model.
+        """
+        V = vocab_size
+        if self.vocab_size is not None:
+            V = validate.integer("vocab_size", self.vocab_size)
+        if V > vocab_size:
+            raise ValueError(f"vocab_size={V} exceeds the model's vocab_size={vocab_size}")
+        return validate.ids("stop", np.atleast_1d([] if self.stop is None else self.stop), V), V
+
+
+def _finite(logits: ArrayLike) -> Array:
+    z = np.asarray(logits)
+    if not np.isfinite(z).all():
+        raise FloatingPointError("logits are not finite; check the model's weights for NaN")
+    return z
+
+
+def _truncate(p: Array, top_k: int, top_p: float) -> None:
+    """Keep of the probabilities (V,) the top_k largest, of those the nucleus; in place."""
+    largest = np.flatnonzero(p >= np.partition(p, -top_k)[-top_k])  # more than top_k, if equal
+    order = largest[np.argsort(-p[largest], kind="stable")][:top_k]
+    ranked = p[order] / p[order].sum()
+    before = ranked.cumsum() - ranked  # probability of all that rank higher
+    if top_p < 1.0:
+        order, ranked = order[before < top_p], ranked[before < top_p]
+    p[...] = 0.0
+    p[order] = ranked / ranked.sum()

@@ -1,0 +1,214 @@
+"""What an exercise is: everything that the judge knows about one function to be written.
+
+Each file of `npgpt2/learn/exercises` is one exercise. The text at its top is the derivation, whose
+lines are doctests. Below it stand these names, which `Exercise.of` reads:
+
+    STATEMENT    the task, in a sentence or two
+    ARGUMENTS    what the function takes: names, with their shapes or a description
+    GRADIENTS    what it returns: names, with their shapes
+    HINTS        three hints, each of more help than the one before
+    MISTAKES     the known mistakes
+    forward      the forward pass in plain NumPy, which the learner sees
+    reference    the right gradients, computed by the library
+    solution     the right answer, written by hand, one step a line
+    end_to_end   puts an answer to use in a model
+
+and, where they are needed:
+
+    FUNCTION     the name of the function to be written, if it is not NAME_backward
+    LETTERS      the letters that a wrong factor may be made of, if not those of the shapes
+    draw         random arguments, if not all of them are normal numbers
+    terms        the right gradients, as sums of terms
+    factors      further factors by which one is easily off
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from autograd import Array, Tensor, enable_grad
+
+Arguments = tuple[Any, ...]
+Answer = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large each letter is in one draw."""
+
+    B: int
+    H: int
+    T: int
+    C: int
+    D: int
+    V: int
+    n_in: int
+    n_out: int
+
+
+# In the first draws no two letters of an exercise are equal, so that no transposition can hide. In
+# the last draws all letters are equal, so that a transposition can run.
+SIZES = (
+    Sizes(B=2, T=3, C=5, H=4, D=7, V=11, n_in=5, n_out=7),
+    Sizes(B=5, T=2, C=7, H=3, D=6, V=8, n_in=4, n_out=3),
+    Sizes(B=4, T=3, C=6, H=2, D=5, V=9, n_in=7, n_out=2),
+    Sizes(B=3, T=3, C=3, H=3, D=3, V=3, n_in=3, n_out=3),
+    Sizes(B=4, T=4, C=4, H=4, D=4, V=4, n_in=4, n_out=4),
+)
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong line of the solution.
+
+    Attributes
+    ----------
+    name
+        Short, unique within the exercise.
+    wrong
+        The line of `solution` as it comes out wrong, or several lines; see
+        `injection.replaced_lines` for how they take the place of the right ones.
+    lesson
+        What is wrong, in a sentence.
+    """
+
+    name: str
+    wrong: str
+    lesson: str
+
+
+@dataclass(frozen=True, eq=False)
+class Exercise:
+    """One function to be written. The file of the exercise describes the attributes.
+
+    Attributes
+    ----------
+    name
+        As in `practice.check(name, ...)`.
+    derivation
+        The way from the forward pass to the gradients.
+    module
+        Name of the module that the exercise stands in.
+    """
+
+    name: str
+    module: str
+    derivation: str
+    statement: str
+    function: str
+    arguments: Mapping[str, str]
+    gradients: Mapping[str, str]
+    letters: tuple[str, ...]
+    hints: tuple[str, str, str]
+    mistakes: tuple[Mistake, ...]
+    forward: Callable[..., Any]
+    reference: Callable[..., tuple[Array, ...]]
+    solution: Answer
+    end_to_end: Callable[[Answer], str]
+    draw: Callable[[np.random.Generator, Sizes], Arguments]
+    terms: Callable[..., Mapping[str, Mapping[str, Array]]]
+    factors: Callable[..., Mapping[str, float]]
+
+    @classmethod
+    def of(cls, module: ModuleType) -> Exercise:
+        """Read an exercise from its module."""
+        name = module.__name__.rpartition(".")[2]
+        shapes = [*module.ARGUMENTS.values(), *module.GRADIENTS.values()]
+        letters = {letter for text in shapes for letter in _shape(text) or ()}
+        defaults = {
+            "FUNCTION": f"{name}_backward",
+            "LETTERS": tuple(f.name for f in fields(Sizes) if f.name in letters),
+            "draw": lambda rng, sizes: _normal_numbers(module.ARGUMENTS, rng, sizes),
+            "terms": lambda *_: {},
+            "factors": lambda *_: {},
+        }
+        found = defaults | vars(module)
+        constants = "STATEMENT FUNCTION ARGUMENTS GRADIENTS LETTERS HINTS MISTAKES".split()
+        functions = "forward reference solution end_to_end draw terms factors".split()
+        return cls(
+            name=name,
+            module=module.__name__,
+            derivation=inspect.cleandoc(module.__doc__ or ""),
+            **{constant.lower(): found[constant] for constant in constants},
+            **{function: found[function] for function in functions},
+        )
+
+    @cached_property
+    def draws(self) -> tuple[Arguments, ...]:
+        """The arguments that an answer is judged on, always the same."""
+        return tuple(self.draw(np.random.default_rng(i), n) for i, n in enumerate(SIZES))
+
+    @cached_property
+    def expected(self) -> tuple[tuple[Array, ...], ...]:
+        """The right gradients for them."""
+        return tuple(self.reference(*arguments) for arguments in self.draws)
+
+
+def _shape(text: str) -> tuple[str, ...] | None:
+    """Return the letters of a shape at the beginning of a text; None if there is no shape.
+
+    >>> _shape("(B, T, n_in)"), _shape("(C,)"), _shape("()"), _shape("a number")
+    (('B', 'T', 'n_in'), ('C',), (), None)
+    """
+    shape = re.match(r"\(([\w, ]*)\)", text)
+    return tuple(re.findall(r"\w+", shape[1])) if shape else None
+
+
+def _normal_numbers(
+    arguments: Mapping[str, str], rng: np.random.Generator, sizes: Sizes
+) -> Arguments:
+    """Draw normal numbers for arguments all of which have shapes."""
+    shapes = [_shape(text) or () for text in arguments.values()]
+    return tuple(rng.standard_normal([getattr(sizes, n) for n in shape]) for shape in shapes)
+
+
+# -- what several exercises use ------------------------------------------------------------------
+
+
+def vjp(op: Callable[..., Tensor], g: Array, *inputs: Array) -> tuple[Array, ...]:
+    """Return the gradients of <g, op(*inputs)> with respect to the inputs, from the library.
+
+    >>> from npgpt2 import functional as F
+    >>> vjp(F.softmax, np.array([1.0, 0.0]), np.array([0.0, 0.0]))
+    (array([ 0.25, -0.25]),)
+    """
+    leaves = [Tensor(x, requires_grad=True) for x in inputs]
+    with enable_grad():
+        op(*leaves).backward(g)
+    return tuple(np.asarray(leaf.grad) for leaf in leaves)
+
+
+def slope(f: Callable[[Array], Any], x: Array, g: Any = 1.0) -> Array:
+    """Return the gradient of <g, f(x)> without a derivation: by complex steps, exact to rounding.
+
+    >>> slope(lambda x: x**3, np.array([1.0, 2.0]))
+    array([ 3., 12.])
+    """
+    gradient = np.empty(x.shape)
+    for index in np.ndindex(x.shape):
+        moved = x.astype(complex)
+        moved[index] += 1e-30j
+        gradient[index] = np.sum(g * f(moved)).imag / 1e-30
+    return gradient
+
+
+def some_backward(rng: np.random.Generator, shape: tuple[int, ...]) -> Callable[[Array], Array]:
+    """Return the vjp of some function of arrays (..., T, C). It mixes positions and channels."""
+    T, C = shape[-2:]
+    over_time, over_channels = rng.standard_normal((T, T)), rng.standard_normal((C, C))
+
+    def backward(g: Array) -> Array:
+        if np.shape(g) != shape:
+            raise ValueError(f"expected a gradient of shape {shape}, got {np.shape(g)}")
+        mixed: Array = np.tril(over_time).T @ g @ over_channels
+        return mixed.astype(g.dtype)
+
+    return backward

@@ -1,0 +1,84 @@
+"""Packs: small parameters that an optimizer changes together, as one flat array.
+
+A NumPy call costs about a microsecond, whatever the size of its arrays. A GPT-2 has 12 small
+parameters in every block, so an optimizer that changes them one by one spends its time on calls.
+Here the parameters of one kind are joined in one array, as long as they fit in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from autograd import Array, Tensor
+from npgpt2.machine.work import BLOCK
+
+
+@dataclass
+class Pack:
+    """Parameters of one dtype, all of them matrices or none, and their moments.
+
+    Attributes
+    ----------
+    members
+        Each parameter, with the part of the moments that is its own.
+    m, v
+        First and second moments of all members, flat.
+    """
+
+    members: list[tuple[Tensor, slice]]
+    m: Array
+    v: Array
+
+    def pieces(self) -> Iterator[tuple[list[Tensor], Array, Array]]:
+        """Yield (parameters, m, v) to be changed together: those that have a gradient.
+
+        All members are one piece if all of them have a gradient; else each is a piece of its own.
+        """
+        present = [(p, at) for p, at in self.members if p.grad is not None]
+        if len(present) == len(self.members):
+            yield [p for p, _ in present], self.m, self.v
+        else:
+            yield from (([p], self.m[at], self.v[at]) for p, at in present)
+
+
+def make_packs(parameters: Iterable[Tensor]) -> list[Pack]:
+    """Pack parameters as long as they fit in a block; larger ones alone. The largest pack first."""
+    kinds: dict[tuple[object, ...], list[list[Tensor]]] = {}
+    for p in parameters:
+        packs = kinds.setdefault((p.ndim >= 2, p.dtype), [[]])
+        if sum(q.size for q in packs[-1]) + p.size > BLOCK:
+            packs.append([])
+        packs[-1].append(p)
+    made = []
+    for pack in (pack for packs in kinds.values() for pack in packs if pack):
+        ends = np.cumsum([p.size for p in pack]).tolist()
+        members = [(p, slice(end - p.size, end)) for p, end in zip(pack, ends, strict=True)]
+        m, v = np.zeros((2, ends[-1]), pack[0].dtype)
+        made.append(Pack(members, m, v))
+    return sorted(made, key=lambda pack: -pack.m.size)
+
+
+@contextmanager
+def flattened(parameters: list[Tensor]) -> Iterator[tuple[Array, Array]]:
+    """Yield the data and the gradients of parameters, each as one flat array.
+
+    What you do to the data is written back to the parameters at the end of the block. The arrays of
+    a single contiguous parameter are views, so nothing is copied.
+    """
+    data = _joined(p.data for p in parameters)
+    yield data, _joined(p.grad for p in parameters)
+    if not np.may_share_memory(data, parameters[0].data):
+        start = 0
+        for p in parameters:
+            p.data[...] = data[start : start + p.size].reshape(p.shape)
+            start += p.size
+
+
+def _joined(arrays: Iterable[Array | None]) -> Array:
+    """Return one flat array of all; of a single one that is contiguous, a view."""
+    flat = [a.reshape(-1) for a in arrays if a is not None]
+    return flat[0] if len(flat) == 1 else np.concatenate(flat)

@@ -1,0 +1,230 @@
+"""The directory of a training run.
+
+config.json       hyperparameters, and the checksum of the text
+text.txt          the text it is trained on
+vocabulary.json   the characters, in the order of their ids
+checkpoint.npz    weights, moments, step count, the states of both generators
+metrics.csv       a row a step
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from autograd import Array
+from npgpt2.config import TrainingConfig
+from npgpt2.disk.checkpoint import load_npz
+from npgpt2.disk.files import errors_naming, read_json, write_bytes, write_json
+from npgpt2.disk.tokenizer import Vocabulary
+from npgpt2.model import GPT2Model
+
+
+@dataclass
+class Metrics:
+    """A row of metrics.csv: what step `step` did. None where nothing was measured."""
+
+    step: int
+    loss: float | None = None  # nats per character, on the batch of this step
+    val_loss: float | None = None  # the same on the validation part, after the step
+    lr: float | None = None
+    grad_norm: float | None = None  # before clipping
+    seconds: float = 0.0  # spent on the run up to here
+
+
+class Run:
+    """A run directory: made by `new` and `create`, opened by `open`.
+
+    Attributes
+    ----------
+    directory
+        Its path.
+    config
+        The hyperparameters.
+    vocabulary
+        The characters the model knows.
+    """
+
+    def __init__(
+        self, directory: Path, config: TrainingConfig, vocabulary: Vocabulary, checksum: str
+    ) -> None:
+        self.directory, self.config, self.vocabulary = directory, config, vocabulary
+        self._checksum = checksum  # of the text
+
+    @property
+    def config_path(self) -> Path:
+        """Path of config.json."""
+        return self.directory / "config.json"
+
+    @property
+    def text_path(self) -> Path:
+        """Path of text.txt."""
+        return self.directory / "text.txt"
+
+    @property
+    def vocabulary_path(self) -> Path:
+        """Path of vocabulary.json."""
+        return self.directory / "vocabulary.json"
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Path of checkpoint.npz."""
+        return self.directory / "checkpoint.npz"
+
+    @property
+    def metrics_path(self) -> Path:
+        """Path of metrics.csv."""
+        return self.directory / "metrics.csv"
+
+    @classmethod
+    def new(cls, directory: str | Path, config: TrainingConfig, text: str) -> Run:
+        """Return a run that is to be trained on a text. Nothing is written yet.
+
+        Raises
+        ------
+        FileExistsError
+            The directory is there already, and not empty.
+        """
+        directory = Path(directory)
+        if directory.exists() and any(directory.iterdir()):
+            raise FileExistsError(
+                f"{directory} exists and is not empty; go on with --resume {directory} if it is "
+                "a run, or choose another directory"
+            )
+        run = cls(directory, config, Vocabulary.of(text), _sha256(text.encode()))
+        run.text = text
+        return run
+
+    def create(self) -> None:
+        """Make the directory, with everything in it but a checkpoint."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        write_bytes(self.text_path, self.text.encode())
+        write_json(self.vocabulary_path, list(self.vocabulary.characters))
+        write_json(self.config_path, {**asdict(self.config), "text_sha256": self._checksum})
+        self._write_metrics([])
+
+    def discard(self) -> None:
+        """Delete what `create` and `append` have written; the directory stays, empty."""
+        for path in (self.text_path, self.vocabulary_path, self.config_path, self.metrics_path):
+            path.unlink(missing_ok=True)
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike[str]) -> Run:
+        """Open a run directory that has a checkpoint.
+
+        Raises
+        ------
+        OSError, ValueError
+            It is missing, is no run directory (all that it lacks is named), or is damaged.
+        """
+        directory = Path(directory)
+        if not directory.is_dir():
+            raise FileNotFoundError(f"{directory} is not a directory; `npgpt2 train` makes one")
+        names = ("config.json", "text.txt", "vocabulary.json", "checkpoint.npz")
+        missing = [name for name in names if not (directory / name).is_file()]
+        if missing:
+            raise ValueError(
+                f"{directory} is not a run directory: it has no {', no '.join(missing)}"
+            )
+        config, checksum = _read_config(directory / "config.json")
+        characters = read_json(directory / "vocabulary.json", list)
+        try:
+            vocabulary = Vocabulary("".join(characters))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{directory / 'vocabulary.json'} is damaged: {error}") from error
+        return cls(directory, config, vocabulary, checksum)
+
+    @cached_property
+    def text(self) -> str:
+        """The text it is trained on; ValueError if the file is not the one the run began with."""
+        content = self.text_path.read_bytes()
+        if _sha256(content) != self._checksum:
+            raise ValueError(f"{self.text_path} is not the text that the run began with")
+        return content.decode()
+
+    def save(self, model: GPT2Model, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
+        """Replace the checkpoint."""
+        model.save_npz(self.checkpoint_path, arrays=arrays, meta=meta)
+
+    def load(self) -> tuple[GPT2Model, Mapping[str, Any], Mapping[str, Array]]:
+        """Return (model, meta, arrays) of the checkpoint, the model in eval mode.
+
+        Raises
+        ------
+        OSError, ValueError
+            It is missing, damaged, or does not fit the vocabulary.
+        """
+        saved = load_npz(self.checkpoint_path)
+        model = GPT2Model.from_checkpoint(saved)
+        if model.config.vocab_size != len(self.vocabulary):
+            raise ValueError(
+                f"{self.vocabulary_path} has {len(self.vocabulary)} characters, but the model in "
+                f"{self.checkpoint_path} has vocab_size={model.config.vocab_size}"
+            )
+        return model, saved.meta, saved.arrays
+
+    def append(self, metrics: Metrics) -> None:
+        """Add a row to metrics.csv, numbers in full precision."""
+        row = ["" if value is None else repr(value) for value in vars(metrics).values()]
+        with errors_naming(self.metrics_path):
+            with self.metrics_path.open("a", newline="") as file:
+                csv.writer(file).writerow(row)
+
+    def rewind(self, step: int) -> None:
+        """Drop what was begun after `step`: rows of later steps, torn rows, files half written.
+
+        Raises
+        ------
+        ValueError
+            metrics.csv is damaged.
+        """
+        for unfinished in self.directory.glob(".*.tmp"):
+            unfinished.unlink(missing_ok=True)
+        rows = []
+        if self.metrics_path.exists():
+            try:
+                with self.metrics_path.open(newline="", encoding="utf-8") as file:
+                    rows = [row for row in csv.reader(file) if len(row) == len(fields(Metrics))]
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise ValueError(
+                    f"{self.metrics_path} is damaged: {error}; move it away to go on "
+                    "without its rows"
+                ) from error
+        self._write_metrics([row for row in rows if row[0].isdecimal() and int(row[0]) <= step])
+
+    def _write_metrics(self, rows: list[list[str]]) -> None:
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([[f.name for f in fields(Metrics)], *rows])
+        write_bytes(self.metrics_path, text.getvalue().encode())
+
+
+def new_run_directory(parent: str | Path = "runs") -> Path:
+    """Return the first of parent/001, parent/002, ... that does not exist."""
+    n = 1
+    while (path := Path(parent) / f"{n:03}").exists():
+        n += 1
+    return path
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read_config(path: Path) -> tuple[TrainingConfig, str]:
+    """Read config.json: the hyperparameters, and the checksum of the text."""
+    settings = read_json(path)
+    checksum = settings.pop("text_sha256", "")
+    try:
+        missing = {f.name for f in fields(TrainingConfig)} - settings.keys()
+        if missing:
+            raise ValueError(f"it has no {', no '.join(sorted(missing))}")
+        return TrainingConfig(**settings), checksum
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
