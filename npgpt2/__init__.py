@@ -9,23 +9,45 @@
 >>> loss.backward()
 >>> model.lm_head.weight is model.wte.weight
 True
+
+Everything that you import often is here:
+
+    models:      GPT2Config GPT2Model TransformerBlock CausalSelfAttention MLP
+    layers:      Module Parameter Linear Embedding LayerNorm Dropout
+    ops:         functional composed
+    training:    TrainingConfig Trainer AdamW SGD clip_grad_norm cosine_schedule
+    generation:  Sampling Limits stream complete Completion
+    texts:       TextModel evaluate Evaluation
+
+The study tools are in `npgpt2.learn`. Tools for testing ops and models are in `autograd.testing`
+and `npgpt2.testing`.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 import autograd
 
 if not hasattr(autograd, "record"):
     raise ImportError(
-        f"npgpt2 brings a package `autograd` of its own, but found another one at "
-        f"{autograd.__file__}: the two cannot share an environment, so uninstall that one "
-        "(pip uninstall autograd) and install npgpt2 again, or use a fresh environment"
+        f"npgpt2 needs its own package `autograd`, but found another one at {autograd.__file__}. "
+        "The two cannot share an environment: uninstall the other one (pip uninstall autograd) and "
+        "install npgpt2 again, or use a fresh environment"
     )
 
 from npgpt2 import composed, functional  # noqa: E402
-from npgpt2.config import GPT2Config  # noqa: E402
+from npgpt2.config import GPT2Config, TrainingConfig  # noqa: E402
+from npgpt2.generation.evaluation import Evaluation, evaluate  # noqa: E402
+from npgpt2.generation.generation import Completion, complete, stream  # noqa: E402
+from npgpt2.generation.sampling import Limits, Sampling  # noqa: E402
 from npgpt2.layers import Dropout, Embedding, LayerNorm, Linear  # noqa: E402
 from npgpt2.model import MLP, CausalSelfAttention, GPT2Model, TransformerBlock  # noqa: E402
 from npgpt2.module import Module, Parameter  # noqa: E402
 from npgpt2.optim import SGD, AdamW, clip_grad_norm, cosine_schedule  # noqa: E402
+
+if TYPE_CHECKING:
+    from npgpt2.text import TextModel
+    from npgpt2.training.trainer import Trainer
 
 __version__ = "0.1.0"
 
@@ -34,17 +56,36 @@ __all__ = [
     "SGD",
     "AdamW",
     "CausalSelfAttention",
+    "Completion",
     "Dropout",
     "Embedding",
+    "Evaluation",
     "GPT2Config",
     "GPT2Model",
     "LayerNorm",
+    "Limits",
     "Linear",
     "Module",
     "Parameter",
+    "Sampling",
+    "TextModel",
+    "Trainer",
+    "TrainingConfig",
     "TransformerBlock",
     "clip_grad_norm",
+    "complete",
     "composed",
     "cosine_schedule",
+    "evaluate",
     "functional",
+    "stream",
 ]
+
+# These read and write files. What they import would make `import npgpt2` take a third longer.
+_IMPORTED_ON_USE = {"TextModel": "npgpt2.text", "Trainer": "npgpt2.training.trainer"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _IMPORTED_ON_USE:
+        raise AttributeError(f"module 'npgpt2' has no attribute {name!r}")
+    return getattr(import_module(_IMPORTED_ON_USE[name]), name)

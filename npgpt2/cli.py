@@ -1,8 +1,8 @@
-"""The command line: `npgpt2 train`, `generate`, `eval`, `params`, `export`.
+"""The command line: `npgpt2 train`, `generate`, `eval`, `params`, `export`, and the study commands.
 
-Errors a user can mend are one line on standard error and a status of 2; what a signal has stopped
-ends with status 130. Of several ranks, rank 0 alone prints; another only if it fails alone, and
-then all of them end.
+If an error is one that you can mend, the command prints one line on standard error and ends with
+status 2. If a signal stops it, the status is 130. Among several ranks, rank 0 alone prints. Another
+rank prints only if it fails alone; then all ranks end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import fields
 from typing import NoReturn
@@ -25,6 +25,7 @@ from npgpt2 import __version__, validate
 from npgpt2.config import PRESETS, TrainingConfig
 from npgpt2.generation.evaluation import evaluate
 from npgpt2.generation.sampling import Sampling
+from npgpt2.learn.commands import Command, add_commands
 from npgpt2.machine import process
 from npgpt2.machine.ranks import Ranks, launched
 from npgpt2.parameter_table import format_table
@@ -45,27 +46,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ImportError, ValueError) as error:
         return _report(error)
     if ranks.rank == 0:
-        status, said = _run(argv, ranks), ""
-    else:  # kept back, for when it fails alone
+        status, said = _run_command(argv, ranks), ""
+    else:  # keep its output: it is shown only if this rank fails alone
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as kept:
-            status = _run(argv, ranks)
+            status = _run_command(argv, ranks)
         said = kept.getvalue()
     ranks.end(status, said)
     return status
 
 
-def _run(argv: Sequence[str] | None, ranks: Ranks) -> int:
+def _run_command(argv: Sequence[str] | None, ranks: Ranks) -> int:
     """Run the command line on this rank; return the exit status."""
     try:
         args = _parser().parse_args(argv, argparse.Namespace(ranks=ranks))
-        command: Callable[[argparse.Namespace], int] = args.command
-        with np.errstate(all="ignore"):  # what is not finite becomes one error, not many warnings
+        command: Command = args.command
+        with np.errstate(all="ignore"):  # values that are not finite are one error, not warnings
             status = command(args)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has gone, as in `npgpt2 ... | head`
         status = 1
     except KeyboardInterrupt:
-        print()  # what follows begins on a new line
+        print()  # so that the next output begins on a new line
         status = 130
     except MemoryError as error:
         status = _report(f"not enough memory ({error}); take a smaller batch or model")
@@ -78,7 +79,7 @@ def _run(argv: Sequence[str] | None, ranks: Ranks) -> int:
         status = 1
     try:
         sys.stdout.flush()
-    except OSError:  # it would be tried again at exit
+    except OSError:  # Python would try again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
@@ -90,37 +91,25 @@ def _report(error: Exception | str) -> int:
     return 2
 
 
+# -- train ---------------------------------------------------------------------------------------
+
+
 def _train(args: argparse.Namespace) -> int:
-    """Train a character-level GPT-2 on a text, and show a sample of what it has learned."""
+    """Train a character-level GPT-2 on a text, and print a sample of what it has learned."""
     ranks: Ranks = args.ranks
     if not args.no_tuning:
         process.tune(ranks.cores() if ranks.size > 1 else None)
-    names = {f.name for f in fields(TrainingConfig)}
-    given = {name: value for name, value in vars(args).items() if name in names}
-    if args.resume is not None:
-        flags = [f"--{name.replace('_', '-')}" for name in given]
-        flags += [f"--{name}" for name in ("text", "out") if getattr(args, name) is not None]
-        if flags:
-            raise ValueError(
-                f"--resume goes on with the settings of the run; leave out {', '.join(flags)}"
-            )
-        trainer = Trainer.resume(args.resume, ranks)
-    else:
-        config = TrainingConfig(**given)
-        file, out = args.text, args.out
-        text = ranks.once(lambda: data.python_reference() if file is None else data.read_text(file))
-        directory = ranks.once(new_run_directory) if out is None else out
-        trainer = Trainer.start(directory, config, text, ranks)
+    trainer = _trainer(args)
     model, run = trainer.model, trainer.run
-    # As it can be typed to go on: also where the program is not on the PATH.
-    program = sys.argv[0] if os.path.basename(sys.argv[0]) == "npgpt2" else "npgpt2"
-    program, directory = shlex.quote(program), shlex.quote(str(run.directory))
     print(
         f"{run.directory}: {model.get_num_params():,} parameters, {len(run.vocabulary)} different "
         f"characters, {len(trainer.tokens):,} to train on, {len(trainer.val_tokens):,} to validate "
         f"on; step {trainer.step} of {trainer.config.steps}",
         flush=True,
     )
+    # Printed so that you can type it, also where the program is not on the PATH.
+    program = sys.argv[0] if os.path.basename(sys.argv[0]) == "npgpt2" else "npgpt2"
+    program, directory = shlex.quote(program), shlex.quote(str(run.directory))
     if not trainer.train():
         print(
             f"stopped and saved at step {trainer.step}; go on with: "
@@ -136,8 +125,78 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
+def _trainer(args: argparse.Namespace) -> Trainer:
+    """Start the run that the arguments ask for, or resume it."""
+    ranks: Ranks = args.ranks
+    names = {f.name for f in fields(TrainingConfig)}
+    given = {name: value for name, value in vars(args).items() if name in names}
+    if args.resume is None:
+        config, file, out = TrainingConfig(**given), args.text, args.out
+        text = ranks.once(lambda: data.python_reference() if file is None else data.read_text(file))
+        directory = ranks.once(new_run_directory) if out is None else out
+        return Trainer.start(directory, config, text, ranks)
+    flags = [f"--{name.replace('_', '-')}" for name in given]
+    flags += [f"--{name}" for name in ("text", "out") if getattr(args, name) is not None]
+    if flags:
+        raise ValueError(
+            f"--resume goes on with the settings of the run; leave out {', '.join(flags)}"
+        )
+    return Trainer.resume(args.resume, ranks)
+
+
+def _add_train_arguments(train: argparse.ArgumentParser) -> None:
+    train.add_argument(
+        "--text", metavar="FILE", help="UTF-8 text (default: Python's own reference texts)"
+    )
+    train.add_argument(
+        "--out", metavar="DIR", help="new run directory (default: runs/001, runs/002, ...)"
+    )
+    train.add_argument("--resume", metavar="RUN", help="continue a run that was stopped")
+    for f in fields(TrainingConfig):
+        train.add_argument(
+            f"--{f.name.replace('_', '-')}",
+            type=type(f.default),
+            default=argparse.SUPPRESS,
+            metavar=type(f.default).__name__.upper(),
+            help=f"{f.metadata['help']} (default: {f.default})",
+        )
+    _add_no_tuning(train)
+
+
+def _add_no_tuning(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-tuning",
+        action="store_true",
+        help="leave the process as it is. Without this flag, freed memory is kept for reuse, which "
+        "is faster where the C library is glibc; and several ranks on one machine share its cores",
+    )
+
+
+# -- generate ------------------------------------------------------------------------------------
+
+_DIRECTORY = "run directory made by train, or a Hugging Face directory"
+
+_SAMPLING_FLAGS: Iterable[tuple[str, type, float | None, str]] = (
+    (
+        "--max-new-tokens",
+        int,
+        400,
+        "number of tokens to add; in a run, a token is a character (default: 400)",
+    ),
+    ("--temperature", float, 0.8, "0 always takes the most probable token (default: 0.8)"),
+    ("--top-k", int, None, "sample among the K most probable tokens (default: all)"),
+    (
+        "--top-p",
+        float,
+        None,
+        "sample among the fewest tokens of joint probability P (default: all)",
+    ),
+    ("--seed", int, None, "the same seed gives the same text (default: a new seed every time)"),
+)
+
+
 def _generate(args: argparse.Namespace) -> int:
-    """Continue a prompt with a trained model, printing as it goes."""
+    """Continue a prompt with a trained model, and print the text as it is generated."""
     if not args.no_tuning:
         process.tune()
     sampling = Sampling(args.temperature, args.top_k, args.top_p)
@@ -157,13 +216,32 @@ def _generate(args: argparse.Namespace) -> int:
 
 
 def _print_text(text: Iterable[str]) -> list[float]:
-    """Print a text as it comes; return when it was asked for, and when each token was there."""
+    """Print a text as it comes; return the time when it was asked for, and of each token."""
     times = [time.perf_counter()]
     for piece in text:
         times.append(time.perf_counter())
         print(piece, end="", flush=True)
     print()
     return times[:-1]  # the last piece is the rest of the text, and no token
+
+
+def _add_generate_arguments(generate: argparse.ArgumentParser) -> None:
+    generate.add_argument("directory", metavar="DIR", help=_DIRECTORY)
+    generate.add_argument(
+        "--prompt", metavar="TEXT", help="text to continue (default: none, a new text)"
+    )
+    generate.add_argument(
+        "--stop", metavar="TEXT", action="append", default=[],
+        help="end before this text; may be given several times",
+    )  # fmt: skip
+    for flag, kind, default, text in _SAMPLING_FLAGS:
+        generate.add_argument(
+            flag, type=kind, default=default, metavar=kind.__name__.upper(), help=text
+        )
+    _add_no_tuning(generate)
+
+
+# -- eval ----------------------------------------------------------------------------------------
 
 
 def _eval(args: argparse.Namespace) -> int:
@@ -187,12 +265,34 @@ def _eval(args: argparse.Namespace) -> int:
     return 0
 
 
+def _add_eval_arguments(evaluation: argparse.ArgumentParser) -> None:
+    evaluation.add_argument("directory", metavar="DIR", help=_DIRECTORY)
+    evaluation.add_argument("--text", metavar="FILE", required=True, help="UTF-8 text")
+    evaluation.add_argument(
+        "--stride", type=int, metavar="INT",
+        help="how many tokens the window of n_positions tokens moves at a time. A smaller stride "
+        "gives each token more context, and takes longer (default: half a window)",
+    )  # fmt: skip
+    evaluation.add_argument(
+        "--batch-size", type=int, default=8, metavar="INT", help="windows at once (default: 8)"
+    )
+    _add_no_tuning(evaluation)
+
+
+# -- export, params ------------------------------------------------------------------------------
+
+
 def _export(args: argparse.Namespace) -> int:
     """Turn a run into a Hugging Face directory, which transformers and others load."""
     run = Run.open(args.run)
     export(run, args.directory)
     print(f"{args.directory}: model and tokenizer; npgpt2 generate {shlex.quote(args.directory)}")
     return 0
+
+
+def _add_export_arguments(exported: argparse.ArgumentParser) -> None:
+    exported.add_argument("run", metavar="RUN", help="run directory made by train")
+    exported.add_argument("directory", metavar="DIR", help="new directory to make")
 
 
 def _params(args: argparse.Namespace) -> int:
@@ -217,6 +317,13 @@ def _params(args: argparse.Namespace) -> int:
     return 0
 
 
+def _add_params_arguments(params: argparse.ArgumentParser) -> None:
+    params.add_argument("model", metavar="MODEL", help=f"{', '.join(PRESETS)}, or a {_DIRECTORY}")
+
+
+# -- the parser ----------------------------------------------------------------------------------
+
+
 class _Parser(argparse.ArgumentParser):
     """Reports a mistake in the arguments in one line."""
 
@@ -229,87 +336,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def add(name: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+    def add(name: str, command: Command) -> argparse.ArgumentParser:
         text = command.__doc__
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)
         return sub
 
-    train = add("train", _train)
-    train.add_argument(
-        "--text", metavar="FILE", help="UTF-8 text (default: Python's own reference texts)"
-    )
-    train.add_argument(
-        "--out", metavar="DIR", help="new run directory (default: runs/001, runs/002, ...)"
-    )
-    train.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped")
-    for f in fields(TrainingConfig):
-        train.add_argument(
-            f"--{f.name.replace('_', '-')}",
-            type=type(f.default),
-            default=argparse.SUPPRESS,
-            metavar=type(f.default).__name__.upper(),
-            help=f"{f.metadata['help']} (default: {f.default})",
-        )
-
-    generate = add("generate", _generate)
-    generate.add_argument("directory", metavar="DIR", help=_DIRECTORY)
-    generate.add_argument(
-        "--prompt", metavar="TEXT", help="text to continue (default: none, a new text)"
-    )
-    generate.add_argument(
-        "--stop", metavar="TEXT", action="append", default=[],
-        help="end where this text would come; may be given several times",
-    )  # fmt: skip
-    for flag, kind, default, text in _SAMPLING_FLAGS:
-        generate.add_argument(
-            flag, type=kind, default=default, metavar=kind.__name__.upper(), help=text
-        )
-
-    evaluation = add("eval", _eval)
-    evaluation.add_argument("directory", metavar="DIR", help=_DIRECTORY)
-    evaluation.add_argument("--text", metavar="FILE", required=True, help="UTF-8 text")
-    evaluation.add_argument(
-        "--stride", type=int, metavar="INT",
-        help="by how much a window of n_positions tokens moves; smaller is slower, with more "
-        "context for each token (default: half of it)",
-    )  # fmt: skip
-    evaluation.add_argument(
-        "--batch-size", type=int, default=8, metavar="INT", help="windows at once (default: 8)"
-    )
-
-    for command in (train, generate, evaluation):
-        command.add_argument(
-            "--no-tuning",
-            action="store_true",
-            help="change nothing of the process: neither how memory is reused (faster, where the C "
-            "library is glibc) nor the number of threads (where several ranks share a machine)",
-        )
-
-    params = add("params", _params)
-    params.add_argument("model", metavar="MODEL", help=f"{', '.join(PRESETS)}, or a {_DIRECTORY}")
-
-    exported = add("export", _export)
-    exported.add_argument("run", metavar="RUN", help="run directory made by train")
-    exported.add_argument("directory", metavar="DIR", help="new directory to make")
-
-    from npgpt2.learn.commands import add_commands  # which few programs need, and this one
-
+    _add_train_arguments(add("train", _train))
+    _add_generate_arguments(add("generate", _generate))
+    _add_eval_arguments(add("eval", _eval))
+    _add_params_arguments(add("params", _params))
+    _add_export_arguments(add("export", _export))
     add_commands(add)
     return parser
-
-
-_DIRECTORY = "run directory made by train, or a Hugging Face directory"
-
-_SAMPLING_FLAGS: Iterable[tuple[str, type, float | None, str]] = (
-    (
-        "--max-new-tokens",
-        int,
-        400,
-        "number of tokens to add; those of a run are characters (default: 400)",
-    ),
-    ("--temperature", float, 0.8, "0 always takes the most probable (default: 0.8)"),
-    ("--top-k", int, None, "sample among the K most probable (default: all)"),
-    ("--top-p", float, None, "sample among the fewest of joint probability P (default: all)"),
-    ("--seed", int, None, "same seed, same text (default: a new one every time)"),
-)

@@ -1,6 +1,7 @@
-"""The commands for studying: `npgpt2 practice`, `explain`, `play` and others.
+"""The study commands: `npgpt2 practice`, `explain`, `play`, `contributions`, `museum`, `plot`.
 
-Each is a function here that reads arguments, and a tool in a file of its own that does the work.
+Each command is a function here that reads the arguments and prints the `report` of a tool. Each
+tool is a file beside this one, and is imported when its command runs.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ def add_commands(add: Callable[[str, Command], argparse.ArgumentParser]) -> None
     """Add the commands to a parser: `add(name, command)` returns the parser of its arguments."""
     practice = add("practice", _practice)
     practice.add_argument("name", nargs="?", metavar="NAME", help="an exercise (default: list all)")
-    practice.add_argument("file", nargs="?", metavar="FILE", help="your answer, to be judged")
+    practice.add_argument(
+        "file", nargs="?", metavar="FILE", help="your answer, which will be judged"
+    )
     practice.add_argument("--start", metavar="FILE", help="write a file to begin with")
-    practice.add_argument("--hint", type=int, metavar="N", help="show a hint, 1 to 3")
-    practice.add_argument("--derivation", action="store_true", help="show how it is derived")
+    practice.add_argument("--hint", type=int, metavar="N", help="show hint 1, 2 or 3")
+    practice.add_argument("--derivation", action="store_true", help="show the derivation")
 
     explain = add("explain", _explain)
-    explain.add_argument("--full", action="store_true", help="every node, nothing folded")
+    explain.add_argument("--full", action="store_true", help="show every node; fold nothing")
     explain.add_argument("--html", metavar="FILE", help="write a page instead, as play does")
 
     play = add("play", _play)
@@ -49,7 +52,7 @@ def add_commands(add: Callable[[str, Command], argparse.ArgumentParser]) -> None
         )
         command.add_argument(
             "--prompt", metavar="TEXT",
-            help="text whose tokens the model of DIR is to predict (default: random tokens)",
+            help="text whose tokens the model of DIR predicts (default: random tokens)",
         )  # fmt: skip
 
     museum = add("museum", _museum)
@@ -60,53 +63,55 @@ def add_commands(add: Callable[[str, Command], argparse.ArgumentParser]) -> None
 
     plot = add("plot", _plot)
     plot.add_argument("run", metavar="RUN", help="run directory made by train")
-    plot.add_argument("--prompt", metavar="TEXT", help="draw the attention maps of this text too")
+    plot.add_argument("--prompt", metavar="TEXT", help="also draw the attention maps of this text")
     plot.add_argument(
         "--out", metavar="FILE", help="where to write, .png or .svg (default: RUN/plot.png)"
     )
 
 
 def _practice(args: argparse.Namespace) -> int:
-    """Write gradients by hand, and be told what is wrong with them."""
-    from npgpt2.learn.practice import practice
+    """Write gradients by hand, and learn what is wrong with them."""
+    from npgpt2.learn import practice
 
-    return practice(
+    said = practice.report(
         args.name,
         args.file,
         start_file=args.start,
         hint=args.hint,
         show_derivation=args.derivation,
     )
+    print(said)
+    return 1 if isinstance(said, practice.Verdict) and not said.passed else 0
 
 
 def _explain(args: argparse.Namespace) -> int:
-    """Show every node of a forward and backward pass: formula, norms, what is added up."""
+    """List every node of a backward pass: its formula, its norms, and the sums of gradients."""
     from npgpt2.learn import ledger
 
     if args.html is not None:
         if args.full:
-            raise ValueError("--full is for the text; the page has every node anyway")
+            raise ValueError("--full is for the text; the page always has every node")
         return _play(args)
-    print(ledger.explain_command(*_model_and_batch(args), full=args.full))
+    print(ledger.report(*_model_and_batch(args), full=args.full))
     return 0
 
 
 def _play(args: argparse.Namespace) -> int:
-    """Write a page on which a backward pass is gone through, one vjp after the other."""
+    """Write a page that plays a backward pass, one vjp after the other."""
     from npgpt2.learn import page
 
     if Path(args.html).is_dir():
         raise IsADirectoryError(f"--html {args.html!r} is a directory; name a file")
-    page.play(*_model_and_batch(args), path=args.html)
+    print(page.report(*_model_and_batch(args), path=args.html))
     return 0
 
 
 def _contributions(args: argparse.Namespace) -> int:
-    """Show what a gradient is the sum of."""
+    """Split a gradient into the paths it came from."""
     from npgpt2.learn import contributions
 
     model, ids, targets = _model_and_batch(args)
-    print(contributions.contributions_command(model, args.name, ids, targets))
+    print(contributions.report(model, args.name, ids, targets))
     return 0
 
 
@@ -115,7 +120,7 @@ def _model_and_batch(args: argparse.Namespace) -> tuple[GPT2Model, Any, Any]:
     if args.directory is not None and args.preset is not None:
         raise ValueError("give a directory or --preset, not both")
     if args.prompt is not None and args.directory is None:
-        raise ValueError("--prompt needs a directory, whose model knows its characters")
+        raise ValueError("--prompt needs a directory: a model that knows its characters")
     if args.directory is not None:
         text = TextModel.open(args.directory)
         if args.prompt is None:
@@ -146,8 +151,8 @@ def _museum(args: argparse.Namespace) -> int:
 
 
 def _plot(args: argparse.Namespace) -> int:
-    """Draw loss and gradient norm of a run, and attention maps of a prompt."""
+    """Draw the loss and gradient norm of a run, and the attention maps of a prompt."""
     from npgpt2.learn import plots
 
-    plots.main(args.run, args.prompt, args.out)
+    print(plots.report(args.run, args.prompt, args.out))
     return 0

@@ -1,11 +1,11 @@
-"""Wrong code in place of right code, in one function. Bugs, mistakes and slips are all made here.
+r"""Wrong code in place of right code, in one function. Bugs, mistakes and slips are all made here.
 
 A bug replaces code of the library for a while (`injected`). A mistake or a slip is a function of
 its own (`variant`): the right answer to an exercise, with some lines changed.
 
 >>> def double(x):
 ...     return 2 * x
->>> triple = variant(double, "def double(x):\\n    return 3 * x\\n", "triple")
+>>> triple = variant(double, "def double(x):\n    return 3 * x\n", "triple")
 >>> triple(5), double(5)
 (15, 10)
 """
