@@ -1,32 +1,37 @@
 """Cross entropy: loss = mean over the N = B*T positions of -log softmax(logits)[target].
 
-logits is (B, T, V), targets (B, T) integers in [0, V); loss and g are scalars. At one position,
-with logits z and target y,
+logits is (B, T, V). targets is (B, T), integers in [0, V). loss and g are scalars. Take one
+position, with logits z and target y. Its probabilities are p_i = exp(z_i) / sum_j exp(z_j), the
+softmax of z, and its loss has two terms:
 
-    -log softmax(z)[y] = log(sum_j exp(z_j)) - z_y
+    -log p_y = log(sum_j exp(z_j)) - z_y
 
-1. The logarithm of the sum has the softmax for its gradient:
+1. The derivative of log(u) is 1/u, and the derivative of the sum with respect to z_i is exp(z_i).
+   So the gradient of the first term is the softmax:
 
        d/dz_i log(sum_j exp(z_j)) = exp(z_i) / sum_j exp(z_j) = p_i
 
-2. z_y is an entry of z: d z_y/dz_i is 1 for i = y, else 0. So at one position
+2. z_y is an entry of z: dz_y/dz_i is 1 for i = y and 0 for every other i. These V numbers are
+   called onehot(y). So the gradient of the loss of one position is
 
        p - onehot(y)
 
-   which sums to 0 over V: adding a constant to all logits changes no loss.
+   It sums to 0 over V, because p and onehot(y) both sum to 1. Adding the same number to all logits
+   of a position does not change the loss.
 
 >>> import numpy as np
 >>> from npgpt2.learn.judge.exercise import slope
 >>> z = np.log([[[1.0, 2.0, 5.0]]])  # p = 1/8, 2/8, 5/8
->>> answer(np.array(1.0), z, np.array([[2]]))[0]
+>>> reference(np.array(1.0), z, np.array([[2]]))[0]
 array([[[ 0.125,  0.25 , -0.375]]])
 
-3. The loss is the mean over N positions, and each position's logits are in one summand alone:
+3. The loss is the mean over N positions, and the logits of a position are in one term of that mean
+   alone. The chain rule multiplies by g:
 
        dlogits = g * (p - onehot) / N
 
-   Without 1/N it would be the gradient of the sum. A g other than 1 arrives when the loss is
-   scaled, or divided by the number of micro-batches.
+   Without 1/N this would be the gradient of the sum. g is not 1 if the loss is scaled, for example
+   if it is divided by the number of micro-batches.
 
 >>> rng = np.random.default_rng(0)
 >>> z, y, g = rng.standard_normal((2, 3, 4)), rng.integers(0, 4, (2, 3)), np.array(0.5)
@@ -47,14 +52,19 @@ import numpy as np
 
 from autograd import Array, Tensor, record
 from npgpt2 import functional as F
-from npgpt2.learn.judge.exercise import (
-    Answer,
-    Arguments,
-    Exercise,
-    Mistake,
-    Sizes,
-    in_gpt2,
-    vjp,
+from npgpt2.learn.judge.exercise import Answer, Arguments, Mistake, Sizes, vjp
+from npgpt2.learn.judge.in_model import in_gpt2
+
+STATEMENT = "The gradient of the mean cross entropy with respect to the logits."
+ARGUMENTS = {"g": "()", "logits": "(B, T, V)", "targets": "(B, T), integers in [0, V)"}
+GRADIENTS = {"dlogits": "(B, T, V)"}
+HINTS = (
+    "Write the loss of one position as log(sum_j exp(z_j)) - z_y. What is the gradient of each of "
+    "the two terms?",
+    "The gradient of the first term is p = softmax(z). The gradient of the second is -1 at the "
+    "target. How many positions does the mean have, and where does g stand?",
+    "p = exp(logits - max) / sum; p[b, t, targets[b, t]] -= 1 for every b and t; "
+    "dlogits = g * p / (B * T).",
 )
 
 
@@ -66,13 +76,13 @@ def forward(logits: Array, targets: Array) -> Any:
     return np.mean(log_total - of_target)
 
 
-def answer(g: Array, logits: Array, targets: Array) -> tuple[Array, ...]:
+def reference(g: Array, logits: Array, targets: Array) -> tuple[Array, ...]:
     """Return (dlogits,)."""
     return vjp(lambda logits: F.cross_entropy(logits, targets), g, logits)
 
 
 def solution(g: Array, logits: Array, targets: Array) -> Any:
-    """The answer by hand."""
+    """Return dlogits."""
     B, T, V = logits.shape
     e = np.exp(logits - logits.max(axis=-1, keepdims=True))
     p = e / e.sum(axis=-1, keepdims=True)
@@ -80,13 +90,9 @@ def solution(g: Array, logits: Array, targets: Array) -> Any:
     return g * (p - onehot) / (B * T)
 
 
-def _parts(logits: Array, targets: Array) -> tuple[Array, Array]:
-    """Return p and onehot, (B, T, V) both."""
-    return F.softmax(logits).data, np.eye(logits.shape[-1])[targets]
-
-
-def _terms(g: Array, logits: Array, targets: Array) -> Mapping[str, Mapping[str, Array]]:
-    p, onehot = _parts(logits, targets)
+def terms(g: Array, logits: Array, targets: Array) -> Mapping[str, Mapping[str, Array]]:
+    """Return the gradients of the two terms of the loss."""
+    p, onehot = F.softmax(logits).data, np.eye(logits.shape[-1])[targets]
     return {
         "dlogits": {
             "g * p / N": g * p / targets.size,
@@ -95,160 +101,126 @@ def _terms(g: Array, logits: Array, targets: Array) -> Mapping[str, Mapping[str,
     }
 
 
-def _draw(rng: np.random.Generator, n: Sizes) -> Arguments:
+def draw(rng: np.random.Generator, n: Sizes) -> Arguments:
+    """Return a g that is not 1, logits and targets."""
     logits = rng.standard_normal((n.B, n.T, n.V))
     return np.array(rng.uniform(0.3, 0.8)), logits, rng.integers(0, n.V, (n.B, n.T))
 
 
-def _end_to_end(function: Answer) -> str:
+def end_to_end(answer: Answer) -> str:
+    """Check a GPT-2 whose loss has the answer as its backward pass."""
+
     def cross_entropy(logits: Tensor, targets: Array) -> Tensor:
         value = np.asarray(forward(logits.data, targets))
-        return record(value, (logits,), lambda g: function(g, logits.data, targets))
+        return record(value, (logits,), lambda g: answer(g, logits.data, targets))
 
     return in_gpt2(cross_entropy=cross_entropy)
 
 
-def _of(change: Any) -> Answer:
-    """Make a wrong dlogits of g/N, p, onehot, logits and targets."""
-
-    def wrong(g: Array, logits: Array, targets: Array) -> Mapping[str, Array]:
-        return {"dlogits": change(g / targets.size, *_parts(logits, targets), logits, targets)}
-
-    return wrong
-
-
-def _every_row(g: Array, p: Array, onehot: Array, targets: Array) -> Array:
-    p = p.reshape(-1, p.shape[-1]).copy()
-    p[:, targets.reshape(-1)] -= 1.0
-    return g * p.reshape(onehot.shape)
-
-
-def _twice_through_softmax(g: Array, p: Array, onehot: Array) -> Array:
-    d = p - onehot
-    dlogits: Array = g * p * (d - (d * p).sum(axis=-1, keepdims=True))
-    return dlogits
-
-
-_MISTAKES = (
+MISTAKES = (
     Mistake(
         "not-averaged",
-        "1/N is missing: the loss is a mean over N = B*T positions, this is the gradient of the "
-        "sum.",
-        _of(lambda g, p, onehot, z, y: g * y.size * (p - onehot)),
+        "return g * (p - onehot)",
+        "1/N is missing. The loss is a mean over N = B*T positions, and this is the gradient of "
+        "the sum.",
     ),
     Mistake(
         "averaged-over-batch-only",
-        "Divided by B; the mean is over B*T positions.",
-        _of(lambda g, p, onehot, z, y: g * y.shape[1] * (p - onehot)),
+        "return g * (p - onehot) / B",
+        "dlogits is divided by B. The mean is over B*T positions.",
     ),
     Mistake(
         "averaged-over-time-only",
-        "Divided by T; the mean is over B*T positions.",
-        _of(lambda g, p, onehot, z, y: g * y.shape[0] * (p - onehot)),
+        "return g * (p - onehot) / T",
+        "dlogits is divided by T. The mean is over B*T positions.",
     ),
     Mistake(
         "averaged-over-vocabulary",
-        "Divided by B*T*V, the number of logits; the mean is over B*T positions.",
-        _of(lambda g, p, onehot, z, y: g / z.shape[-1] * (p - onehot)),
+        "return g * (p - onehot) / (B * T * V)",
+        "dlogits is divided by B*T*V, the number of logits. The mean is over B*T positions.",
     ),
     Mistake(
         "onehot-forgotten",
-        "The onehot of the target is missing: z_y stands in the loss, and has the gradient -1.",
-        _of(lambda g, p, onehot, z, y: g * p),
+        "return g * p / (B * T)",
+        "The onehot of the target is missing. The loss contains -z_y, and the gradient of -z_y is "
+        "-1 at the target.",
     ),
     Mistake(
         "wrong-sign",
-        "The sign is wrong: it is p - onehot, which lowers the loss when it is subtracted.",
-        _of(lambda g, p, onehot, z, y: g * (onehot - p)),
+        "return g * (onehot - p) / (B * T)",
+        "The sign is wrong: dlogits is p - onehot. Subtracting this gradient from the logits "
+        "lowers the loss.",
     ),
     Mistake(
         "softmax-over-time",
-        "The softmax was taken over T; it is over the vocabulary, the last axis.",
-        _of(lambda g, p, onehot, z, y: g * (np.exp(z) / np.exp(z).sum(1, keepdims=True) - onehot)),
+        "e = np.exp(logits); p = e / e.sum(axis=1, keepdims=True)",
+        "The softmax is taken over T. Take it over the vocabulary, the last axis.",
     ),
     Mistake(
         "softmax-over-all",
-        "exp is divided by its sum over everything; each position has a softmax of its own.",
-        _of(lambda g, p, onehot, z, y: g * (np.exp(z) / np.exp(z).sum() - onehot)),
+        "e = np.exp(logits); p = e / e.sum()",
+        "exp(logits) is divided by its sum over everything. Take a separate sum for each position.",
     ),
     Mistake(
         "not-normalised",
+        "p = np.exp(logits)",
         "exp(logits) is not divided by its sum.",
-        _of(lambda g, p, onehot, z, y: g * (np.exp(z) - onehot)),
     ),
     Mistake(
         "logits-for-p",
-        "The logits stand where the probabilities should.",
-        _of(lambda g, p, onehot, z, y: g * (z - onehot)),
+        "p = logits",
+        "The logits stand where the probabilities p should stand.",
     ),
     Mistake(
         "log-p-for-p",
-        "log p stands where p should.",
-        _of(lambda g, p, onehot, z, y: g * (np.log(p) - onehot)),
+        "p = np.log(e / e.sum(axis=-1, keepdims=True))",
+        "log p stands where p should stand.",
     ),
     Mistake(
         "one-from-all",
-        "1 is subtracted from all entries; only that of the target has it.",
-        _of(lambda g, p, onehot, z, y: g * (p - 1.0)),
+        "return g * (p - 1) / (B * T)",
+        "1 is subtracted from all entries. Subtract it from the entry of the target alone.",
     ),
     Mistake(
         "targets-of-every-row",
-        "p[:, targets] -= 1 changes the columns of all targets in every row; each row has its own: "
-        "p[np.arange(N), targets] -= 1.",
-        _of(lambda g, p, onehot, z, y: _every_row(g, p, onehot, y)),
+        "p[:, :, targets] -= 1; return g * p / (B * T)",
+        "At each position, 1 is subtracted at the targets of all positions: an index such as "
+        "p[:, targets] means the columns of all targets in every row. Each row has one target. For "
+        "p of shape (N, V) and targets of shape (N,), write p[np.arange(N), targets] -= 1.",
     ),
     Mistake(
         "of-target-only",
-        "Only the target's logit has a gradient; the others are in the sum of the softmax.",
-        _of(lambda g, p, onehot, z, y: g * onehot * (p - 1.0)),
+        "return g * onehot * (p - 1) / (B * T)",
+        "Only the logit of the target has a gradient. The other logits are in the sum of the "
+        "softmax, so they have a gradient too.",
     ),
     Mistake(
         "not-of-target",
-        "At the target there is 0; there it is p - 1.",
-        _of(lambda g, p, onehot, z, y: g * p * (1.0 - onehot)),
+        "return g * p * (1 - onehot) / (B * T)",
+        "The entry of the target is 0. It should be p - 1.",
     ),
     Mistake(
         "of-the-probabilities",
-        "-onehot / p is the gradient of the probabilities; it has yet to go through the softmax.",
-        _of(lambda g, p, onehot, z, y: -g * onehot / p),
+        "return -g * onehot / p / (B * T)",
+        "-onehot / p is the gradient with respect to the probabilities. It still has to go "
+        "backwards through the softmax.",
     ),
     Mistake(
         "twice-through-softmax",
-        "p - onehot is the gradient of the logits already, and went through the softmax again.",
-        _of(lambda g, p, onehot, z, y: _twice_through_softmax(g, p, onehot)),
+        "d = p - onehot; return g * p * (d - (d * p).sum(axis=-1, keepdims=True)) / (B * T)",
+        "p - onehot is already the gradient with respect to the logits. Here it goes through the "
+        "softmax again.",
     ),
     Mistake(
         "log-base-2",
-        "This is the gradient of a loss in bits; it is in nats, with the natural logarithm.",
-        _of(lambda g, p, onehot, z, y: g * (p - onehot) / np.log(2.0)),
+        "return g * (p - onehot) / (B * T) / np.log(2)",
+        "This is the gradient of a loss in bits. The loss is in nats: it has the natural "
+        "logarithm.",
     ),
     Mistake(
         "target-shifted",
-        "The onehot stands one place too far: targets are already the next tokens.",
-        _of(lambda g, p, onehot, z, y: g * (p - np.roll(onehot, 1, axis=1))),
+        "onehot = np.eye(V)[np.roll(targets, 1, axis=1)]",
+        "The onehot stands one position too late. targets already holds the next token of each "
+        "position, so do not shift it.",
     ),
-)
-
-EXERCISE = Exercise(
-    name="cross_entropy",
-    statement="The gradient of the mean cross entropy with respect to the logits.",
-    forward=forward,
-    function="cross_entropy_backward",
-    arguments={"g": "()", "logits": "(B, T, V)", "targets": "(B, T), integers in [0, V)"},
-    gradients={"dlogits": "(B, T, V)"},
-    draw=_draw,
-    reference=answer,
-    solution=solution,
-    mistakes=_MISTAKES,
-    hints=(
-        "Write the loss of one position as log(sum_j exp(z_j)) - z_y, and differentiate the two "
-        "terms by themselves.",
-        "The first gives p = softmax(z), the second -1 at the target. How many positions does the "
-        "mean have, and where is g?",
-        "p = exp(logits - max) / sum; p[b, t, targets[b, t]] -= 1 for every b and t; "
-        "dlogits = g * p / (B * T).",
-    ),
-    end_to_end=_end_to_end,
-    letters=("B", "T", "V"),
-    terms=_terms,
 )

@@ -1,14 +1,15 @@
-"""Dropout: out = x * mask / (1 - p), mask being 0 with probability p and else 1.
+"""Dropout: out = x * mask / (1 - p). Each entry of mask is 0 with probability p, otherwise 1.
 
-x, mask, out and g are (B, T, C), p a number in [0, 1). The mask was drawn in the forward pass; in
-the backward pass it is what it was, a constant.
+x, mask, out and g are (B, T, C), and p is a number in [0, 1). The forward pass drew the mask. The
+backward pass uses the same mask, so the mask is a constant.
 
-1. Entry by entry, out is x times a number, mask/(1 - p), and so is the gradient g times it:
+1. Each entry of out is an entry of x times a number, mask/(1 - p). So the gradient of that entry of
+   x is g times the same number:
 
        dx = g * mask / (1 - p)
 
-   What was dropped gets no gradient. What was kept was enlarged by 1/(1 - p), so that the mean over
-   all masks is x, and its gradient is enlarged as much.
+   Dropped entries get no gradient. Kept entries were multiplied by 1/(1 - p), so that the mean of
+   out over all masks is x. Their gradient is multiplied by 1/(1 - p) too.
 
 >>> import numpy as np
 >>> from npgpt2.learn.judge.exercise import slope
@@ -17,25 +18,36 @@ the backward pass it is what it was, a constant.
 >>> np.allclose(g * mask / (1 - 0.25), slope(lambda x: forward(x, mask, 0.25), x, g))
 True
 
->>> answer(np.array([3.0, 3.0]), np.array([5.0, 7.0]), np.array([1.0, 0.0]), 0.25)
+In numbers, for one kept and one dropped entry, with g = [3, 3], x = [5, 7] and p = 0.25:
+
+>>> reference(np.array([3.0, 3.0]), np.array([5.0, 7.0]), np.array([1.0, 0.0]), 0.25)
 (array([4., 0.]),)
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from autograd import Array, Tensor, record
-from npgpt2.learn.judge.exercise import (
-    Answer,
-    Arguments,
-    Exercise,
-    Mistake,
-    Sizes,
-    in_gpt2,
-    vjp,
+from npgpt2.learn.judge.exercise import Answer, Arguments, Mistake, Sizes, vjp
+from npgpt2.learn.judge.in_model import in_gpt2
+
+STATEMENT = "The gradient of dropout, given the mask of the forward pass."
+ARGUMENTS = {
+    "g": "(B, T, C)",
+    "x": "(B, T, C)",
+    "mask": "(B, T, C), each entry 0.0 or 1.0",
+    "p": "a number, the probability that an entry of mask is 0",
+}
+GRADIENTS = {"dx": "(B, T, C)"}
+HINTS = (
+    "By which number does the forward pass multiply one entry of x?",
+    "By mask/(1-p), which is a constant in the backward pass. What is the gradient of x * constant "
+    "with respect to x?",
+    "dx = g * mask / (1 - p).",
 )
 
 
@@ -44,17 +56,23 @@ def forward(x: Array, mask: Array, p: float) -> Any:
     return x * mask / (1.0 - p)
 
 
-def answer(g: Array, x: Array, mask: Array, p: float) -> tuple[Array, ...]:
+def reference(g: Array, x: Array, mask: Array, p: float) -> tuple[Array, ...]:
     """Return (dx,)."""
     return vjp(lambda x: x * (mask / (1.0 - p)), g, x)
 
 
 def solution(g: Array, x: Array, mask: Array, p: float) -> Any:
-    """The answer by hand."""
+    """Return dx."""
     return g * mask / (1 - p)
 
 
-def _draw(rng: np.random.Generator, n: Sizes) -> Arguments:
+def factors(g: Array, x: Array, mask: Array, p: float) -> Mapping[str, float]:
+    """Return the factors that are made of p."""
+    return {"p": p, "(1-p)": 1.0 - p, "(1-p)**2": (1.0 - p) ** 2}
+
+
+def draw(rng: np.random.Generator, n: Sizes) -> Arguments:
+    """Return g, x, mask and p. At least one entry is dropped, and at least one is kept."""
     g, x = rng.standard_normal((2, n.B, n.T, n.C))
     p = float(rng.uniform(0.2, 0.45))
     mask = (rng.random(x.shape) >= p).astype(float)
@@ -62,113 +80,88 @@ def _draw(rng: np.random.Generator, n: Sizes) -> Arguments:
     return g, x, mask, p
 
 
-def _end_to_end(function: Answer) -> str:
+def end_to_end(answer: Answer) -> str:
+    """Check a GPT-2 whose dropout has the answer as its backward pass."""
+
     def dropout(x: Tensor, p: float, rng: np.random.Generator) -> Tensor:
         mask = (rng.random(x.shape) >= p).astype(float)
-        return record(forward(x.data, mask, p), (x,), lambda g: function(g, x.data, mask, p))
+        return record(forward(x.data, mask, p), (x,), lambda g: answer(g, x.data, mask, p))
 
     return in_gpt2(dropout=dropout)
 
 
-def _of(change: Any) -> Answer:
-    return lambda g, x, mask, p: {"dx": change(g, x, mask, p)}
-
-
-_MISTAKES = (
+MISTAKES = (
     Mistake(
         "mask-forgotten",
-        "The mask is missing: what was dropped still gets a gradient.",
-        _of(lambda g, x, mask, p: g / (1.0 - p)),
+        "return g / (1 - p)",
+        "The mask is missing: dropped entries get a gradient here. They should get 0.",
     ),
     Mistake(
         "mask-and-scale-forgotten",
-        "g is passed on as it is: mask and 1/(1-p) of the forward pass belong into the backward "
-        "pass too.",
-        _of(lambda g, x, mask, p: g.copy()),
+        "return g.copy()",
+        "dx is just g. The forward pass multiplies x by the mask and by 1/(1-p), so the backward "
+        "pass multiplies g by both.",
     ),
     Mistake(
         "scale-forgotten",
-        "The factor 1/(1-p) of the forward pass is missing: it belongs into the backward pass too.",
-        _of(lambda g, x, mask, p: g * mask),
+        "return g * mask",
+        "The factor 1/(1-p) is missing. The forward pass has it, so the backward pass has it too.",
     ),
     Mistake(
         "scale-twice",
+        "return g * mask / (1 - p) ** 2",
         "The factor 1/(1-p) is applied twice.",
-        _of(lambda g, x, mask, p: g * mask / (1.0 - p) ** 2),
     ),
     Mistake(
         "scale-inverted",
-        "Multiplied by 1-p; it is divided by it, as in the forward pass.",
-        _of(lambda g, x, mask, p: g * mask * (1.0 - p)),
+        "return g * mask * (1 - p)",
+        "dx is multiplied by 1-p. Divide by 1-p, as the forward pass does.",
     ),
     Mistake(
         "scale-of-p",
-        "Divided by p, the probability to drop; it is divided by 1-p, the one to keep.",
-        _of(lambda g, x, mask, p: g * mask / p),
+        "return g * mask / p",
+        "dx is divided by p, the probability to drop an entry. Divide by 1-p, the probability to "
+        "keep it.",
     ),
     Mistake(
         "times-p",
-        "Multiplied by p; it is divided by 1-p.",
-        _of(lambda g, x, mask, p: g * mask * p),
+        "return g * mask * p",
+        "dx is multiplied by p. Divide by 1-p instead.",
     ),
     Mistake(
         "scale-of-share-kept",
-        "Divided by the share that this mask kept; the forward pass has the probability, 1-p.",
-        _of(lambda g, x, mask, p: g * mask / mask.mean()),
+        "return g * mask / mask.mean()",
+        "dx is divided by the share of entries that this mask kept. The forward pass divides by "
+        "1-p, the probability to keep an entry.",
     ),
     Mistake(
         "scaled-where-dropped",
-        "What was dropped gets g, unscaled; it gets 0.",
-        _of(lambda g, x, mask, p: np.where(mask > 0.0, g / (1.0 - p), g)),
+        "return np.where(mask > 0, g / (1 - p), g)",
+        "Dropped entries get g, without the factor 1/(1-p). They should get 0.",
     ),
     Mistake(
         "mask-inverted",
-        "The mask is inverted: what was dropped gets the gradient.",
-        _of(lambda g, x, mask, p: g * (1.0 - mask) / (1.0 - p)),
+        "return g * (1 - mask) / (1 - p)",
+        "The mask is inverted: dropped entries get the gradient, and kept entries get 0.",
     ),
     Mistake(
         "mask-inverted-unscaled",
-        "The mask is inverted, and 1/(1-p) is missing.",
-        _of(lambda g, x, mask, p: g * (1.0 - mask)),
+        "return g * (1 - mask)",
+        "The mask is inverted, and the factor 1/(1-p) is missing.",
     ),
     Mistake(
         "times-x",
-        "x is a factor of dx: d(x m)/dx = m, without x.",
-        _of(lambda g, x, mask, p: g * x * mask / (1.0 - p)),
+        "return g * x * mask / (1 - p)",
+        "dx has x as a factor. The derivative of x * m with respect to x is m, without x.",
     ),
     Mistake(
         "x-for-g",
-        "This is the forward pass of x; g goes through mask and scale.",
-        _of(lambda g, x, mask, p: x * mask / (1.0 - p)),
+        "return x * mask / (1 - p)",
+        "This is the forward pass of x. The backward pass multiplies g by mask/(1-p), not x.",
     ),
     Mistake(
         "new-mask",
-        "Entries are dropped where x is negative; they are where the mask is 0.",
-        _of(lambda g, x, mask, p: g * (x > 0.0) / (1.0 - p)),
+        "return g * (x > 0) / (1 - p)",
+        "Entries are dropped where x is negative. Drop them where the mask is 0.",
     ),
-)
-
-EXERCISE = Exercise(
-    name="dropout",
-    statement="The gradient of dropout, given the mask of the forward pass.",
-    forward=forward,
-    function="dropout_backward",
-    arguments={
-        "g": "(B, T, C)",
-        "x": "(B, T, C)",
-        "mask": "(B, T, C), of 0.0 and 1.0",
-        "p": "a number, the probability of 0",
-    },
-    gradients={"dx": "(B, T, C)"},
-    draw=_draw,
-    reference=answer,
-    solution=solution,
-    mistakes=_MISTAKES,
-    hints=(
-        "By what number is one entry of x multiplied in the forward pass?",
-        "By mask/(1-p), a constant in the backward pass. What is the gradient of x * constant?",
-        "dx = g * mask / (1 - p).",
-    ),
-    end_to_end=_end_to_end,
-    factors=lambda g, x, mask, p: {"p": p, "(1-p)": 1.0 - p, "(1-p)**2": (1.0 - p) ** 2},
 )
