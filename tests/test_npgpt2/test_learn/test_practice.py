@@ -217,8 +217,8 @@ def test_the_forward_passes_are_those_of_the_library():
 @every_exercise
 def test_every_known_mistake_is_diagnosed_by_its_own_name(exercise):
     assert len({m.name for m in exercise.mistakes}) == len(exercise.mistakes)
-    for mistake in exercise.mistakes:
-        answer = changed(exercise, lambda _, given, mistake=mistake: mistake.answer(*given))
+    for mistake in known_mistakes(exercise):
+        answer = changed(exercise, lambda _, given, mistake=mistake: mistake.gradients(*given))
         verdict = check(exercise.name, answer)
         assert not verdict.passed
         found = names(verdict)
@@ -261,7 +261,7 @@ def test_terms_are_found(exercise):
     for name, terms in by_gradient.items():
         np.testing.assert_allclose(
             sum(terms.values()),
-            exercise.rights[0][list(exercise.gradients).index(name)],
+            exercise.expected[0][list(exercise.gradients).index(name)],
             rtol=1e-9, atol=1e-12,
         )  # fmt: skip
         for label, (symbol, factor) in itertools.product(terms, {"0": 0, "-1": -1, "2": 2}.items()):
@@ -378,13 +378,13 @@ def test_what_raises_for_another_reason_is_not_named():
 def test_mixtures_are_not_named(exercise):
     """Halfway between two mistakes, with odd weights, there is no name to give."""
     rng = np.random.default_rng(0)
-    mistakes = [m for m in exercise.mistakes if "-and-" not in m.name][-12:]
+    mistakes = [m for m in known_mistakes(exercise) if "-and-" not in m.name][-12:]
     for one, other in zip(mistakes, rng.permutation(np.array(mistakes, dtype=object)), strict=True):
         a, b = rng.uniform(0.3, 0.45, 2)
 
         def change(right, given, one=one, other=other, a=a, b=b):
             with np.errstate(invalid="ignore"):
-                some, more = one.answer(*given), other.answer(*given)
+                some, more = one.gradients(*given), other.gradients(*given)
             both = [n for n in right if n in some and n in more]
             return {
                 n: (1.0 - a - b) * right[n] + a * some[n] + b * more[n]
@@ -403,7 +403,7 @@ def _known_to_be_proportional(exercise, gradient, one, other):
     arguments = exercise.draws[0]
     try:
         with np.errstate(invalid="ignore"):
-            some, more = one.answer(*arguments), other.answer(*arguments)
+            some, more = one.gradients(*arguments), other.gradients(*arguments)
     except ValueError:
         return True
     if gradient.name not in some or gradient.name not in more:
