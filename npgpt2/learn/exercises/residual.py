@@ -1,14 +1,18 @@
 """Residual connection: out = x + f(x).
 
-x, out and g are (B, T, C), as in GPT-2, where f is attention or MLP with its layer norm. What f
-does is its own affair: f_backward takes the gradient of f's output, and returns that of its input.
+x, out and g are (B, T, C). g is the gradient of the loss with respect to out. f is the branch: in
+GPT-2 it is a layer norm and then attention, or a layer norm and then the MLP. You need not know how
+f computes its output, because its backward pass is given. f_backward takes the gradient of f's
+output and returns the gradient of f's input.
 
-1. x is used twice: in the sum, and in f. It gets the sum of two gradients.
+1. x is used twice: in the sum, and as the input of f. So dx is the sum of two gradients, one for
+   each use.
 
-2. Along the first path out changes as x does, so that the gradient arrives as it is: g.
+2. The first use is the residual path. There out changes by as much as x does, so x gets g
+   unchanged.
 
-3. Along the second, the output of f gets g too (a sum hands the same g to both parts), and
-   f_backward takes it on to x: f_backward(g).
+3. The second use is the branch. A sum passes the same g to both of its parts, so the gradient of
+   f's output is g too. From this, f_backward computes the gradient of f's input: f_backward(g).
 
        dx = g + f_backward(g)
 
@@ -22,8 +26,10 @@ does is its own affair: f_backward takes the gradient of f's output, and returns
 >>> np.allclose(g + f_backward(g), slope(lambda x: forward(x, f), x, g))
 True
 
-The identity is what carries gradients through deep models: with L blocks, dx is g plus something,
-where without it there would be L Jacobians in a row. For f(x) = 0.1 x, and 12 blocks:
+The residual path carries gradients through deep models. With L residual connections in a row, dx is
+g plus further terms. Without the residual paths, dx would be g times L Jacobians in a row. Take
+f(x) = 0.1 x and L = 12. The first number below is dx/g with the residual paths, the second number
+is dx/g without them:
 
 >>> round(1.1**12, 3), float(f"{0.1**12:.0e}")
 (3.138, 1e-12)
@@ -37,49 +43,61 @@ from typing import Any
 import numpy as np
 
 from autograd import Array, Tensor, record
-from npgpt2.learn.judge.exercise import (
-    Answer,
-    Arguments,
-    Exercise,
-    Mistake,
-    Sizes,
-    in_gpt2,
-    part,
-    replaced,
-    some_backward,
-)
+from npgpt2.learn.judge.exercise import Answer, Arguments, Mistake, Sizes, some_backward
+from npgpt2.learn.judge.in_model import in_gpt2, part, replaced
 from npgpt2.model import TransformerBlock
 
-Backward = Callable[[Array], Array]
+Function = Callable[[Array], Array]
+
+STATEMENT = "The gradient of a residual connection, given the backward pass of its branch."
+ARGUMENTS = {
+    "g": "(B, T, C)",
+    "x": "(B, T, C)",
+    "f_backward": "function: gradient of f's output -> gradient of f's input, (B, T, C) both",
+}
+GRADIENTS = {"dx": "(B, T, C)"}
+HINTS = (
+    "How often is x used in x + f(x)?",
+    "Twice, so dx has two terms. What does each path do to g?",
+    "dx = g + f_backward(g).",
+)
 
 
-def forward(x: Array, f: Callable[[Array], Array]) -> Any:
+def forward(x: Array, f: Function) -> Any:
     """(B, T, C) -> (B, T, C)."""
     return x + f(x)
 
 
-def answer(g: Array, x: Array, f_backward: Backward) -> tuple[Array, ...]:
-    """Return (dx,)."""
-    return (g + f_backward(g),)
-
-
-def solution(g: Array, x: Array, f_backward: Backward) -> Any:
-    """The answer by hand."""
+def solution(g: Array, x: Array, f_backward: Function) -> Any:
+    """Return dx."""
     return g + f_backward(g)
 
 
-def _draw(rng: np.random.Generator, n: Sizes) -> Arguments:
+def reference(*arguments: Any) -> tuple[Array, ...]:
+    """Return (dx,). The branch is given, so that the solution is all there is."""
+    return (solution(*arguments),)
+
+
+def terms(g: Array, x: Array, f_backward: Function) -> Mapping[str, Mapping[str, Array]]:
+    """Return one term for each path."""
+    return {"dx": {"g": g, "f_backward(g)": f_backward(g)}}
+
+
+def draw(rng: np.random.Generator, n: Sizes) -> Arguments:
+    """Return g, x and a backward pass."""
     g, x = rng.standard_normal((2, n.B, n.T, n.C))
     return g, x, some_backward(rng, g.shape)
 
 
-def _end_to_end(function: Answer) -> str:
+def end_to_end(answer: Answer) -> str:
+    """Check a GPT-2 whose residual connections have the answer as their backward pass."""
+
     def residual(x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
         out, f_backward = part(f, x.data)
 
         def vjp(g: Array) -> tuple[Array, ...]:
             out.backward(g, retain_graph=True)  # for the parameters in f
-            gradients: tuple[Array, ...] = function(g, x.data, f_backward)
+            gradients: tuple[Array, ...] = answer(g, x.data, f_backward)
             return gradients
 
         return record(x.data + out.data, (x,), vjp)
@@ -92,88 +110,56 @@ def _end_to_end(function: Answer) -> str:
         return in_gpt2()
 
 
-def _of(change: Any) -> Answer:
-    return lambda g, x, f: {"dx": change(g, x, f)}
-
-
-_MISTAKES = (
+MISTAKES = (
     Mistake(
         "identity-forgotten",
-        "The residual path is forgotten: x is also in the sum, and gets g from there.",
-        _of(lambda g, x, f: f(g)),
+        "return f_backward(g)",
+        "The residual path is missing. x is in the sum itself, and gets g from there.",
     ),
     Mistake(
         "branch-forgotten",
-        "The branch is forgotten: x is also the input of f, and gets f_backward(g) from there.",
-        _of(lambda g, x, f: g.copy()),
+        "return g.copy()",
+        "The branch is missing. x is also the input of f, and gets f_backward(g) from there.",
     ),
     Mistake(
         "averaged",
-        "The two gradients are averaged; they are summed.",
-        _of(lambda g, x, f: 0.5 * (g + f(g))),
+        "return (g + f_backward(g)) / 2",
+        "dx is the mean of the two gradients. It should be their sum.",
     ),
     Mistake(
         "subtracted",
-        "The branch is subtracted; it is added.",
-        _of(lambda g, x, f: g - f(g)),
+        "return g - f_backward(g)",
+        "The gradient of the branch is subtracted. It should be added.",
     ),
     Mistake(
         "multiplied",
-        "The two gradients are multiplied; they are summed.",
-        _of(lambda g, x, f: g * f(g)),
+        "return g * f_backward(g)",
+        "dx is the product of the two gradients. It should be their sum.",
     ),
     Mistake(
         "backward-of-x",
-        "f_backward was given x; it takes the gradient of f's output, which is g.",
-        _of(lambda g, x, f: g + f(x)),
+        "return g + f_backward(x)",
+        "f_backward was given x. It takes the gradient of f's output, and that is g.",
     ),
     Mistake(
         "backward-of-x-alone",
-        "f_backward was given x instead of g, and the residual path is forgotten.",
-        _of(lambda g, x, f: f(x)),
+        "return f_backward(x)",
+        "f_backward was given x instead of g, and the residual path is missing.",
     ),
     Mistake(
         "twice-through-f",
-        "The gradient goes through f_backward twice: f's output gets g, not dx.",
-        _of(lambda g, x, f: g + f(g + f(g))),
+        "return g + f_backward(g + f_backward(g))",
+        "The gradient goes through f_backward twice. The gradient of f's output is g, not dx.",
     ),
     Mistake(
         "x-for-g",
-        "x is added where g should be.",
-        _of(lambda g, x, f: x + f(g)),
+        "return x + f_backward(g)",
+        "x is added in place of g: dx = g + f_backward(g).",
     ),
     Mistake(
         "times-x",
-        "g is multiplied by x: out changes as x does, by a factor of 1.",
-        _of(lambda g, x, f: g * x + f(g)),
+        "return g * x + f_backward(g)",
+        "g is multiplied by x. On the residual path out changes by as much as x does, so the "
+        "factor is 1.",
     ),
-)
-
-
-def _terms(g: Array, x: Array, f_backward: Backward) -> Mapping[str, Mapping[str, Array]]:
-    return {"dx": {"g": g, "f_backward(g)": f_backward(g)}}
-
-
-EXERCISE = Exercise(
-    name="residual",
-    statement="The gradient of a residual connection, given the backward pass of its branch.",
-    forward=forward,
-    function="residual_backward",
-    arguments={
-        "g": "(B, T, C)",
-        "x": "(B, T, C)",
-        "f_backward": "function: gradient of f's output -> gradient of f's input, (B, T, C) both",
-    },
-    gradients={"dx": "(B, T, C)"},
-    draw=_draw,
-    reference=answer,
-    solution=solution,
-    mistakes=_MISTAKES,
-    hints=(
-        "How often is x used in x + f(x)?",
-        "Twice, so dx has two terms. What does each path do to g?",
-        "dx = g + f_backward(g).",
-    ),
-    end_to_end=_end_to_end,
-    terms=_terms,
 )

@@ -1,19 +1,27 @@
 """Softmax: p_i = exp(x_i) / sum_j exp(x_j), over the last axis.
 
-x, p and g are (B, T, V). One row by itself:
+x, p and g are (B, T, V). g is the gradient of the loss with respect to p. Each row of V numbers has
+a softmax that depends on this row alone, so take one row. Let s = sum_j exp(x_j), and let 1[i = j]
+be 1 if i = j and 0 otherwise.
 
-1. exp(x_i) depends on x_i alone, the sum on every x_j: d sum/dx_j = exp(x_j). By the quotient
-   rule
+1. exp(x_i) depends on x_i alone, but s depends on every x_j:
 
-       dp_i/dx_j = p_i 1[i = j] - p_i p_j = p_i (1[i = j] - p_j)
+       d exp(x_i)/dx_j = exp(x_i) 1[i = j]             ds/dx_j = exp(x_j)
 
-   On the diagonal that is p_i (1 - p_i), and elsewhere -p_i p_j, which is not 0: every output
-   depends on every input.
+   With the quotient rule, p_i = exp(x_i)/s has the derivatives
 
-2. x_j gets a gradient from each p_i, and they are summed:
+       dp_i/dx_j = exp(x_i) 1[i = j] / s - exp(x_i) exp(x_j) / s**2
+                 = p_i 1[i = j] - p_i p_j
+                 = p_i (1[i = j] - p_j)
 
-       dx_j = sum_i g_i p_i (1[i = j] - p_j) = p_j g_j - p_j sum_i g_i p_i
-       dx = p * (g - sum(g * p))
+   They are the entries of the Jacobian. Its diagonal, i = j, holds p_i (1 - p_i). All other entries
+   are -p_i p_j. They are not 0: every output depends on every input.
+
+2. x_j gets a gradient from each p_i. All of them are summed:
+
+       dx_j = sum_i g_i p_i (1[i = j] - p_j)
+            = g_j p_j - p_j sum_i g_i p_i
+       dx   = p * (g - sum(g * p))
 
 >>> import numpy as np
 >>> from npgpt2.learn.judge.exercise import slope
@@ -24,12 +32,13 @@ x, p and g are (B, T, V). One row by itself:
 >>> np.allclose(dx, slope(forward, x, g))
 True
 
-3. What is subtracted is the mean of g, weighted by p. So dx sums to 0 over a row (adding a
-   constant to a row changes no p), and a g of ones gives 0, since the p sum to 1 whatever x is:
+3. sum(g * p) is the mean of g, weighted by p. So dx sums to 0 over a row. This must be so: p stays
+   the same if you add one constant to all x of a row. And if g is 1 everywhere, dx is 0. This must
+   be so too: p sums to 1, whatever x is.
 
->>> answer(np.array([1.0, 0.0]), np.log([1.0, 3.0]))[0]
+>>> reference(np.array([1.0, 0.0]), np.log([1.0, 3.0]))[0]
 array([ 0.1875, -0.1875])
->>> answer(np.array([1.0, 1.0]), np.log([1.0, 3.0]))[0]
+>>> reference(np.array([1.0, 1.0]), np.log([1.0, 3.0]))[0]
 array([0., 0.])
 """
 
@@ -43,15 +52,19 @@ import numpy as np
 from autograd import Array, Tensor, record
 from npgpt2 import composed
 from npgpt2 import functional as F
-from npgpt2.learn.judge.exercise import (
-    Answer,
-    Arguments,
-    Exercise,
-    Mistake,
-    Sizes,
-    in_gpt2,
-    replaced,
-    vjp,
+from npgpt2.learn.judge.exercise import Answer, Mistake, vjp
+from npgpt2.learn.judge.in_model import in_gpt2, replaced
+
+STATEMENT = "The gradient of the softmax over the last axis."
+ARGUMENTS = {"g": "(B, T, V)", "x": "(B, T, V)"}
+GRADIENTS = {"dx": "(B, T, V)"}
+HINTS = (
+    "Every output depends on every input of its row. Find dp_i/dx_j, first for i = j and then for "
+    "i different from j.",
+    "dp_i/dx_j = p_i (1[i = j] - p_j), where 1[i = j] is 1 if i = j and 0 otherwise. Multiply by "
+    "g_i and sum over i. The first part leaves one term. The second leaves p_j times a sum that is "
+    "the same for all j.",
+    "p = exp(x - max) / sum; dx = p * (g - np.sum(g * p, axis=-1, keepdims=True)).",
 )
 
 
@@ -61,32 +74,31 @@ def forward(x: Array) -> Any:
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def answer(g: Array, x: Array) -> tuple[Array, ...]:
+def reference(g: Array, x: Array) -> tuple[Array, ...]:
     """Return (dx,)."""
     return vjp(F.softmax, g, x)
 
 
 def solution(g: Array, x: Array) -> Any:
-    """The answer by hand."""
+    """Return dx."""
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     p = e / e.sum(axis=-1, keepdims=True)
     return p * (g - (g * p).sum(axis=-1, keepdims=True))
 
 
-def _terms(g: Array, x: Array) -> Mapping[str, Mapping[str, Array]]:
+def terms(g: Array, x: Array) -> Mapping[str, Mapping[str, Array]]:
+    """Return the term of the diagonal, and the term of the sum."""
     p = forward(x)
     return {"dx": {"p * g": p * g, "-p * sum(g * p)": -p * (g * p).sum(axis=-1, keepdims=True)}}
 
 
-def _draw(rng: np.random.Generator, n: Sizes) -> Arguments:
-    return tuple(rng.standard_normal((2, n.B, n.T, n.V)))
+def end_to_end(answer: Answer) -> str:
+    """Check a GPT-2 whose attention has the answer as the backward pass of its softmax."""
 
-
-def _end_to_end(function: Answer) -> str:
     def softmax(x: Tensor) -> Tensor:
         def vjp(g: Array) -> tuple[Array]:
             flat = (g.shape[0], -1, g.shape[-1])  # (B, H, T, T) -> (B, HT, T)
-            (dx,) = function(g.reshape(flat), x.data.reshape(flat))
+            (dx,) = answer(g.reshape(flat), x.data.reshape(flat))
             return (dx.reshape(g.shape),)
 
         return record(forward(x.data), (x,), vjp)
@@ -95,131 +107,101 @@ def _end_to_end(function: Answer) -> str:
         return in_gpt2(causal_attention=composed.causal_attention)
 
 
-def _of(change: Any) -> Answer:
-    """Make a wrong dx of g, p and x."""
-    return lambda g, x: {"dx": change(g, forward(x), x)}
-
-
-def _over(axis: int, g: Array, x: Array) -> Array:
-    p = np.exp(x) / np.exp(x).sum(axis=axis, keepdims=True)
-    dx: Array = p * (g - (g * p).sum(axis=axis, keepdims=True))
-    return dx
-
-
-_MISTAKES = (
+MISTAKES = (
     Mistake(
         "elementwise",
-        "p (1 - p) is only the diagonal of the Jacobian: every output depends on every input of "
+        "return g * p * (1 - p)",
+        "p (1 - p) is only the diagonal of the Jacobian. Every output depends on every input of "
         "its row.",
-        _of(lambda g, p, x: g * p * (1.0 - p)),
     ),
     Mistake(
         "off-diagonal-only",
-        "-p_i p_j holds for i different from j; on the diagonal p_i is to be added.",
-        _of(lambda g, p, x: -p * ((g * p).sum(axis=-1, keepdims=True) - g * p)),
+        "return -p * ((g * p).sum(axis=-1, keepdims=True) - g * p)",
+        "The diagonal of the Jacobian is missing. dp_i/dx_j is -p_i p_j if i and j differ, and "
+        "p_i - p_i p_j if i = j.",
     ),
     Mistake(
         "unweighted-mean",
-        "The mean of g is subtracted; it is the mean weighted by p, sum(g * p).",
-        _of(lambda g, p, x: p * (g - g.mean(axis=-1, keepdims=True))),
+        "return p * (g - g.mean(axis=-1, keepdims=True))",
+        "The plain mean of g is subtracted. It should be the mean weighted by p, sum(g * p).",
     ),
     Mistake(
         "unweighted-sum",
-        "sum(g) is subtracted; it is sum(g * p).",
-        _of(lambda g, p, x: p * (g - g.sum(axis=-1, keepdims=True))),
+        "return p * (g - g.sum(axis=-1, keepdims=True))",
+        "sum(g) is subtracted. It should be sum(g * p).",
     ),
     Mistake(
         "p-forgotten-before",
-        "The factor p in front is missing: p * (g - sum(g * p)).",
-        _of(lambda g, p, x: g - (g * p).sum(axis=-1, keepdims=True)),
+        "return g - (g * p).sum(axis=-1, keepdims=True)",
+        "The factor p in front is missing: dx = p * (g - sum(g * p)).",
     ),
     Mistake(
         "sum-without-p-in-front",
-        "The sum is subtracted without its factor p: p * g - p * sum(g * p).",
-        _of(lambda g, p, x: p * g - (g * p).sum(axis=-1, keepdims=True)),
+        "return p * g - (g * p).sum(axis=-1, keepdims=True)",
+        "The sum is subtracted without its factor p: dx = p * g - p * sum(g * p).",
     ),
     Mistake(
         "p-squared",
-        "There is one p too many in front.",
-        _of(lambda g, p, x: p * p * (g - (g * p).sum(axis=-1, keepdims=True))),
+        "return p * p * (g - (g * p).sum(axis=-1, keepdims=True))",
+        "The factor in front is p * p. It should be p: dx = p * (g - sum(g * p)).",
     ),
     Mistake(
         "g-for-p-in-front",
-        "g stands in front, where p should: g_i p_i 1[i = j] - g_i p_i p_j is summed over i, so "
-        "that g is left inside the sum.",
-        _of(lambda g, p, x: g * (p - (g * p).sum(axis=-1, keepdims=True))),
+        "return g * (p - (g * p).sum(axis=-1, keepdims=True))",
+        "g and p are exchanged: dx = p * (g - sum(g * p)). In sum_i g_i p_i p_j you can move p_j "
+        "in front of the sum, but not g_i.",
     ),
     Mistake(
         "cotangent-of-the-row-lost",
-        "sum(p * p) is subtracted; it is sum(g * p).",
-        _of(lambda g, p, x: p * (g - (p * p).sum(axis=-1, keepdims=True))),
+        "return p * (g - (p * p).sum(axis=-1, keepdims=True))",
+        "sum(p * p) is subtracted. It should be sum(g * p).",
     ),
     Mistake(
         "summed-over-time",
-        "g * p is summed over T; it is over V, the axis of the softmax.",
-        _of(lambda g, p, x: p * (g - (g * p).sum(axis=1, keepdims=True))),
+        "return p * (g - (g * p).sum(axis=1, keepdims=True))",
+        "g * p is summed over T. Sum over V, the axis of the softmax.",
     ),
     Mistake(
         "summed-over-batch",
-        "g * p is summed over B; it is over V, the axis of the softmax.",
-        _of(lambda g, p, x: p * (g - (g * p).sum(axis=0, keepdims=True))),
+        "return p * (g - (g * p).sum(axis=0, keepdims=True))",
+        "g * p is summed over B. Sum over V, the axis of the softmax.",
     ),
     Mistake(
         "summed-over-all",
-        "g * p is summed over everything; each row has a sum of its own (axis=-1).",
-        _of(lambda g, p, x: p * (g - (g * p).sum())),
+        "return p * (g - (g * p).sum())",
+        "g * p is summed over everything. Each row needs a separate sum (axis=-1).",
     ),
     Mistake(
         "mean-for-sum",
-        "The mean of g * p is subtracted; it is the sum, for the p are the weights already.",
-        _of(lambda g, p, x: p * (g - (g * p).mean(axis=-1, keepdims=True))),
+        "return p * (g - (g * p).mean(axis=-1, keepdims=True))",
+        "The mean of g * p is subtracted. It should be the sum: p already holds the weights of the "
+        "mean.",
     ),
     Mistake(
         "softmax-over-time",
-        "The softmax is taken over T; it is over V, the last axis.",
-        _of(lambda g, p, x: _over(1, g, x)),
+        "e = np.exp(x); p = e / e.sum(axis=1, keepdims=True); "
+        "return p * (g - (g * p).sum(axis=1, keepdims=True))",
+        "The softmax is over T. It should be over V, the last axis.",
     ),
     Mistake(
         "softmax-over-batch",
-        "The softmax is taken over B; it is over V, the last axis.",
-        _of(lambda g, p, x: _over(0, g, x)),
+        "e = np.exp(x); p = e / e.sum(axis=0, keepdims=True); "
+        "return p * (g - (g * p).sum(axis=0, keepdims=True))",
+        "The softmax is over B. It should be over V, the last axis.",
     ),
     Mistake(
         "not-normalised",
-        "exp(x) stands where p should: it is to be divided by its sum.",
-        _of(lambda g, p, x: np.exp(x) * (g - (g * np.exp(x)).sum(axis=-1, keepdims=True))),
+        "p = np.exp(x)",
+        "exp(x) stands in place of p. Divide it by its sum over the row.",
     ),
     Mistake(
         "x-for-p",
-        "x stands where p = softmax(x) should.",
-        _of(lambda g, p, x: x * (g - (g * x).sum(axis=-1, keepdims=True))),
+        "p = x",
+        "x stands in place of p = softmax(x).",
     ),
     Mistake(
         "of-log-softmax",
+        "return g - p * g.sum(axis=-1, keepdims=True)",
         "This is the gradient of log(softmax(x)), g - p * sum(g).",
-        _of(lambda g, p, x: g - p * g.sum(axis=-1, keepdims=True)),
     ),
-)
-
-EXERCISE = Exercise(
-    name="softmax",
-    statement="The gradient of the softmax over the last axis.",
-    forward=forward,
-    function="softmax_backward",
-    arguments={"g": "(B, T, V)", "x": "(B, T, V)"},
-    gradients={"dx": "(B, T, V)"},
-    draw=_draw,
-    reference=answer,
-    solution=solution,
-    mistakes=_MISTAKES,
-    hints=(
-        "Every output depends on every input of its row: what is dp_i/dx_j for i = j, and for "
-        "others?",
-        "dp_i/dx_j = p_i (1[i = j] - p_j). Multiply by g_i and sum over i: the first part leaves "
-        "one term, the second a sum that is the same for all j.",
-        "p = exp(x - max) / sum; dx = p * (g - np.sum(g * p, axis=-1, keepdims=True)).",
-    ),
-    end_to_end=_end_to_end,
-    letters=("B", "T", "V"),
-    terms=_terms,
 )
