@@ -14,7 +14,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-ENGINE = "autograd autograd.backward autograd.rows autograd.ownership autograd.tensor autograd.check"
+ENGINE = (
+    "autograd autograd.backward autograd.rows autograd.ownership autograd.tensor autograd.check"
+)
 
 # A room is a directory, or a file at the top of a package. Each may import the rooms named here,
 # besides itself; a room that is not named imports nothing of ours.

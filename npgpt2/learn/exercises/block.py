@@ -1,22 +1,26 @@
 """Transformer block: x = x + attn(ln_1(x)), and then out = x + mlp(ln_2(x)).
 
-x, out and g are (B, T, C). The backward passes of the four parts are given: each takes the gradient
-of its part's output, and returns that of its input. What their own weights get is left out here.
+x, out and g = dL/dout are (B, T, C). You are given the backward passes of the four parts. Each
+takes the gradient of its part's output and returns the gradient of its part's input. The gradients
+of the parts' own weights are left out here.
 
-With names for what lies between: r = x + attn(ln_1(x)), out = r + mlp(ln_2(r)). Backwards, the last
-first:
+Give the sum in the middle a name: r = x + attn(ln_1(x)), so that out = r + mlp(ln_2(r)). The
+backward pass begins with the last line:
 
-1. out = r + mlp(ln_2(r)) is a residual connection (see there) of two functions in a row, whose
-   backward passes are called in the opposite order: through mlp first, then through ln_2.
+1. out = r + mlp(ln_2(r)) is a residual connection (see that exercise). Its branch is two functions
+   in a row, and their backward passes run in the opposite order: first through mlp, then through
+   ln_2.
 
        dr = g + ln_2_backward(mlp_backward(g))
 
-2. r = x + attn(ln_1(x)) is another, and the gradient that arrives at its end is dr, not g:
+2. r = x + attn(ln_1(x)) is a residual connection too. The gradient that arrives at its end is dr,
+   not g:
 
        dx = dr + ln_1_backward(attn_backward(dr))
 
-3. Put together, dx is a sum over four paths: straight through; through the MLP; through attention;
-   through both. 2**n of them for n residual connections, which two lines walk in one go.
+3. Put the second line into the first: dx is a sum over four paths. One goes straight through, one
+   through the MLP, one through attention, and one through both. n residual connections have 2**n
+   paths, and n lines of code walk all of them.
 
 >>> import numpy as np
 >>> from npgpt2.learn.judge.exercise import slope
@@ -50,9 +54,9 @@ STATEMENT = "The gradient of a whole transformer block, from the backward passes
 ARGUMENTS = {
     "g": "(B, T, C)",
     "ln_1_backward": "function: gradient of ln_1's output -> of its input, (B, T, C) both",
-    "attn_backward": "likewise",
-    "ln_2_backward": "likewise",
-    "mlp_backward": "likewise",
+    "attn_backward": "the same for attn",
+    "ln_2_backward": "the same for ln_2",
+    "mlp_backward": "the same for mlp",
 }
 GRADIENTS = {"dx": "(B, T, C)"}
 HINTS = (

@@ -4,13 +4,15 @@ x is (B, T, n_in), weight (n_out, n_in), bias (n_out,), out and g (B, T, n_out).
 
     out[b,t,o] = sum_i x[b,t,i] weight[o,i] + bias[o]
 
-and the loss changes by sum g * dout, with one product g[b,t,o] for every entry of out. So:
+g[b,t,o] is the derivative of the loss with respect to out[b,t,o]. By the chain rule, the gradient
+of a value is a sum over all entries of out that the value is in: g there, times the derivative of
+that entry. So:
 
-1. x[b,t,i] is in out[b,t,o] for every o, multiplied by weight[o,i]. All of them are summed:
+1. x[b,t,i] is in out[b,t,o] for every o. There it is multiplied by weight[o,i]. The sum is over o:
 
        dx[b,t,i] = sum_o g[b,t,o] weight[o,i]          dx = g @ weight
 
-   The forward has weight.T and the backward weight.
+   The forward pass has weight.T, and the backward pass has weight.
 
 >>> import numpy as np
 >>> from npgpt2.learn.judge.exercise import slope
@@ -21,17 +23,17 @@ and the loss changes by sum g * dout, with one product g[b,t,o] for every entry 
 True
 
 2. weight[o,i] is in out[b,t,o] for every b and t: each of the N = B*T positions uses the same
-   weight, and what is used many times gets the sum of its gradients. Not their mean:
+   weight. A value that is used many times gets the sum of its gradients, not their mean:
 
        dweight[o,i] = sum_bt g[b,t,o] x[b,t,i]         dweight = g2.T @ x2
 
-   with g2 and x2 the same arrays with B and T as one axis, (N, n_out) and (N, n_in).
+   Here g2 and x2 are the same arrays with B and T as one axis: (N, n_out) and (N, n_in).
 
 >>> g2, x2 = g.reshape(-1, 5), x.reshape(-1, 4)  # (2, 3, n) -> (6, n)
 >>> np.allclose(g2.T @ x2, slope(lambda weight: forward(x, weight, bias), weight, g))
 True
 
-3. bias[o] is in out[b,t,o], multiplied by 1, for every b and t:
+3. bias[o] is in out[b,t,o] for every b and t. There it is multiplied by 1:
 
        dbias[o] = sum_bt g[b,t,o]                      dbias = g2.sum(axis=0)
 
@@ -43,8 +45,8 @@ In numbers, for one position with x = [1, 2], weight = [[3, 4]] and g = [10]:
 >>> reference(np.array([[[10.0]]]), np.array([[[1.0, 2.0]]]), np.array([[3.0, 4.0]]), np.zeros(1))
 (array([[[30., 40.]]]), array([[10., 20.]]), array([10.]))
 
-The shapes leave no choice, as long as they are unequal: of g (N, n_out) and weight (n_out, n_in)
-there is one product of shape (N, n_in).
+If all sizes are different, the shapes leave no choice: g (N, n_out) and weight (n_out, n_in) have
+only one product of shape (N, n_in).
 """
 
 from __future__ import annotations

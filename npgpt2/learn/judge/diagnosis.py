@@ -115,7 +115,7 @@ def _diagnose(
 
     if not _has_wrong_numbers(exercise, name, yours):
         return None
-    catalogue, general = _catalogue(exercise), _general(exercise)
+    catalogue, general = known_mistakes(exercise), _general(exercise)
     known = alike(catalogue)
     if found := whole(known):
         return Finding.of(found)
@@ -181,7 +181,7 @@ def _made(exercise: Exercise, mistake: Cause, draw: int) -> Mapping[str, Array]:
 
 
 @cache
-def _catalogue(exercise: Exercise) -> tuple[Cause, ...]:
+def known_mistakes(exercise: Exercise) -> tuple[Cause, ...]:
     """Return the known mistakes of an exercise, each with the gradients that it changes."""
     lines = lines_of(exercise.solution)
     causes = []

@@ -11,7 +11,7 @@ import pytest
 from autograd import Tensor
 from npgpt2 import functional as F
 from npgpt2.learn.exercises import EXERCISES
-from npgpt2.learn.judge.diagnosis import close
+from npgpt2.learn.judge.diagnosis import close, known_mistakes
 from npgpt2.learn.judge.slips import slips
 from npgpt2.learn.practice import (
     check,
@@ -19,7 +19,7 @@ from npgpt2.learn.practice import (
     derivation,
     exercises,
     hints,
-    practice,
+    report,
     start,
 )
 
@@ -589,9 +589,9 @@ def test_what_cannot_be_judged_is_an_error():
 
 
 @every_exercise
-def test_a_starting_file_runs_and_is_not_yet_written(exercise, tmp_path, capsys):
+def test_a_starting_file_runs_and_is_not_yet_written(exercise, tmp_path):
     path = tmp_path / "mine.py"
-    assert practice(exercise.name, start_file=str(path)) == 0
+    assert report(exercise.name, start_file=str(path)).startswith(f"{path}: write ")
     text = path.read_text()
     verdict = check_file(exercise.name, path)
     assert "not yet written" in verdict.headline and not verdict.passed
@@ -606,13 +606,12 @@ def test_a_starting_file_runs_and_is_not_yet_written(exercise, tmp_path, capsys)
     }
     if not any(n.endswith("_backward") for n in exercise.arguments) and exercise.name != "adamw":
         np.testing.assert_array_equal(module["forward"](**arguments), exercise.forward(**arguments))
-    with pytest.raises(FileExistsError, match="exists and is left as it is"):
+    with pytest.raises(FileExistsError, match="exists and stays unchanged"):
         start(exercise.name, path)
     assert path.read_text() == text
-    capsys.readouterr()
 
 
-def test_a_file_is_judged_and_its_prints_are_kept(tmp_path, capsys):
+def test_a_file_is_judged_and_its_prints_are_kept(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
         "print('reading')\n"
@@ -625,11 +624,11 @@ def test_a_file_is_judged_and_its_prints_are_kept(tmp_path, capsys):
     verdict = check_file("residual", path)
     assert verdict.passed
     assert verdict.output == "reading\nshape (2, 3, 5)\n"
-    assert practice("residual", str(path)) == 0
-    assert "Your code printed:\nreading\nshape (2, 3, 5)\n" in capsys.readouterr().out
+    said = report("residual", str(path))
+    assert said.passed and str(said).endswith("Your code printed:\nreading\nshape (2, 3, 5)")
     path.write_text("def residual_backward(g, x, f_backward):\n    return g - f_backward(g)\n")
-    assert practice("residual", str(path)) == 1
-    assert "The branch is subtracted; it is added." in capsys.readouterr().out
+    said = report("residual", str(path))
+    assert not said.passed and said.gradients[0].mistakes == ("subtracted",)
 
 
 @pytest.mark.parametrize(
@@ -670,34 +669,30 @@ def test_files_do_not_see_each_other(tmp_path):
 
 
 @every_exercise
-def test_hints_and_derivation(exercise, capsys):
+def test_hints_and_derivation(exercise):
     assert hints(exercise.name) == exercise.hints and len(set(exercise.hints)) == 3
     assert hints(exercise.name, 1) == exercise.hints[:1]
     page = derivation(exercise.name)
     assert ">>> " in page
-    assert practice(exercise.name, hint=2) == 0
-    assert capsys.readouterr().out == exercise.hints[1] + "\n"
-    assert practice(exercise.name, show_derivation=True) == 0
-    assert capsys.readouterr().out == page + "\n"
-    assert practice(exercise.name) == 0
-    assert f"def {exercise.function}(" in capsys.readouterr().out
+    assert report(exercise.name, hint=2) == exercise.hints[1]
+    assert report(exercise.name, show_derivation=True) == page
+    assert f"def {exercise.function}(" in report(exercise.name)
 
 
-def test_without_a_name_the_exercises_are_listed(capsys):
-    assert practice() == 0
-    lines = capsys.readouterr().out.splitlines()
+def test_without_a_name_the_exercises_are_listed():
+    lines = report().splitlines()
     assert [line.split()[0] for line in lines] == list(EXERCISES)
     assert all(len(line) <= 100 for line in lines)
 
 
 def test_what_makes_no_sense_is_an_error():
     with pytest.raises(ValueError, match="no exercise"):
-        practice("none")
+        report("none")
     for n in (0, 4):
         with pytest.raises(ValueError, match="there are 3 hints"):
-            practice("gelu", hint=n)
-    with pytest.raises(ValueError, match="one thing at a time"):
-        practice("gelu", "mine.py", hint=1)
+            report("gelu", hint=n)
+    with pytest.raises(ValueError, match="choose one"):
+        report("gelu", "mine.py", hint=1)
 
 
 # -- functions of bad manners ----------------------------------------------------------------------
@@ -807,5 +802,5 @@ def test_what_cannot_be_compiled_is_a_line(tmp_path, content, message):
 
 @pytest.mark.parametrize("flag", [{"start_file": "x.py"}, {"hint": 1}, {"show_derivation": True}])
 def test_flags_need_an_exercise(flag):
-    with pytest.raises(ValueError, match="of which exercise"):
-        practice(**flag)
+    with pytest.raises(ValueError, match="name the exercise"):
+        report(**flag)
