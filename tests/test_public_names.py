@@ -1,4 +1,4 @@
-"""What users may import: `__all__` is what the docstring lists, and the built wheel has all of it."""
+"""What users may import: `__all__` is what the docstring lists; the built wheel has it all."""
 
 from __future__ import annotations
 
