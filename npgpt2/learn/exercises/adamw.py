@@ -64,7 +64,7 @@ from npgpt2.learn.judge.exercise import Answer, Arguments, Mistake, Sizes
 from npgpt2.module import Parameter
 from npgpt2.optim import AdamW
 
-STATEMENT = "One step of AdamW, with weight decay of matrices only (p.ndim >= 2)."
+STATEMENT = "One step of AdamW, with weight decay for matrices only (p.ndim >= 2)."
 FUNCTION = "adamw_step"
 ARGUMENTS = {
     "p": "(n,) or (n_out, n_in)",
