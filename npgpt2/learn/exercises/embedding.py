@@ -1,22 +1,29 @@
 """Embedding: out = weight[ids].
 
-weight is (V, C), ids (B, T) integers in [0, V), out and g (B, T, C). Entry by entry
+weight is (V, C), ids is (B, T) with integers in [0, V), and out and g are (B, T, C). Each id is
+replaced by one row of weight. Entry by entry
 
     out[b,t,c] = weight[ids[b,t],c]
 
-which is a linear layer whose input is the onehot of the id: out[b,t,c] = sum_v 1[ids[b,t] = v]
-weight[v,c].
+This is a linear layer without a bias. Its input is the onehot vector of each id: 1[ids[b,t] = v] is
+1 where ids[b,t] equals v, and 0 elsewhere.
 
-1. weight[v,c] is in out[b,t,c] wherever ids[b,t] = v:
+    out[b,t,c] = sum_v 1[ids[b,t] = v] weight[v,c]
+
+1. weight[v,c] is in out[b,t,c] wherever ids[b,t] = v. A value that is used several times gets the
+   sum of its gradients:
 
        dweight[v,c] = sum_bt 1[ids[b,t] = v] g[b,t,c]
 
-   Row v gets the sum of g over all the places where v was looked up; rows of ids that do not
-   occur get 0. The values of weight are not in it.
+   Row v gets the sum of g over all the places where v was looked up. The row of an id that does not
+   occur gets 0. The values of weight are not in the formula.
 
-2. As a product that is onehot.T @ g, and without the onehots
+2. As a product, with B and T as one axis, dweight is onehot.T @ g. You can also add up the same sum
+   without the onehot vectors:
 
        dweight = zeros(V, C); for all b, t: dweight[ids[b,t]] += g[b,t]
+
+   np.add.at does this. Here id 1 occurs twice, and id 2 does not occur:
 
 >>> import numpy as np
 >>> from npgpt2.learn.judge.exercise import slope
@@ -31,8 +38,8 @@ array([[ 10.,  20.],
 >>> np.allclose(dweight, slope(lambda weight: forward(weight, ids), np.ones((3, 2)), g))
 True
 
-3. NumPy's dweight[ids] += g is not that: it reads, adds and writes back, so that of an id that
-   occurs twice only one place is kept.
+3. NumPy's dweight[ids] += g does something else. It reads all the rows, adds g, and then writes all
+   the rows back. Both places of id 1 are written to row 1, and only the last one stays:
 
 >>> dweight = np.zeros((3, 2))
 >>> dweight[ids] += g
@@ -50,15 +57,18 @@ import numpy as np
 
 from autograd import Array, Tensor, record
 from npgpt2 import functional as F
-from npgpt2.learn.judge.exercise import (
-    Answer,
-    Arguments,
-    Exercise,
-    Mistake,
-    Sizes,
-    in_gpt2,
-    only_last,
-    vjp,
+from npgpt2.learn.judge.exercise import Answer, Arguments, Mistake, Sizes, vjp
+from npgpt2.learn.judge.in_model import in_gpt2
+
+STATEMENT = "The gradient of a table whose rows are looked up, some of them several times."
+ARGUMENTS = {"g": "(B, T, C)", "weight": "(V, C)", "ids": "(B, T), integers in [0, V)"}
+GRADIENTS = {"dweight": "(V, C)"}
+HINTS = (
+    "At which places of the output does row v of the table stand? A value that is used several "
+    "times gets the sum of its gradients.",
+    "Begin with zeros of the table's shape. Add g[b,t] to row ids[b,t], for all b and t. Try what "
+    "dweight[ids] += g does with an id that occurs twice.",
+    "dweight = np.zeros_like(weight); np.add.at(dweight, ids, g).",
 )
 
 
@@ -67,35 +77,38 @@ def forward(weight: Array, ids: Array) -> Any:
     return weight[ids]
 
 
-def answer(g: Array, weight: Array, ids: Array) -> tuple[Array, ...]:
+def reference(g: Array, weight: Array, ids: Array) -> tuple[Array, ...]:
     """Return (dweight,)."""
     return vjp(lambda weight: F.embedding(weight, ids), g, weight)
 
 
 def solution(g: Array, weight: Array, ids: Array) -> Any:
-    """The answer by hand."""
+    """Return dweight."""
     onehot = np.eye(len(weight))[ids].reshape(-1, len(weight))
     g2 = g.reshape(-1, g.shape[-1])
     return onehot.T @ g2
 
 
 def draw_ids(rng: np.random.Generator, n: Sizes) -> Array:
-    """Return (B, T) ids of which some occur twice, and in two rows of the batch."""
+    """Return (B, T) ids. One of them occurs twice in a row of the batch, and in another row too."""
     ids = rng.integers(0, n.V, (n.B, n.T))
     ids[0, 0] = ids[0, 1] = ids[1, -1]
     return ids
 
 
-def _draw(rng: np.random.Generator, n: Sizes) -> Arguments:
+def draw(rng: np.random.Generator, n: Sizes) -> Arguments:
+    """Return g, weight, ids."""
     ids = draw_ids(rng, n)
     return rng.standard_normal((n.B, n.T, n.C)), rng.standard_normal((n.V, n.C)), ids
 
 
-def _end_to_end(function: Answer) -> str:
+def end_to_end(answer: Answer) -> str:
+    """Check a GPT-2 whose embeddings have the answer as their backward pass."""
+
     def embedding(weight: Tensor, ids: Array) -> Tensor:
         def vjp(g: Array) -> tuple[Array, ...]:
-            batch = (-1, *g.shape[-2:])  # the positions come without a batch: (T, C) -> (1, T, C)
-            gradients: tuple[Array, ...] = function(
+            batch = (-1, *g.shape[-2:])  # positions come without a batch: (T, C) -> (1, T, C)
+            gradients: tuple[Array, ...] = answer(
                 g.reshape(batch), weight.data, ids.reshape(-1, ids.shape[-1])
             )
             return gradients
@@ -105,132 +118,86 @@ def _end_to_end(function: Answer) -> str:
     return in_gpt2(embedding=embedding)
 
 
-def assigned(start: Array, ids: Array, g: Array) -> Array:
-    """Return start with start[ids] += g, in which repeated ids count once."""
-    out = start.copy()
-    out[ids] += g
-    return out
-
-
-def added(start: Array, ids: Array, g: Array) -> Array:
-    """Return start with all of g added at the rows ids."""
-    out = start.copy()
-    np.add.at(out, ids, g)
-    return out
-
-
-def _first(weight: Array, ids: Array, g: Array) -> Array:
-    backwards = ids.reshape(-1)[::-1], g.reshape(-1, g.shape[-1])[::-1]
-    return assigned(np.zeros_like(weight), *backwards)
-
-
-def _of(change: Any) -> Answer:
-    return lambda g, weight, ids: {"dweight": change(g, weight, ids)}
-
-
-def _counts(weight: Array, ids: Array) -> Array:
-    return np.maximum(np.bincount(ids.reshape(-1), minlength=len(weight)), 1)[:, None]
-
-
-_MISTAKES = (
+MISTAKES = (
     Mistake(
         "duplicates-overwritten",
-        "An id that occurs twice keeps the gradient of its last place only: dweight[ids] = g and "
+        "dweight = np.zeros_like(weight); dweight[ids] += g; return dweight",
+        "An id that occurs twice gets the gradient of its last place only: dweight[ids] = g and "
         "dweight[ids] += g count it once. Use np.add.at.",
-        _of(lambda g, w, ids: assigned(np.zeros_like(w), ids, g)),
     ),
     Mistake(
         "first-place-only",
-        "An id that occurs twice keeps the gradient of its first place only; all are summed.",
-        _of(lambda g, w, ids: _first(w, ids, g)),
+        "found, first = np.unique(ids, return_index=True); dweight = np.zeros_like(weight); "
+        "dweight[found] = g2[first]; return dweight",
+        "An id that occurs twice gets the gradient of its first place only. Sum over all places.",
     ),
     Mistake(
         "mean-of-duplicates",
-        "An id that occurs several times gets the mean of its gradients; it is their sum.",
-        _of(lambda g, w, ids: answer(g, w, ids)[0] / _counts(w, ids)),
+        "return onehot.T @ g2 / np.maximum(onehot.sum(axis=0), 1)[:, None]",
+        "An id that occurs several times gets the mean of its gradients. It should get their sum.",
     ),
     Mistake(
         "duplicates-counted-again",
-        "Rows are multiplied by how often their id occurs; the sum over the places has that "
-        "already.",
-        _of(lambda g, w, ids: answer(g, w, ids)[0] * _counts(w, ids)),
+        "return onehot.T @ g2 * onehot.sum(axis=0)[:, None]",
+        "Each row is multiplied by the number of times that its id occurs. The sum over the places "
+        "already counts them.",
     ),
     Mistake(
         "last-row-of-batch",
-        "Only the last row of the batch is in dweight: dweight must not be made anew, or assigned "
-        "to, for each.",
-        _of(lambda g, w, ids: answer(only_last(g), w, ids)[0]),
+        "return np.eye(len(weight))[ids[-1]].T @ g[-1]",
+        "dweight holds only the last row of the batch. In a loop over the batch, make dweight "
+        "once, before the loop, and add to it (+=).",
     ),
     Mistake(
         "last-in-batch-row-assigned",
-        "A row of the batch at a time is right between rows, but within a row an id that occurs "
-        "twice keeps one place only.",
-        _of(
-            lambda g, w, ids: sum(
-                assigned(np.zeros_like(w), i, d) for i, d in zip(ids, g, strict=True)
-            )
-        ),
+        "dweight = np.zeros_like(weight)\n"
+        "for b in range(len(ids)):\n"
+        "    dweight[ids[b]] += g[b]\n"
+        "return dweight",
+        "The sum over the rows of the batch is right. But an id that occurs twice in one row gets "
+        "the gradient of one place only.",
     ),
     Mistake(
         "mean-over-batch",
-        "The rows of the batch are averaged; they are summed.",
-        _of(lambda g, w, ids: answer(g, w, ids)[0] / len(ids)),
+        "return onehot.T @ g2 / len(ids)",
+        "dweight is a mean over the rows of the batch. It should be the sum.",
     ),
     Mistake(
         "added-to-weight",
-        "dweight began as a copy of weight; it begins at 0.",
-        _of(lambda g, w, ids: added(w, ids, g)),
+        "return weight + onehot.T @ g2",
+        "dweight begins as a copy of weight. It should begin at 0.",
     ),
     Mistake(
         "times-weight",
-        "g is multiplied by the rows of weight: the forward only looks them up.",
-        _of(lambda g, w, ids: answer(g * w[ids], w, ids)[0]),
+        "return onehot.T @ g2 * weight",
+        "g is multiplied by the rows of weight. The forward pass only looks them up, so they are "
+        "not in the gradient.",
     ),
     Mistake(
         "weight-for-g",
-        "The rows of weight are summed, where g should be.",
-        _of(lambda g, w, ids: answer(w[ids], w, ids)[0]),
+        "g2 = weight[ids].reshape(-1, g.shape[-1])",
+        "The rows of weight are summed. Sum the rows of g.",
     ),
     Mistake(
         "ids-in-other-order",
-        "The ids are taken in another order than g: ids.T was made flat, g was not transposed.",
-        _of(lambda g, w, ids: answer(g, w, ids.T.reshape(ids.shape))[0]),
+        "onehot = np.eye(len(weight))[ids.T].reshape(-1, len(weight))",
+        "The ids are in another order than g: ids.T was made flat, but g was not transposed.",
     ),
     Mistake(
         "gradients-gathered",
-        "dweight[v] is looked up in g by v; it is the other way: g[b,t] goes to row ids[b,t].",
-        _of(lambda g, w, ids: g.reshape(-1, g.shape[-1])[np.arange(len(w)) % ids.size]),
+        "return g2[np.arange(len(weight)) % len(g2)]",
+        "dweight[v] is looked up in g by v. It should be the other way round: add g[b,t] to row "
+        "ids[b,t].",
     ),
     Mistake(
         "one-off",
-        "The rows are one too far down: ids begin at 0.",
-        _of(lambda g, w, ids: answer(g, w, (ids + 1) % len(w))[0]),
+        "onehot = np.eye(len(weight))[(ids + 1) % len(weight)].reshape(-1, len(weight))",
+        "Each gradient is one row too far down. ids begin at 0.",
     ),
     Mistake(
         "not-summed-over-channels",
-        "All channels of a row have the sum over its channels; each channel has its own g.",
-        _of(lambda g, w, ids: answer(0.0 * g + g.sum(-1, keepdims=True), w, ids)[0]),
+        "dweight = np.zeros_like(weight); "
+        "np.add.at(dweight, ids, g.sum(axis=-1, keepdims=True)); return dweight",
+        "All channels of a row hold the sum over its channels. Each channel has its own g.",
     ),
-)
-
-EXERCISE = Exercise(
-    name="embedding",
-    statement="The gradient of a table whose rows are looked up, some of them several times.",
-    forward=forward,
-    function="embedding_backward",
-    arguments={"g": "(B, T, C)", "weight": "(V, C)", "ids": "(B, T), integers in [0, V)"},
-    gradients={"dweight": "(V, C)"},
-    draw=_draw,
-    reference=answer,
-    solution=solution,
-    mistakes=_MISTAKES,
-    hints=(
-        "Which places of the output does row v of the table go to? What is used several times gets "
-        "the sum of its gradients.",
-        "Begin with zeros of the table's shape, and add g[b,t] to row ids[b,t], for all b and t. "
-        "Try what dweight[ids] += g does with an id that occurs twice.",
-        "dweight = np.zeros_like(weight); np.add.at(dweight, ids, g).",
-    ),
-    end_to_end=_end_to_end,
-    letters=("B", "T", "C", "V"),
 )

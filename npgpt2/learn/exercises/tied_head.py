@@ -1,27 +1,34 @@
-"""Tied head: one weight is the table of the embedding, and the matrix of the head.
+"""Tied head: one weight is the table of the embedding and also the matrix of the head.
 
     x = weight[ids]          (B, T)    -> (B, T, C)
     h = body(x)              (B, T, C) -> (B, T, C)
     logits = h @ weight.T    (B, T, C) -> (B, T, V)
 
-weight is (V, C); g has the shape of the logits. In GPT-2 the body is all that lies between. Its
-backward pass is given: body_backward takes the gradient of h, and returns that of x.
+weight is (V, C), and g has the shape of the logits. In GPT-2 the body is everything between the
+embedding and the head. Its backward pass is given: body_backward takes the gradient of h and
+returns the gradient of x.
 
-1. The weight is used twice, far apart, and gets the sum of two gradients.
+1. The weight is used twice, first in the embedding and then in the head. A value that is used twice
+   gets the sum of two gradients. Call them dembedding and dhead.
 
-2. The head is a linear layer (see there). With B and T as one axis of N rows:
+2. The head is a linear layer without a bias (see linear). With B and T as one axis of N rows, g
+   becomes g2 and h becomes h2:
 
        dh    = g @ weight
-       dhead = g2.T @ h2                     (N, V), (N, C) -> (V, C)
+       dhead = g2.T @ h2                     (V, N), (N, C) -> (V, C)
 
-   All rows of dhead are different from 0: each step changes every token's logit.
+   All rows of dhead differ from 0, because every position has a logit for every token. So each step
+   changes every token's logit.
 
-3. From h the gradient goes through the body to x, and x was looked up (see embedding):
+3. The gradient goes from h through the body to x. x was looked up in weight (see embedding), so row
+   v gets the gradients of all the places where v was looked up:
 
        dx = body_backward(dh)
        dembedding[v] = sum of dx[b,t] over all b, t with ids[b,t] = v
 
-4.     dweight = dhead + dembedding
+4. dweight is the sum of both:
+
+       dweight = dhead + dembedding
 
 >>> import numpy as np
 >>> from npgpt2.learn.judge.exercise import slope
@@ -36,7 +43,7 @@ backward pass is given: body_backward takes the gradient of h, and returns that 
 >>> np.allclose(dhead + dembedding, slope(lambda w: forward(w, ids, lambda x: x**3), weight, g))
 True
 
-A token that is not in the batch gets nothing from the embedding, and something from the head:
+Token 4 is not in the batch. It gets no gradient from the embedding, but it gets one from the head:
 
 >>> dembedding[4].any(), dhead[4].any()
 (np.False_, np.True_)
@@ -50,59 +57,40 @@ from typing import Any
 import numpy as np
 
 from autograd import Array, Tensor, record
-from npgpt2.learn.exercises.embedding import added, assigned, draw_ids
-from npgpt2.learn.judge.exercise import (
-    Answer,
-    Arguments,
-    Exercise,
-    Mistake,
-    Sizes,
-    in_gpt2,
-    only_last,
-    part,
-    replaced,
-    some_backward,
-)
+from npgpt2.learn.exercises.embedding import draw_ids
+from npgpt2.learn.judge.exercise import Answer, Arguments, Mistake, Sizes, some_backward
+from npgpt2.learn.judge.in_model import in_gpt2, part, replaced
 from npgpt2.model import GPT2Model
 
-Backward = Callable[[Array], Array]
+Function = Callable[[Array], Array]
+
+STATEMENT = "The gradient of the weight that embedding and head share."
+ARGUMENTS = {
+    "g": "(B, T, V)",
+    "weight": "(V, C)",
+    "ids": "(B, T), integers in [0, V)",
+    "h": "(B, T, C), body(weight[ids])",
+    "body_backward": "function: gradient of h -> gradient of weight[ids], (B, T, C) both",
+}
+GRADIENTS = {"dweight": "(V, C)"}
+HINTS = (
+    "How often is weight used? What gradient does a value get if it is used several times?",
+    "The head's part is dweight of linear. For the embedding's part, take g back to h, then "
+    "through the body to x = weight[ids], then into the rows of weight as in embedding.",
+    "dweight = g2.T @ h2, with B and T as one axis; "
+    "np.add.at(dweight, ids, body_backward(g @ weight)).",
+)
 
 
-def forward(weight: Array, ids: Array, body: Callable[[Array], Array]) -> Any:
+def forward(weight: Array, ids: Array, body: Function) -> Any:
     """(V, C), (B, T) -> (B, T, V)."""
     x = weight[ids]  # (B, T) -> (B, T, C)
     h = body(x)
     return h @ weight.T  # (B, T, C) -> (B, T, V)
 
 
-def _head(g: Array, h: Array) -> Array:
-    """(B, T, V), (B, T, C) -> (V, C)."""
-    product: Array = g.reshape(-1, g.shape[-1]).T @ h.reshape(-1, h.shape[-1])
-    return product
-
-
-def _terms(
-    g: Array, weight: Array, ids: Array, h: Array, body_backward: Backward
-) -> Mapping[str, Mapping[str, Array]]:
-    dx = body_backward(g @ weight)
-    return {
-        "dweight": {
-            "of the head": _head(g, h),
-            "of the embedding": added(np.zeros_like(weight), ids, dx),
-        }
-    }
-
-
-def answer(
-    g: Array, weight: Array, ids: Array, h: Array, body_backward: Backward
-) -> tuple[Array, ...]:
-    """Return (dweight,)."""
-    parts = _terms(g, weight, ids, h, body_backward)["dweight"]
-    return (parts["of the head"] + parts["of the embedding"],)
-
-
-def solution(g: Array, weight: Array, ids: Array, h: Array, body_backward: Backward) -> Any:
-    """The answer by hand."""
+def solution(g: Array, weight: Array, ids: Array, h: Array, body_backward: Function) -> Any:
+    """Return dweight."""
     dhead = g.reshape(-1, g.shape[-1]).T @ h.reshape(-1, h.shape[-1])
     dh = g @ weight
     dx = body_backward(dh)
@@ -111,13 +99,32 @@ def solution(g: Array, weight: Array, ids: Array, h: Array, body_backward: Backw
     return dhead + dembedding
 
 
-def _draw(rng: np.random.Generator, n: Sizes) -> Arguments:
+def terms(
+    g: Array, weight: Array, ids: Array, h: Array, body_backward: Function
+) -> Mapping[str, Mapping[str, Array]]:
+    """Return one term for each use of the weight."""
+    dhead = g.reshape(-1, g.shape[-1]).T @ h.reshape(-1, h.shape[-1])
+    dembedding = np.zeros_like(weight)
+    np.add.at(dembedding, ids, body_backward(g @ weight))
+    return {"dweight": {"of the head": dhead, "of the embedding": dembedding}}
+
+
+def reference(*arguments: Any) -> tuple[Array, ...]:
+    """Return (dweight,). The body is given, so the library has no op for this."""
+    dhead, dembedding = terms(*arguments)["dweight"].values()
+    return (dhead + dembedding,)
+
+
+def draw(rng: np.random.Generator, n: Sizes) -> Arguments:
+    """Return g, weight, ids, h, and a backward pass."""
     weight, h = rng.standard_normal((n.V, n.C)), rng.standard_normal((n.B, n.T, n.C))
     g, ids = rng.standard_normal((n.B, n.T, n.V)), draw_ids(rng, n)
     return g, weight, ids, h, some_backward(rng, h.shape)
 
 
-def _end_to_end(function: Answer) -> str:
+def end_to_end(answer: Answer) -> str:
+    """Check a GPT-2 whose shared weight gets its gradient from the answer."""
+
     def logits(self: GPT2Model, ids: Array) -> Tensor:
         def body(x: Tensor) -> Tensor:
             x = self.drop(x + self.wpe(np.arange(ids.shape[1])))
@@ -130,7 +137,7 @@ def _end_to_end(function: Answer) -> str:
 
         def vjp(g: Array) -> tuple[Array, ...]:
             h.backward(g @ weight.data, retain_graph=True)  # for the parameters of the body
-            gradients: tuple[Array, ...] = function(g, weight.data, ids, h.data, body_backward)
+            gradients: tuple[Array, ...] = answer(g, weight.data, ids, h.data, body_backward)
             return gradients
 
         return record(h.data @ weight.data.T, (weight,), vjp)
@@ -139,133 +146,91 @@ def _end_to_end(function: Answer) -> str:
         return in_gpt2()
 
 
-def _of(change: Any) -> Answer:
-    """Make a wrong dweight of head, dx, zeros and all arguments."""
-
-    def wrong(g: Array, w: Array, ids: Array, h: Array, body: Backward) -> Mapping[str, Array]:
-        zeros = np.zeros_like(w)
-        return {"dweight": change(_head(g, h), body(g @ w), zeros, g, w, ids, h, body)}
-
-    return wrong
-
-
-_MISTAKES = (
+MISTAKES = (
     Mistake(
         "embedding-use-forgotten",
-        "The use as a table is forgotten: the weight is used by the head and by the embedding, and "
-        "gets both gradients.",
-        _of(lambda head, dx, zeros, *_: head),
+        "return dhead",
+        "The gradient from the embedding is missing. The head and the embedding both use the "
+        "weight, so add both gradients.",
     ),
     Mistake(
         "head-use-forgotten",
-        "The use by the head is forgotten: the weight is used by the head and by the embedding, "
-        "and gets both gradients.",
-        _of(lambda head, dx, zeros, g, w, ids, h, body: added(zeros, ids, dx)),
+        "return dembedding",
+        "The gradient from the head is missing. The head and the embedding both use the weight, so "
+        "add both gradients.",
     ),
     Mistake(
         "averaged",
-        "The two gradients are averaged; they are summed.",
-        _of(lambda head, dx, zeros, g, w, ids, h, body: 0.5 * added(head, ids, dx)),
+        "return (dhead + dembedding) / 2",
+        "The two gradients are averaged. They should be summed.",
     ),
     Mistake(
         "body-skipped",
-        "The gradient of h was taken for that of x: body_backward(dh) is missing.",
-        _of(lambda head, dx, zeros, g, w, ids, h, body: added(head, ids, g @ w)),
+        "dx = dh",
+        "The gradient of h is used as the gradient of x: dx = body_backward(dh) is missing.",
     ),
     Mistake(
         "body-skipped-head-forgotten",
-        "The use by the head is forgotten, and the gradient of h was taken for that of x.",
-        _of(lambda head, dx, zeros, g, w, ids, h, body: added(zeros, ids, g @ w)),
+        "dx = dh; return dembedding",
+        "The gradient from the head is missing, and the gradient of h is used as the gradient of "
+        "x.",
     ),
     Mistake(
         "body-of-h",
-        "body_backward was given h; it takes the gradient of h, g @ weight.",
-        _of(lambda head, dx, zeros, g, w, ids, h, body: added(head, ids, body(h))),
+        "dx = body_backward(h)",
+        "body_backward was given h. It takes the gradient of h, g @ weight.",
     ),
     Mistake(
         "body-twice",
+        "dx = body_backward(body_backward(dh))",
         "The gradient goes through the body twice.",
-        _of(lambda head, dx, zeros, g, w, ids, h, body: added(head, ids, body(dx))),
     ),
     Mistake(
         "duplicates-overwritten",
-        "An id that occurs twice keeps one of its places only in the embedding's gradient: use "
+        "dembedding = np.zeros_like(weight); dembedding[ids] += dx; return dhead + dembedding",
+        "In the embedding's gradient, an id that occurs twice gets one of its places only. Use "
         "np.add.at on an array of zeros.",
-        _of(lambda head, dx, zeros, g, w, ids, h, body: head + assigned(zeros, ids, dx)),
     ),
     Mistake(
         "duplicates-overwritten-head-forgotten",
-        "The use by the head is forgotten, and an id that occurs twice keeps one of its places "
+        "dembedding = np.zeros_like(weight); dembedding[ids] += dx; return dembedding",
+        "The gradient from the head is missing, and an id that occurs twice gets one of its places "
         "only.",
-        _of(lambda head, dx, zeros, g, w, ids, h, body: assigned(zeros, ids, dx)),
     ),
     Mistake(
         "rows-overwritten",
-        "The rows of ids that occur were assigned (dweight[ids] = dx), which loses the head's "
-        "gradient there; they are to be added to.",
-        _of(
-            lambda head, dx, zeros, g, w, ids, h, body: np.where(
-                np.isin(np.arange(len(w)), ids)[:, None], assigned(zeros, ids, dx), head
-            )
-        ),
+        "dhead[ids] = dx; return dhead",
+        "The rows of the ids were assigned (dweight[ids] = dx), so they lose the gradient from the "
+        "head. Add to them, with np.add.at.",
     ),
     Mistake(
         "last-row-of-batch-in-embedding",
-        "Only the last row of the batch is in the embedding's gradient.",
-        _of(lambda head, dx, zeros, g, w, ids, h, body: added(head, ids, only_last(dx))),
+        "dembedding = np.eye(len(weight))[ids[-1]].T @ dx[-1]",
+        "The embedding's gradient holds only the last row of the batch.",
     ),
     Mistake(
         "last-row-of-batch-in-head",
-        "Only the last row of the batch is in the head's gradient.",
-        _of(lambda head, dx, zeros, g, w, ids, h, body: added(_head(only_last(g), h), ids, dx)),
+        "dhead = g[-1].T @ h[-1]",
+        "The head's gradient holds only the last row of the batch.",
     ),
     Mistake(
         "head-of-embedding",
-        "The head's gradient has weight[ids] as its factor; the head reads h.",
-        _of(lambda head, dx, zeros, g, w, ids, h, body: added(_head(g, w[ids]), ids, dx)),
+        "dhead = g.reshape(-1, g.shape[-1]).T @ weight[ids].reshape(-1, h.shape[-1])",
+        "The head's gradient has weight[ids] as a factor. The head reads h, so the factor is h.",
     ),
     Mistake(
         "head-is-mean",
-        "The head's gradient is a mean over the N = B*T positions; it is the sum.",
-        _of(lambda head, dx, zeros, g, w, ids, h, body: added(head / ids.size, ids, dx)),
+        "return dhead / ids.size + dembedding",
+        "The head's gradient is a mean over the N = B*T positions. It should be the sum.",
     ),
     Mistake(
         "added-to-weight",
-        "dweight began as a copy of weight; it begins at 0.",
-        _of(lambda head, dx, zeros, g, w, ids, h, body: added(w + head, ids, dx)),
+        "return weight + dhead + dembedding",
+        "dweight begins as a copy of weight. It should begin at 0.",
     ),
     Mistake(
         "embedding-of-h",
-        "h was added to the rows of the ids; it is dx = body_backward(g @ weight).",
-        _of(lambda head, dx, zeros, g, w, ids, h, body: added(head, ids, h)),
+        "dx = h",
+        "h is added to the rows of the ids. Add dx = body_backward(g @ weight) to them.",
     ),
-)
-
-EXERCISE = Exercise(
-    name="tied_head",
-    statement="The gradient of the weight that embedding and head share.",
-    forward=forward,
-    function="tied_head_backward",
-    arguments={
-        "g": "(B, T, V)",
-        "weight": "(V, C)",
-        "ids": "(B, T), integers in [0, V)",
-        "h": "(B, T, C), body(weight[ids])",
-        "body_backward": "function: gradient of h -> gradient of weight[ids], (B, T, C) both",
-    },
-    gradients={"dweight": "(V, C)"},
-    draw=_draw,
-    reference=answer,
-    solution=solution,
-    mistakes=_MISTAKES,
-    hints=(
-        "How often is weight used, and what does a value that is used several times get?",
-        "From the head: as in linear. From the embedding: take g back to h, through the body to "
-        "x = weight[ids], and then as in embedding.",
-        "dweight = g2.T @ h2, with B and T as one axis; "
-        "np.add.at(dweight, ids, body_backward(g @ weight)).",
-    ),
-    end_to_end=_end_to_end,
-    letters=("B", "T", "C", "V"),
-    terms=_terms,
 )
