@@ -75,8 +75,7 @@ def _compare(name: str, pairs: Sequence[tuple[Array, Array]]) -> Gradient:
             bad = bad if status == "wrong" else ~np.isfinite(value)
             index = tuple(int(n) for n in np.argwhere(bad)[0])
             cause = (
-                "NaN comes from the root of a negative number, from 0/0 or from inf - inf; "
-                "inf comes from x/0"
+                "NaN comes from the root of a negative number, 0/0 or inf - inf; inf comes from x/0"
             )
             evidence = (cause,) if status == "not finite" else ()
             numbers = float(value[index]), float(right[index])
@@ -145,7 +144,7 @@ def _evidence(
             yield f"its sum over axis {axis} is right"
     if next(iter(exercise.arguments)) == "g" and not as_float32:
         linear = _is_linear(exercise, function, i)
-        yield "it is linear in g, as it must be" if linear else "it is not linear in g; it must be"
+        yield "it is linear in g" if linear else "it is not linear in g; it must be"
 
 
 def _is_linear(exercise: Exercise, function: Answer, i: int) -> bool:

@@ -136,11 +136,11 @@ def _end_to_end(exercise: Exercise, function: Answer) -> tuple[str, str]:
     try:
         return "", exercise.end_to_end(lambda *given: as_tuple(exercise, function(*given)))
     except AssertionError as error:
-        return f"Put to use, it is wrong: {error}", ""
+        return f"End to end it is wrong: {error}", ""
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # sys.exit() raises one, for example
-        return f"Put to use, it raises {where_raised(error, function)}", ""
+        return f"End to end it raises {where_raised(error, function)}", ""
 
 
 def _float32_notes(exercise: Exercise, function: Answer) -> list[str]:

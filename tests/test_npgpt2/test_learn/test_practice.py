@@ -164,7 +164,7 @@ def test_rounding_is_not_wrong_and_a_millionth_is(exercise):
 
     verdict = check(exercise.name, noisy(1e-13))
     assert all(g.status == "right" for g in verdict.gradients)
-    for size, said in ((1e-7, "little is rounding of float32"), (1e-5, "little, but not rounding")):
+    for size, said in ((1e-7, "may be rounding in float32"), (1e-5, "is not rounding")):
         verdict = check(exercise.name, noisy(size))
         assert not verdict.passed and verdict.diagnosis is None
         assert all(g.status == "wrong" for g in verdict.gradients)
@@ -338,7 +338,7 @@ def test_one_slip_is_blamed_once():
         "It is what comes out with `S = q @ k.swapaxes(-1, -2) / D` "
         "in place of `S = q @ k.swapaxes(-1, -2) / np.sqrt(D)`."
     )
-    assert str(verdict).count("the same as dq") == 2
+    assert str(verdict).count("The same mistake as in dq") == 2
 
 
 def test_transposed_and_reshaped_is_found():
@@ -359,7 +359,7 @@ def test_mistakes_in_different_gradients_are_each_named():
         "dweight": ("factor -1",),
         "dbias": ("dbias-is-mean",),
     }
-    assert "It raises unless all sizes are equal: ValueError: matmul" in verdict.notes[0]
+    assert "It raises an error unless all sizes are equal: ValueError: matmul" in verdict.notes[0]
     assert "test_practice.py:" in verdict.notes[0] and "g @ weight.T" in verdict.notes[0]
 
 
@@ -423,7 +423,7 @@ def test_what_is_not_known_is_measured():
     assert any(line.startswith("relative error") for line in dx.evidence)
     assert any(line.startswith("cosine") for line in dx.evidence)
     assert "wrong only at 1 of axis 1" in dx.evidence
-    assert "it is not linear in g, as it must be" in dx.evidence
+    assert "it is not linear in g; it must be" in dx.evidence
     assert "not one of the known mistakes" in str(dx)
 
 
@@ -450,15 +450,19 @@ def _with_dx(dx):
         (
             lambda g, x, w, b: (g @ w).transpose(1, 0, 2),
             "wrong shape",
-            "axes (1, 0, 2) it would be",
+            "axes (1, 0, 2), it would be",
         ),
-        (lambda g, x, w, b: (g @ w)[None], "wrong shape", "summed over axis 0 it would be right"),
-        (lambda g, x, w, b: (g @ w).reshape(-1), "wrong shape", "reshaped it would be right"),
-        (lambda g, x, w, b: (g @ w).sum(axis=1), "wrong shape", "right one summed over axis 1"),
-        (lambda g, x, w, b: np.sin(g @ w)[None], "wrong shape", "but not the right values"),
+        (lambda g, x, w, b: (g @ w)[None], "wrong shape", "summed over axis 0, it would be right"),
+        (lambda g, x, w, b: (g @ w).reshape(-1), "wrong shape", "reshaped, it would be right"),
+        (
+            lambda g, x, w, b: (g @ w).sum(axis=1),
+            "wrong shape",
+            "right gradient summed over axis 1",
+        ),
+        (lambda g, x, w, b: np.sin(g @ w)[None], "wrong shape", "but the wrong values"),
         (lambda g, x, w, b: np.zeros((9, 9)), "wrong shape", "shape (9, 9), expected (2, 3, 5)"),
         (lambda g, x, w, b: (g @ w).astype(np.float32), "wrong dtype", "its values are right"),
-        (lambda g, x, w, b: np.zeros(x.shape, int), "wrong dtype", "it is int64, where the inputs"),
+        (lambda g, x, w, b: np.zeros(x.shape, int), "wrong dtype", "it is int64, but the inputs"),
         (lambda g, x, w, b: g @ w + 0j, "wrong dtype", "it is complex128"),
         (lambda g, x, w, b: abs(g @ w) / 0.0, "not finite", "at [0, 0, 0]: yours inf"),
         (lambda g, x, w, b: np.log(g) @ w, "not finite", "yours nan"),
@@ -512,7 +516,9 @@ def test_changing_an_input_is_wrong():
 
     verdict = check("linear", answer)
     assert not verdict.passed and verdict.headline == "linear: not right yet."
-    assert verdict.notes == ("It changes its input x, which others still need: work on a copy.",)
+    assert verdict.notes == (
+        "It changes its input x, which other code still needs: work on a copy.",
+    )
 
 
 def test_sharing_memory_with_an_input_is_a_danger():
@@ -523,9 +529,9 @@ def test_sharing_memory_with_an_input_is_a_danger():
     verdict = check("dropout", answer)
     assert not verdict.passed
     assert "It changes its input g" in verdict.notes[0]
-    assert "Danger: dx has the memory of the input g" in verdict.notes[1]
+    assert "Danger: dx has the same memory as the input g" in verdict.notes[1]
     view = check("dropout", lambda g, x, mask, p: g[:])
-    assert "Danger: dx has the memory of the input g" in view.notes[0]
+    assert "Danger: dx has the same memory as the input g" in view.notes[0]
     assert view.gradients[0].mistakes == ("mask-and-scale-forgotten",)
 
 
@@ -555,7 +561,7 @@ def test_float64_of_float32_inputs_is_noted():
 
     verdict = check("embedding", answer)
     assert verdict.passed
-    assert "of float32 inputs, dweight is float64" in verdict.notes[0]
+    assert "for float32 inputs, dweight is float64" in verdict.notes[0]
 
 
 def test_warnings_of_an_answer_are_no_errors():
