@@ -60,7 +60,7 @@ from typing import Any
 import numpy as np
 
 from autograd import Array
-from npgpt2.learn.judge.exercise import Answer, Arguments, Mistake, Sizes
+from npgpt2.learn.judge.exercise import Answer, Arguments, Mistake, Sizes, read_mistakes
 from npgpt2.module import Parameter
 from npgpt2.optim import AdamW
 
@@ -194,172 +194,142 @@ def end_to_end(answer: Answer) -> str:
     )
 
 
-_OF_MATRICES = (
-    Mistake(
-        "no-bias-correction",
-        "m_hat = m; v_hat = v",
-        "The bias correction is missing. m and v begin at 0, so divide each by its 1 - beta**t.",
-    ),
-    Mistake(
-        "no-bias-correction-of-m",
-        "m_hat = m",
-        "The bias correction of m is missing: m_hat = m / (1 - beta1**t).",
-    ),
-    Mistake(
-        "no-bias-correction-of-v",
-        "v_hat = v",
-        "The bias correction of v is missing: v_hat = v / (1 - beta2**t).",
-    ),
-    Mistake(
-        "bias-corrections-exchanged",
-        "m_hat = m / (1 - beta2**t); v_hat = v / (1 - beta1**t)",
-        "The bias corrections are exchanged. m needs beta1 and v needs beta2.",
-    ),
-    Mistake(
-        "bias-correction-multiplied",
-        "m_hat = m * (1 - beta1**t); v_hat = v * (1 - beta2**t)",
-        "The moments are multiplied by 1 - beta**t. Divide them by it.",
-    ),
-    Mistake(
-        "bias-correction-without-t",
-        "m_hat = m / (1 - beta1); v_hat = v / (1 - beta2)",
-        "The bias correction has 1 - beta without the power t. Divide by 1 - beta**t.",
-    ),
-    Mistake(
-        "step-counted-from-0",
-        "m_hat = m / (1 - beta1 ** (t - 1)); v_hat = v / (1 - beta2 ** (t - 1))",
-        "The bias correction has t - 1 in place of t. t is already counted from 1.",
-    ),
-    Mistake(
-        "step-counted-twice",
-        "m_hat = m / (1 - beta1 ** (t + 1)); v_hat = v / (1 - beta2 ** (t + 1))",
-        "The bias correction has t + 1 in place of t. t is the number of this step, counted from "
-        "1.",
-    ),
-    Mistake(
-        "betas-swapped",
-        "beta1, beta2 = beta2, beta1; m = beta1 * m + (1 - beta1) * g",
-        "beta1 and beta2 are exchanged. m needs beta1 and v needs beta2.",
-    ),
-    Mistake(
-        "beta-for-one-minus-beta",
-        "m = (1 - beta1) * m + beta1 * g; v = (1 - beta2) * v + beta2 * g**2",
-        "beta and 1 - beta are exchanged. The old moment is multiplied by beta, the new value by "
-        "1 - beta.",
-    ),
-    Mistake(
-        "eps-under-the-root",
-        "p = p - lr * decay * p - lr * m_hat / np.sqrt(v_hat + eps)",
-        "eps is under the root. Add it to the root: sqrt(v_hat) + eps.",
-    ),
-    Mistake(
-        "eps-forgotten",
-        "p = p - lr * decay * p - lr * m_hat / np.sqrt(v_hat)",
-        "eps is missing. The divisor is sqrt(v_hat) + eps.",
-    ),
-    Mistake(
-        "eps-before-correction",
-        "p = p - lr * decay * p - lr * m_hat * np.sqrt(1 - beta2**t) / (np.sqrt(v) + eps)",
-        "eps is added to sqrt(v), before the bias correction. Add it to sqrt(v_hat).",
-    ),
-    Mistake(
-        "root-forgotten",
-        "p = p - lr * decay * p - lr * m_hat / (v_hat + eps)",
-        "The root is missing. Divide m_hat by sqrt(v_hat) + eps.",
-    ),
-    Mistake(
-        "multiplied-by-root",
-        "p = p - lr * decay * p - lr * m_hat * (np.sqrt(v_hat) + eps)",
-        "m_hat is multiplied by sqrt(v_hat) + eps. Divide m_hat by it.",
-    ),
-    Mistake(
-        "not-divided",
-        "p = p - lr * decay * p - lr * m_hat",
-        "m_hat is not divided by sqrt(v_hat) + eps.",
-    ),
-    Mistake(
-        "g-for-m",
-        "m_hat = g",
-        "The step uses g in place of m_hat.",
-    ),
-    Mistake(
-        "old-moments-used",
-        "old_m, old_v = m, v; m = beta1 * m + (1 - beta1) * g; "
-        "m_hat = old_m / (1 - beta1**t); v_hat = old_v / (1 - beta2**t)",
-        "The step uses the moments from before this step. Update them first.",
-    ),
-    Mistake(
-        "m-of-sum",
-        "m = beta1 * m + g",
-        "In m the factor 1 - beta1 is missing: m = beta1 * m + (1 - beta1) * g.",
-    ),
-    Mistake(
-        "v-of-sum",
-        "v = beta2 * v + g**2",
-        "In v the factor 1 - beta2 is missing: v = beta2 * v + (1 - beta2) * g**2.",
-    ),
-    Mistake(
-        "moments-of-sums",
-        "m = beta1 * m + g; v = beta2 * v + g**2",
-        "In both moments the factor 1 - beta is missing.",
-    ),
-    Mistake(
-        "v-of-g",
-        "v = beta2 * v + (1 - beta2) * g",
-        "v is an average of g. It should be an average of g**2.",
-    ),
-    Mistake(
-        "v-of-abs-g",
-        "v = beta2 * v + (1 - beta2) * np.abs(g)",
-        "v is an average of |g|. It should be an average of g**2.",
-    ),
-    Mistake(
-        "v-of-m",
-        "v = beta2 * v + (1 - beta2) * m**2",
-        "v is an average of m**2. It should be an average of g**2.",
-    ),
-    Mistake(
-        "v-with-beta1",
-        "v = beta1 * v + (1 - beta1) * g**2",
-        "v is averaged with beta1. It should be averaged with beta2.",
-    ),
-    Mistake(
-        "wrong-sign",
-        "p = p - lr * decay * p + lr * m_hat / (np.sqrt(v_hat) + eps)",
-        "The step has the wrong sign. It should go down, against m_hat.",
-    ),
-    Mistake(
-        "lr-forgotten",
-        "p = p - lr * decay * p - m_hat / (np.sqrt(v_hat) + eps)",
-        "The step is not multiplied by lr.",
-    ),
-    Mistake(
-        "decay-coupled",
-        "g = g + weight_decay * p * (p.ndim >= 2); m = beta1 * m + (1 - beta1) * g; "
-        "p = p - lr * m_hat / (np.sqrt(v_hat) + eps)",
-        "Weight decay is added to g, as in Adam with an L2 penalty. In AdamW it does not go "
-        "through the moments.",
-    ),
-    Mistake(
-        "decay-without-lr",
-        "p = p - decay * p - lr * m_hat / (np.sqrt(v_hat) + eps)",
-        "Weight decay is not multiplied by lr. Subtract lr * weight_decay * p.",
-    ),
-    Mistake(
-        "decay-after-the-step",
-        "p = p - lr * m_hat / (np.sqrt(v_hat) + eps); p = p - lr * decay * p",
-        "Weight decay is computed from p after the step. Compute it from p before the step.",
-    ),
-    Mistake(
-        "decay-sign",
-        "p = p + lr * decay * p - lr * m_hat / (np.sqrt(v_hat) + eps)",
-        "Weight decay has the wrong sign: it makes p larger.",
-    ),
-    Mistake(
-        "update-returned",
-        "p = -lr * decay * p - lr * m_hat / (np.sqrt(v_hat) + eps)",
-        "The change of p is returned. Return p itself, after the step.",
-    ),
+_OF_MATRICES = read_mistakes(
+    """
+no-bias-correction
++ m_hat = m; v_hat = v
+The bias correction is missing. m and v begin at 0, so divide each by its 1 - beta**t.
+
+no-bias-correction-of-m
++ m_hat = m
+The bias correction of m is missing: m_hat = m / (1 - beta1**t).
+
+no-bias-correction-of-v
++ v_hat = v
+The bias correction of v is missing: v_hat = v / (1 - beta2**t).
+
+bias-corrections-exchanged
++ m_hat = m / (1 - beta2**t); v_hat = v / (1 - beta1**t)
+The bias corrections are exchanged. m needs beta1 and v needs beta2.
+
+bias-correction-multiplied
++ m_hat = m * (1 - beta1**t); v_hat = v * (1 - beta2**t)
+The moments are multiplied by 1 - beta**t. Divide them by it.
+
+bias-correction-without-t
++ m_hat = m / (1 - beta1); v_hat = v / (1 - beta2)
+The bias correction has 1 - beta without the power t. Divide by 1 - beta**t.
+
+step-counted-from-0
++ m_hat = m / (1 - beta1 ** (t - 1)); v_hat = v / (1 - beta2 ** (t - 1))
+The bias correction has t - 1 in place of t. t is already counted from 1.
+
+step-counted-twice
++ m_hat = m / (1 - beta1 ** (t + 1)); v_hat = v / (1 - beta2 ** (t + 1))
+The bias correction has t + 1 in place of t. t is the number of this step, counted from 1.
+
+betas-swapped
++ beta1, beta2 = beta2, beta1; m = beta1 * m + (1 - beta1) * g
+beta1 and beta2 are exchanged. m needs beta1 and v needs beta2.
+
+beta-for-one-minus-beta
++ m = (1 - beta1) * m + beta1 * g; v = (1 - beta2) * v + beta2 * g**2
+beta and 1 - beta are exchanged. The old moment is multiplied by beta, the new value by 1 - beta.
+
+eps-under-the-root
++ p = p - lr * decay * p - lr * m_hat / np.sqrt(v_hat + eps)
+eps is under the root. Add it to the root: sqrt(v_hat) + eps.
+
+eps-forgotten
++ p = p - lr * decay * p - lr * m_hat / np.sqrt(v_hat)
+eps is missing. The divisor is sqrt(v_hat) + eps.
+
+eps-before-correction
++ p = p - lr * decay * p - lr * m_hat * np.sqrt(1 - beta2**t) / (np.sqrt(v) + eps)
+eps is added to sqrt(v), before the bias correction. Add it to sqrt(v_hat).
+
+root-forgotten
++ p = p - lr * decay * p - lr * m_hat / (v_hat + eps)
+The root is missing. Divide m_hat by sqrt(v_hat) + eps.
+
+multiplied-by-root
++ p = p - lr * decay * p - lr * m_hat * (np.sqrt(v_hat) + eps)
+m_hat is multiplied by sqrt(v_hat) + eps. Divide m_hat by it.
+
+not-divided
++ p = p - lr * decay * p - lr * m_hat
+m_hat is not divided by sqrt(v_hat) + eps.
+
+g-for-m
++ m_hat = g
+The step uses g in place of m_hat.
+
+old-moments-used
++ old_m, old_v = m, v
++ m = beta1 * m + (1 - beta1) * g
++ m_hat = old_m / (1 - beta1**t)
++ v_hat = old_v / (1 - beta2**t)
+The step uses the moments from before this step. Update them first.
+
+m-of-sum
++ m = beta1 * m + g
+In m the factor 1 - beta1 is missing: m = beta1 * m + (1 - beta1) * g.
+
+v-of-sum
++ v = beta2 * v + g**2
+In v the factor 1 - beta2 is missing: v = beta2 * v + (1 - beta2) * g**2.
+
+moments-of-sums
++ m = beta1 * m + g; v = beta2 * v + g**2
+In both moments the factor 1 - beta is missing.
+
+v-of-g
++ v = beta2 * v + (1 - beta2) * g
+v is an average of g. It should be an average of g**2.
+
+v-of-abs-g
++ v = beta2 * v + (1 - beta2) * np.abs(g)
+v is an average of |g|. It should be an average of g**2.
+
+v-of-m
++ v = beta2 * v + (1 - beta2) * m**2
+v is an average of m**2. It should be an average of g**2.
+
+v-with-beta1
++ v = beta1 * v + (1 - beta1) * g**2
+v is averaged with beta1. It should be averaged with beta2.
+
+wrong-sign
++ p = p - lr * decay * p + lr * m_hat / (np.sqrt(v_hat) + eps)
+The step has the wrong sign. It should go down, against m_hat.
+
+lr-forgotten
++ p = p - lr * decay * p - m_hat / (np.sqrt(v_hat) + eps)
+The step is not multiplied by lr.
+
+decay-coupled
++ g = g + weight_decay * p * (p.ndim >= 2)
++ m = beta1 * m + (1 - beta1) * g
++ p = p - lr * m_hat / (np.sqrt(v_hat) + eps)
+Weight decay is added to g, as in Adam with an L2 penalty. In AdamW it does not go through the
+moments.
+
+decay-without-lr
++ p = p - decay * p - lr * m_hat / (np.sqrt(v_hat) + eps)
+Weight decay is not multiplied by lr. Subtract lr * weight_decay * p.
+
+decay-after-the-step
++ p = p - lr * m_hat / (np.sqrt(v_hat) + eps); p = p - lr * decay * p
+Weight decay is computed from p after the step. Compute it from p before the step.
+
+decay-sign
++ p = p + lr * decay * p - lr * m_hat / (np.sqrt(v_hat) + eps)
+Weight decay has the wrong sign: it makes p larger.
+
+update-returned
++ p = -lr * decay * p - lr * m_hat / (np.sqrt(v_hat) + eps)
+The change of p is returned. Return p itself, after the step.
+"""
 )
 
 MISTAKES = (
@@ -372,29 +342,27 @@ MISTAKES = (
         )
         for mistake in _OF_MATRICES
     ),
-    Mistake(
-        "corrected-moments-returned",
-        "return p, m_hat, v_hat",
-        "m and v are returned after their bias correction. The next step needs them without it.",
-    ),
-    Mistake(
-        "decay-forgotten",
-        "p = p - lr * m_hat / (np.sqrt(v_hat) + eps)",
-        "Weight decay is missing.",
-    ),
-    Mistake(
-        "decay-of-vectors",
-        "decay = weight_decay",
-        "Vectors decay too. Only matrices should (p.ndim >= 2), not biases, gains and shifts.",
-    ),
-    Mistake(
-        "decay-of-vectors-only",
-        "decay = weight_decay * (p.ndim < 2)",
-        "Vectors decay and matrices do not. It should be the other way round.",
-    ),
-    Mistake(
-        "old-moments-returned",
-        "old_m, old_v = m, v; m = beta1 * m + (1 - beta1) * g; return p, old_m, old_v",
-        "The moments are returned as they were before the step. Return the new ones.",
+    *read_mistakes(
+        """
+corrected-moments-returned
++ return p, m_hat, v_hat
+m and v are returned after their bias correction. The next step needs them without it.
+
+decay-forgotten
++ p = p - lr * m_hat / (np.sqrt(v_hat) + eps)
+Weight decay is missing.
+
+decay-of-vectors
++ decay = weight_decay
+Vectors decay too. Only matrices should (p.ndim >= 2), not biases, gains and shifts.
+
+decay-of-vectors-only
++ decay = weight_decay * (p.ndim < 2)
+Vectors decay and matrices do not. It should be the other way round.
+
+old-moments-returned
++ old_m, old_v = m, v; m = beta1 * m + (1 - beta1) * g; return p, old_m, old_v
+The moments are returned as they were before the step. Return the new ones.
+"""
     ),
 )

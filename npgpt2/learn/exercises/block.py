@@ -44,7 +44,7 @@ from typing import Any
 import numpy as np
 
 from autograd import Array, Tensor, record
-from npgpt2.learn.judge.exercise import Answer, Arguments, Mistake, Sizes, some_backward
+from npgpt2.learn.judge.exercise import Answer, Arguments, Sizes, read_mistakes, some_backward
 from npgpt2.learn.judge.in_model import in_gpt2, part, replaced
 from npgpt2.model import TransformerBlock
 
@@ -137,122 +137,98 @@ def end_to_end(answer: Answer) -> str:
         return in_gpt2()
 
 
-MISTAKES = (
-    Mistake(
-        "attention-residual-forgotten",
-        "dx = ln_1_backward(attn_backward(dr))",
-        "The residual path around attention is missing: dx = dr + ln_1_backward(...).",
-    ),
-    Mistake(
-        "mlp-residual-forgotten",
-        "dr = ln_2_backward(mlp_backward(g))",
-        "The residual path around the MLP is missing: dr = g + ln_2_backward(...).",
-    ),
-    Mistake(
-        "residuals-forgotten",
-        "dr = ln_2_backward(mlp_backward(g)); dx = ln_1_backward(attn_backward(dr))",
-        "Both residual paths are missing.",
-    ),
-    Mistake(
-        "attention-forgotten",
-        "dx = dr",
-        "The branch of attention is missing: dx = dr + ln_1_backward(attn_backward(dr)).",
-    ),
-    Mistake(
-        "mlp-forgotten",
-        "dr = g",
-        "The branch of the MLP is missing: dr = g + ln_2_backward(mlp_backward(g)).",
-    ),
-    Mistake(
-        "both-branches-forgotten",
-        "dx = g.copy()",
-        "Both branches are missing: dx is just g.",
-    ),
-    Mistake(
-        "parallel",
-        "dx = dr + ln_1_backward(attn_backward(g))",
-        "Attention was given g. The gradient that arrives at its output is dr, the gradient of "
-        "x + attn(...).",
-    ),
-    Mistake(
-        "g-in-the-sum",
-        "dx = g + ln_1_backward(attn_backward(dr))",
-        "The last sum has g in place of dr: dx = dr + ln_1_backward(attn_backward(dr)).",
-    ),
-    Mistake(
-        "g-twice",
-        "dx = g + dr + ln_1_backward(attn_backward(dr))",
-        "g is added again at the end, but dr already contains it.",
-    ),
-    Mistake(
-        "forward-order",
-        "dr = g + ln_1_backward(attn_backward(g)); dx = dr + ln_2_backward(mlp_backward(dr))",
-        "The two halves run in the order of the forward pass. In the backward pass the MLP comes "
-        "first.",
-    ),
-    Mistake(
-        "norm-first",
-        "dr = g + mlp_backward(ln_2_backward(g)); dx = dr + attn_backward(ln_1_backward(dr))",
-        "In both branches the layer norm comes first, as in the forward pass. In the backward pass "
-        "it comes last: ln_2_backward(mlp_backward(g)).",
-    ),
-    Mistake(
-        "norm-first-in-mlp",
-        "dr = g + mlp_backward(ln_2_backward(g))",
-        "In the branch of the MLP the layer norm comes first. In the backward pass it comes last: "
-        "ln_2_backward(mlp_backward(g)).",
-    ),
-    Mistake(
-        "norm-first-in-attention",
-        "dx = dr + attn_backward(ln_1_backward(dr))",
-        "In the branch of attention the layer norm comes first. In the backward pass it comes "
-        "last: ln_1_backward(attn_backward(dr)).",
-    ),
-    Mistake(
-        "forward-order-everywhere",
-        "dr = g + attn_backward(ln_1_backward(g)); dx = dr + mlp_backward(ln_2_backward(dr))",
-        "Everything runs in the order of the forward pass. The backward pass has the opposite "
-        "order.",
-    ),
-    Mistake(
-        "norms-exchanged",
-        "dr = g + ln_1_backward(mlp_backward(g)); dx = dr + ln_2_backward(attn_backward(dr))",
-        "ln_1 and ln_2 are exchanged.",
-    ),
-    Mistake(
-        "branches-exchanged",
-        "dr = g + ln_2_backward(attn_backward(g)); dx = dr + ln_1_backward(mlp_backward(dr))",
-        "Attention and MLP are exchanged.",
-    ),
-    Mistake(
-        "norms-forgotten",
-        "dr = g + mlp_backward(g); dx = dr + attn_backward(dr)",
-        "The layer norms are missing.",
-    ),
-    Mistake(
-        "ln-1-forgotten",
-        "dx = dr + attn_backward(dr)",
-        "ln_1 is missing: attention read ln_1(x).",
-    ),
-    Mistake(
-        "ln-2-forgotten",
-        "dr = g + mlp_backward(g)",
-        "ln_2 is missing: the MLP read ln_2(r).",
-    ),
-    Mistake(
-        "norm-of-the-sum",
-        "dr = ln_2_backward(g + mlp_backward(g)); dx = ln_1_backward(dr + attn_backward(dr))",
-        "The layer norms are outside of the sums, where GPT-1 has them. In GPT-2 the residual path "
-        "goes around them.",
-    ),
-    Mistake(
-        "ln-1-of-the-sum",
-        "dx = ln_1_backward(dr + attn_backward(dr))",
-        "ln_1 is outside of the sum. The residual path goes around it.",
-    ),
-    Mistake(
-        "ln-2-of-the-sum",
-        "dr = ln_2_backward(g + mlp_backward(g))",
-        "ln_2 is outside of the sum. The residual path goes around it.",
-    ),
+MISTAKES = read_mistakes(
+    """
+attention-residual-forgotten
++ dx = ln_1_backward(attn_backward(dr))
+The residual path around attention is missing: dx = dr + ln_1_backward(...).
+
+mlp-residual-forgotten
++ dr = ln_2_backward(mlp_backward(g))
+The residual path around the MLP is missing: dr = g + ln_2_backward(...).
+
+residuals-forgotten
++ dr = ln_2_backward(mlp_backward(g)); dx = ln_1_backward(attn_backward(dr))
+Both residual paths are missing.
+
+attention-forgotten
++ dx = dr
+The branch of attention is missing: dx = dr + ln_1_backward(attn_backward(dr)).
+
+mlp-forgotten
++ dr = g
+The branch of the MLP is missing: dr = g + ln_2_backward(mlp_backward(g)).
+
+both-branches-forgotten
++ dx = g.copy()
+Both branches are missing: dx is just g.
+
+parallel
++ dx = dr + ln_1_backward(attn_backward(g))
+Attention was given g. The gradient that arrives at its output is dr, the gradient of x + attn(...).
+
+g-in-the-sum
++ dx = g + ln_1_backward(attn_backward(dr))
+The last sum has g in place of dr: dx = dr + ln_1_backward(attn_backward(dr)).
+
+g-twice
++ dx = g + dr + ln_1_backward(attn_backward(dr))
+g is added again at the end, but dr already contains it.
+
+forward-order
++ dr = g + ln_1_backward(attn_backward(g)); dx = dr + ln_2_backward(mlp_backward(dr))
+The two halves run in the order of the forward pass. In the backward pass the MLP comes first.
+
+norm-first
++ dr = g + mlp_backward(ln_2_backward(g)); dx = dr + attn_backward(ln_1_backward(dr))
+In both branches the layer norm comes first, as in the forward pass. In the backward pass it comes
+last: ln_2_backward(mlp_backward(g)).
+
+norm-first-in-mlp
++ dr = g + mlp_backward(ln_2_backward(g))
+In the branch of the MLP the layer norm comes first. In the backward pass it comes last:
+ln_2_backward(mlp_backward(g)).
+
+norm-first-in-attention
++ dx = dr + attn_backward(ln_1_backward(dr))
+In the branch of attention the layer norm comes first. In the backward pass it comes last:
+ln_1_backward(attn_backward(dr)).
+
+forward-order-everywhere
++ dr = g + attn_backward(ln_1_backward(g)); dx = dr + mlp_backward(ln_2_backward(dr))
+Everything runs in the order of the forward pass. The backward pass has the opposite order.
+
+norms-exchanged
++ dr = g + ln_1_backward(mlp_backward(g)); dx = dr + ln_2_backward(attn_backward(dr))
+ln_1 and ln_2 are exchanged.
+
+branches-exchanged
++ dr = g + ln_2_backward(attn_backward(g)); dx = dr + ln_1_backward(mlp_backward(dr))
+Attention and MLP are exchanged.
+
+norms-forgotten
++ dr = g + mlp_backward(g); dx = dr + attn_backward(dr)
+The layer norms are missing.
+
+ln-1-forgotten
++ dx = dr + attn_backward(dr)
+ln_1 is missing: attention read ln_1(x).
+
+ln-2-forgotten
++ dr = g + mlp_backward(g)
+ln_2 is missing: the MLP read ln_2(r).
+
+norm-of-the-sum
++ dr = ln_2_backward(g + mlp_backward(g)); dx = ln_1_backward(dr + attn_backward(dr))
+The layer norms are outside of the sums, where GPT-1 has them. In GPT-2 the residual path goes
+around them.
+
+ln-1-of-the-sum
++ dx = ln_1_backward(dr + attn_backward(dr))
+ln_1 is outside of the sum. The residual path goes around it.
+
+ln-2-of-the-sum
++ dr = ln_2_backward(g + mlp_backward(g))
+ln_2 is outside of the sum. The residual path goes around it.
+"""
 )

@@ -74,7 +74,7 @@ import numpy as np
 
 from autograd import Array, Tensor, record
 from npgpt2 import functional as F
-from npgpt2.learn.judge.exercise import Answer, Mistake, vjp
+from npgpt2.learn.judge.exercise import Answer, read_mistakes, vjp
 from npgpt2.learn.judge.in_model import in_gpt2
 
 STATEMENT = "The gradients of causal attention: of queries, keys and values, for every head."
@@ -163,179 +163,144 @@ def end_to_end(answer: Answer) -> str:
     return in_gpt2(causal_attention=causal_attention)
 
 
-MISTAKES = (
-    Mistake(
-        "scale-forgotten",
-        "dq = dS @ k; dk = dS.swapaxes(-1, -2) @ q",
-        "1/sqrt(D) is missing in the backward pass. The scores are divided by sqrt(D), so the "
-        "gradients of q and k are divided by it too.",
-    ),
-    Mistake(
-        "scale-twice",
-        "dq = dS @ k / D; dk = dS.swapaxes(-1, -2) @ q / D",
-        "1/sqrt(D) is applied twice.",
-    ),
-    Mistake(
-        "scale-inverted",
-        "dq = dS @ k * np.sqrt(D); dk = dS.swapaxes(-1, -2) @ q * np.sqrt(D)",
-        "dq and dk are multiplied by sqrt(D). Divide by sqrt(D), as the scores are divided.",
-    ),
-    Mistake(
-        "scale-of-all-channels",
-        "T, D = q.shape[2], q.shape[1] * q.shape[3]",
-        "The scale is 1/sqrt(H*D), with the channels of all heads. It should be 1/sqrt(D), with "
-        "the channels of one head.",
-    ),
-    Mistake(
-        "scale-not-in-scores",
-        "S = np.where(np.tri(T, dtype=bool), q @ k.swapaxes(-1, -2), -np.inf)",
-        "The weights P are computed from scores that are not divided by sqrt(D).",
-    ),
-    Mistake(
-        "scale-nowhere",
-        "S = np.where(np.tri(T, dtype=bool), q @ k.swapaxes(-1, -2), -np.inf); "
-        "dq = dS @ k; dk = dS.swapaxes(-1, -2) @ q",
-        "1/sqrt(D) is missing everywhere, in the scores and in the gradients.",
-    ),
-    Mistake(
-        "mask-forgotten",
-        "S = q @ k.swapaxes(-1, -2) / np.sqrt(D)",
-        "The mask is missing in the backward pass. P is computed without it, so gradients flow to "
-        "positions that were never read.",
-    ),
-    Mistake(
-        "mask-after-softmax",
-        "S = q @ k.swapaxes(-1, -2) / np.sqrt(D); P = np.tril(e / e.sum(axis=-1, keepdims=True))",
-        "The mask is applied after the softmax, so the rows of P no longer sum to 1. Apply it to "
-        "the scores.",
-    ),
-    Mistake(
-        "mask-of-zeros",
-        "S = np.tril(q @ k.swapaxes(-1, -2) / np.sqrt(D))",
-        "The masked scores are 0, and exp(0) = 1, so these positions still get a weight. The "
-        "masked scores should be -inf.",
-    ),
-    Mistake(
-        "mask-off-by-one",
-        "S = np.where(np.tri(T, k=1, dtype=bool), q @ k.swapaxes(-1, -2) / np.sqrt(D), -np.inf)",
-        "The mask lets each position see the next position too (k=1).",
-    ),
-    Mistake(
-        "mask-upside-down",
-        "S = np.where(np.tri(T, dtype=bool).T, q @ k.swapaxes(-1, -2) / np.sqrt(D), -np.inf)",
-        "The mask is upside down: position t sees itself and the positions after it. It should see "
-        "itself and the positions before it.",
-    ),
-    Mistake(
-        "mask-in-p-not-in-ds",
-        "dS = P * dP - (dP * P).sum(axis=-1, keepdims=True)",
-        "dS is not 0 at the masked entries, because the sum is subtracted without the factor P.",
-    ),
-    Mistake(
-        "softmax-over-rows",
-        "e = np.exp(S - S.max(axis=-2, keepdims=True)); P = e / e.sum(axis=-2, keepdims=True)",
-        "The softmax is taken over the positions that read. Take it over the positions that are "
-        "read, the last axis.",
-    ),
-    Mistake(
-        "softmax-elementwise",
-        "dS = P * (1 - P) * dP",
-        "P * (1 - P) is only the diagonal of the softmax's Jacobian. The whole Jacobian gives "
-        "dS = P * (dP - sum(dP * P)).",
-    ),
-    Mistake(
-        "softmax-sum-missing",
-        "dS = P * dP",
-        "The second term of the softmax's gradient is missing: dS = P * (dP - sum(dP * P)).",
-    ),
-    Mistake(
-        "softmax-skipped",
-        "dS = np.tril(dP)",
-        "dP, with the mask, stands where dS should stand. dP still has to go backwards through the "
-        "softmax.",
-    ),
-    Mistake(
-        "softmax-skipped-unmasked",
-        "dS = dP",
-        "dP stands where dS should stand. dP still has to go backwards through the softmax, which "
-        "also makes it 0 at the masked entries.",
-    ),
-    Mistake(
-        "softmax-p-in-front-missing",
-        "dS = dP - (dP * P).sum(axis=-1, keepdims=True)",
-        "The factor P in front is missing: dS = P * (dP - sum(dP * P)).",
-    ),
-    Mistake(
-        "softmax-sum-unweighted",
-        "dS = P * (dP - dP.sum(axis=-1, keepdims=True))",
-        "sum(dP) is subtracted from dP. Subtract sum(dP * P).",
-    ),
-    Mistake(
-        "softmax-mean-unweighted",
-        "dS = P * (dP - dP.mean(axis=-1, keepdims=True))",
-        "The mean of dP is subtracted from dP. Subtract sum(dP * P).",
-    ),
-    Mistake(
-        "softmax-mean-of-products",
-        "dS = P * (dP - (dP * P).mean(axis=-1, keepdims=True))",
-        "The mean of dP * P is subtracted from dP. Subtract the sum.",
-    ),
-    Mistake(
-        "softmax-sum-over-rows",
-        "dS = P * (dP - (dP * P).sum(axis=-2, keepdims=True))",
-        "dP * P is summed over the positions that read. Sum over the positions that are read, the "
-        "last axis.",
-    ),
-    Mistake(
-        "dk-untransposed",
-        "dk = dS @ q / np.sqrt(D)",
-        "dk is dS @ q here. It should be dS.T @ q: k[s] gets a gradient from all positions that "
-        "read it.",
-    ),
-    Mistake(
-        "dq-transposed",
-        "dq = dS.swapaxes(-1, -2) @ k / np.sqrt(D)",
-        "dq is dS.T @ k here. It should be dS @ k, without a transpose.",
-    ),
-    Mistake(
-        "dv-untransposed",
-        "dv = P @ g",
-        "dv is P @ g here. It should be P.T @ g: v[s] gets a gradient from all positions that read "
-        "it.",
-    ),
-    Mistake(
-        "dq-of-q",
-        "dq = dS @ q / np.sqrt(D)",
-        "dq has q as a factor. S = q @ k.T, so the factor of dq is k.",
-    ),
-    Mistake(
-        "dk-of-k",
-        "dk = dS.swapaxes(-1, -2) @ k / np.sqrt(D)",
-        "dk has k as a factor. S = q @ k.T, so the factor of dk is q.",
-    ),
-    Mistake(
-        "dv-of-scores",
-        "dv = np.tril(S).swapaxes(-1, -2) @ g",
-        "dv has the scores as a factor. v is multiplied by P, the weights after the softmax.",
-    ),
-    Mistake(
-        "dv-of-ds",
-        "return dq, dk, dS.swapaxes(-1, -2) @ g",
-        "dv has dS as a factor. out = P @ v, so dv = P.T @ g.",
-    ),
-    Mistake(
-        "dv-scaled",
-        "dv = P.swapaxes(-1, -2) @ g / np.sqrt(D)",
-        "dv is divided by sqrt(D). Only the scores are, and v is not in the scores.",
-    ),
-    Mistake(
-        "dv-of-v",
-        "dv = P.swapaxes(-1, -2) @ v",
-        "dv is P.T @ v here. It should be P.T @ g.",
-    ),
-    Mistake(
-        "dp-of-output",
-        "dP = P @ v @ v.swapaxes(-1, -2)",
-        "dP is out @ v.T here. It should be g @ v.T.",
-    ),
+MISTAKES = read_mistakes(
+    """
+scale-forgotten
++ dq = dS @ k; dk = dS.swapaxes(-1, -2) @ q
+1/sqrt(D) is missing in the backward pass. The scores are divided by sqrt(D), so the gradients of q
+and k are divided by it too.
+
+scale-twice
++ dq = dS @ k / D; dk = dS.swapaxes(-1, -2) @ q / D
+1/sqrt(D) is applied twice.
+
+scale-inverted
++ dq = dS @ k * np.sqrt(D); dk = dS.swapaxes(-1, -2) @ q * np.sqrt(D)
+dq and dk are multiplied by sqrt(D). Divide by sqrt(D), as the scores are divided.
+
+scale-of-all-channels
++ T, D = q.shape[2], q.shape[1] * q.shape[3]
+The scale is 1/sqrt(H*D), with the channels of all heads. It should be 1/sqrt(D), with the channels
+of one head.
+
+scale-not-in-scores
++ S = np.where(np.tri(T, dtype=bool), q @ k.swapaxes(-1, -2), -np.inf)
+The weights P are computed from scores that are not divided by sqrt(D).
+
+scale-nowhere
++ S = np.where(np.tri(T, dtype=bool), q @ k.swapaxes(-1, -2), -np.inf)
++ dq = dS @ k
++ dk = dS.swapaxes(-1, -2) @ q
+1/sqrt(D) is missing everywhere, in the scores and in the gradients.
+
+mask-forgotten
++ S = q @ k.swapaxes(-1, -2) / np.sqrt(D)
+The mask is missing in the backward pass. P is computed without it, so gradients flow to positions
+that were never read.
+
+mask-after-softmax
++ S = q @ k.swapaxes(-1, -2) / np.sqrt(D); P = np.tril(e / e.sum(axis=-1, keepdims=True))
+The mask is applied after the softmax, so the rows of P no longer sum to 1. Apply it to the scores.
+
+mask-of-zeros
++ S = np.tril(q @ k.swapaxes(-1, -2) / np.sqrt(D))
+The masked scores are 0, and exp(0) = 1, so these positions still get a weight. The masked scores
+should be -inf.
+
+mask-off-by-one
++ S = np.where(np.tri(T, k=1, dtype=bool), q @ k.swapaxes(-1, -2) / np.sqrt(D), -np.inf)
+The mask lets each position see the next position too (k=1).
+
+mask-upside-down
++ S = np.where(np.tri(T, dtype=bool).T, q @ k.swapaxes(-1, -2) / np.sqrt(D), -np.inf)
+The mask is upside down: position t sees itself and the positions after it. It should see itself and
+the positions before it.
+
+mask-in-p-not-in-ds
++ dS = P * dP - (dP * P).sum(axis=-1, keepdims=True)
+dS is not 0 at the masked entries, because the sum is subtracted without the factor P.
+
+softmax-over-rows
++ e = np.exp(S - S.max(axis=-2, keepdims=True)); P = e / e.sum(axis=-2, keepdims=True)
+The softmax is taken over the positions that read. Take it over the positions that are read, the
+last axis.
+
+softmax-elementwise
++ dS = P * (1 - P) * dP
+P * (1 - P) is only the diagonal of the softmax's Jacobian. The whole Jacobian gives dS = P * (dP -
+sum(dP * P)).
+
+softmax-sum-missing
++ dS = P * dP
+The second term of the softmax's gradient is missing: dS = P * (dP - sum(dP * P)).
+
+softmax-skipped
++ dS = np.tril(dP)
+dP, with the mask, stands where dS should stand. dP still has to go backwards through the softmax.
+
+softmax-skipped-unmasked
++ dS = dP
+dP stands where dS should stand. dP still has to go backwards through the softmax, which also makes
+it 0 at the masked entries.
+
+softmax-p-in-front-missing
++ dS = dP - (dP * P).sum(axis=-1, keepdims=True)
+The factor P in front is missing: dS = P * (dP - sum(dP * P)).
+
+softmax-sum-unweighted
++ dS = P * (dP - dP.sum(axis=-1, keepdims=True))
+sum(dP) is subtracted from dP. Subtract sum(dP * P).
+
+softmax-mean-unweighted
++ dS = P * (dP - dP.mean(axis=-1, keepdims=True))
+The mean of dP is subtracted from dP. Subtract sum(dP * P).
+
+softmax-mean-of-products
++ dS = P * (dP - (dP * P).mean(axis=-1, keepdims=True))
+The mean of dP * P is subtracted from dP. Subtract the sum.
+
+softmax-sum-over-rows
++ dS = P * (dP - (dP * P).sum(axis=-2, keepdims=True))
+dP * P is summed over the positions that read. Sum over the positions that are read, the last axis.
+
+dk-untransposed
++ dk = dS @ q / np.sqrt(D)
+dk is dS @ q here. It should be dS.T @ q: k[s] gets a gradient from all positions that read it.
+
+dq-transposed
++ dq = dS.swapaxes(-1, -2) @ k / np.sqrt(D)
+dq is dS.T @ k here. It should be dS @ k, without a transpose.
+
+dv-untransposed
++ dv = P @ g
+dv is P @ g here. It should be P.T @ g: v[s] gets a gradient from all positions that read it.
+
+dq-of-q
++ dq = dS @ q / np.sqrt(D)
+dq has q as a factor. S = q @ k.T, so the factor of dq is k.
+
+dk-of-k
++ dk = dS.swapaxes(-1, -2) @ k / np.sqrt(D)
+dk has k as a factor. S = q @ k.T, so the factor of dk is q.
+
+dv-of-scores
++ dv = np.tril(S).swapaxes(-1, -2) @ g
+dv has the scores as a factor. v is multiplied by P, the weights after the softmax.
+
+dv-of-ds
++ return dq, dk, dS.swapaxes(-1, -2) @ g
+dv has dS as a factor. out = P @ v, so dv = P.T @ g.
+
+dv-scaled
++ dv = P.swapaxes(-1, -2) @ g / np.sqrt(D)
+dv is divided by sqrt(D). Only the scores are, and v is not in the scores.
+
+dv-of-v
++ dv = P.swapaxes(-1, -2) @ v
+dv is P.T @ v here. It should be P.T @ g.
+
+dp-of-output
++ dP = P @ v @ v.swapaxes(-1, -2)
+dP is out @ v.T here. It should be g @ v.T.
+"""
 )

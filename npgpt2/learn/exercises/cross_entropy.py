@@ -52,7 +52,7 @@ import numpy as np
 
 from autograd import Array, Tensor, record
 from npgpt2 import functional as F
-from npgpt2.learn.judge.exercise import Answer, Arguments, Mistake, Sizes, vjp
+from npgpt2.learn.judge.exercise import Answer, Arguments, Sizes, read_mistakes, vjp
 from npgpt2.learn.judge.in_model import in_gpt2
 
 STATEMENT = "The gradient of the mean cross entropy with respect to the logits."
@@ -117,110 +117,89 @@ def end_to_end(answer: Answer) -> str:
     return in_gpt2(cross_entropy=cross_entropy)
 
 
-MISTAKES = (
-    Mistake(
-        "not-averaged",
-        "return g * (p - onehot)",
-        "1/N is missing. The loss is a mean over N = B*T positions, and this is the gradient of "
-        "the sum.",
-    ),
-    Mistake(
-        "averaged-over-batch-only",
-        "return g * (p - onehot) / B",
-        "dlogits is divided by B. The mean is over B*T positions.",
-    ),
-    Mistake(
-        "averaged-over-time-only",
-        "return g * (p - onehot) / T",
-        "dlogits is divided by T. The mean is over B*T positions.",
-    ),
-    Mistake(
-        "averaged-over-vocabulary",
-        "return g * (p - onehot) / (B * T * V)",
-        "dlogits is divided by B*T*V, the number of logits. The mean is over B*T positions.",
-    ),
-    Mistake(
-        "onehot-forgotten",
-        "return g * p / (B * T)",
-        "The onehot of the target is missing. The loss contains -z_y, and the gradient of -z_y is "
-        "-1 at the target.",
-    ),
-    Mistake(
-        "wrong-sign",
-        "return g * (onehot - p) / (B * T)",
-        "The sign is wrong: dlogits is p - onehot. Subtracting this gradient from the logits "
-        "lowers the loss.",
-    ),
-    Mistake(
-        "softmax-over-time",
-        "e = np.exp(logits); p = e / e.sum(axis=1, keepdims=True)",
-        "The softmax is taken over T. Take it over the vocabulary, the last axis.",
-    ),
-    Mistake(
-        "softmax-over-all",
-        "e = np.exp(logits); p = e / e.sum()",
-        "exp(logits) is divided by its sum over everything. Take a separate sum for each position.",
-    ),
-    Mistake(
-        "not-normalised",
-        "p = np.exp(logits)",
-        "exp(logits) is not divided by its sum.",
-    ),
-    Mistake(
-        "logits-for-p",
-        "p = logits",
-        "The logits stand where the probabilities p should stand.",
-    ),
-    Mistake(
-        "log-p-for-p",
-        "p = np.log(e / e.sum(axis=-1, keepdims=True))",
-        "log p stands where p should stand.",
-    ),
-    Mistake(
-        "one-from-all",
-        "return g * (p - 1) / (B * T)",
-        "1 is subtracted from all entries. Subtract it from the entry of the target alone.",
-    ),
-    Mistake(
-        "targets-of-every-row",
-        "p[:, :, targets] -= 1; return g * p / (B * T)",
-        "At each position, 1 is subtracted at the targets of all positions: an index such as "
-        "p[:, targets] means the columns of all targets in every row. Each row has one target. For "
-        "p of shape (N, V) and targets of shape (N,), write p[np.arange(N), targets] -= 1.",
-    ),
-    Mistake(
-        "of-target-only",
-        "return g * onehot * (p - 1) / (B * T)",
-        "Only the logit of the target has a gradient. The other logits are in the sum of the "
-        "softmax, so they have a gradient too.",
-    ),
-    Mistake(
-        "not-of-target",
-        "return g * p * (1 - onehot) / (B * T)",
-        "The entry of the target is 0. It should be p - 1.",
-    ),
-    Mistake(
-        "of-the-probabilities",
-        "return -g * onehot / p / (B * T)",
-        "-onehot / p is the gradient with respect to the probabilities. It still has to go "
-        "backwards through the softmax.",
-    ),
-    Mistake(
-        "twice-through-softmax",
-        "d = p - onehot; return g * p * (d - (d * p).sum(axis=-1, keepdims=True)) / (B * T)",
-        "p - onehot is already the gradient with respect to the logits. Here it goes through the "
-        "softmax again.",
-    ),
-    Mistake(
-        "log-base-2",
-        "return g * (p - onehot) / (B * T) / np.log(2)",
-        "This is the gradient of a loss in bits. The loss is in nats: it has the natural "
-        "logarithm.",
-    ),
-    Mistake(
-        "target-shifted",
-        "onehot = np.eye(V)[np.roll(targets, 1, axis=1)]",
-        "The onehot stands one position too late. targets already holds the next token of each "
-        "position, so do not shift it.",
-    ),
+MISTAKES = read_mistakes(
+    """
+not-averaged
++ return g * (p - onehot)
+1/N is missing. The loss is a mean over N = B*T positions, and this is the gradient of the sum.
+
+averaged-over-batch-only
++ return g * (p - onehot) / B
+dlogits is divided by B. The mean is over B*T positions.
+
+averaged-over-time-only
++ return g * (p - onehot) / T
+dlogits is divided by T. The mean is over B*T positions.
+
+averaged-over-vocabulary
++ return g * (p - onehot) / (B * T * V)
+dlogits is divided by B*T*V, the number of logits. The mean is over B*T positions.
+
+onehot-forgotten
++ return g * p / (B * T)
+The onehot of the target is missing. The loss contains -z_y, and the gradient of -z_y is -1 at the
+target.
+
+wrong-sign
++ return g * (onehot - p) / (B * T)
+The sign is wrong: dlogits is p - onehot. Subtracting this gradient from the logits lowers the loss.
+
+softmax-over-time
++ e = np.exp(logits); p = e / e.sum(axis=1, keepdims=True)
+The softmax is taken over T. Take it over the vocabulary, the last axis.
+
+softmax-over-all
++ e = np.exp(logits); p = e / e.sum()
+exp(logits) is divided by its sum over everything. Take a separate sum for each position.
+
+not-normalised
++ p = np.exp(logits)
+exp(logits) is not divided by its sum.
+
+logits-for-p
++ p = logits
+The logits stand where the probabilities p should stand.
+
+log-p-for-p
++ p = np.log(e / e.sum(axis=-1, keepdims=True))
+log p stands where p should stand.
+
+one-from-all
++ return g * (p - 1) / (B * T)
+1 is subtracted from all entries. Subtract it from the entry of the target alone.
+
+targets-of-every-row
++ p[:, :, targets] -= 1; return g * p / (B * T)
+At each position, 1 is subtracted at the targets of all positions: an index such as p[:, targets]
+means the columns of all targets in every row. Each row has one target. For p of shape (N, V) and
+targets of shape (N,), write p[np.arange(N), targets] -= 1.
+
+of-target-only
++ return g * onehot * (p - 1) / (B * T)
+Only the logit of the target has a gradient. The other logits are in the sum of the softmax, so they
+have a gradient too.
+
+not-of-target
++ return g * p * (1 - onehot) / (B * T)
+The entry of the target is 0. It should be p - 1.
+
+of-the-probabilities
++ return -g * onehot / p / (B * T)
+-onehot / p is the gradient with respect to the probabilities. It still has to go backwards through
+the softmax.
+
+twice-through-softmax
++ d = p - onehot; return g * p * (d - (d * p).sum(axis=-1, keepdims=True)) / (B * T)
+p - onehot is already the gradient with respect to the logits. Here it goes through the softmax
+again.
+
+log-base-2
++ return g * (p - onehot) / (B * T) / np.log(2)
+This is the gradient of a loss in bits. The loss is in nats: it has the natural logarithm.
+
+target-shifted
++ onehot = np.eye(V)[np.roll(targets, 1, axis=1)]
+The onehot stands one position too late. targets already holds the next token of each position, so
+do not shift it.
+"""
 )

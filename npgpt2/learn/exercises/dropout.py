@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from autograd import Array, Tensor, record
-from npgpt2.learn.judge.exercise import Answer, Arguments, Mistake, Sizes, vjp
+from npgpt2.learn.judge.exercise import Answer, Arguments, Sizes, read_mistakes, vjp
 from npgpt2.learn.judge.in_model import in_gpt2
 
 STATEMENT = "The gradient of dropout, given the mask of the forward pass."
@@ -90,78 +90,64 @@ def end_to_end(answer: Answer) -> str:
     return in_gpt2(dropout=dropout)
 
 
-MISTAKES = (
-    Mistake(
-        "mask-forgotten",
-        "return g / (1 - p)",
-        "The mask is missing: dropped entries get a gradient here. They should get 0.",
-    ),
-    Mistake(
-        "mask-and-scale-forgotten",
-        "return g.copy()",
-        "dx is just g. The forward pass multiplies x by the mask and by 1/(1-p), so the backward "
-        "pass multiplies g by both.",
-    ),
-    Mistake(
-        "scale-forgotten",
-        "return g * mask",
-        "The factor 1/(1-p) is missing. The forward pass has it, so the backward pass has it too.",
-    ),
-    Mistake(
-        "scale-twice",
-        "return g * mask / (1 - p) ** 2",
-        "The factor 1/(1-p) is applied twice.",
-    ),
-    Mistake(
-        "scale-inverted",
-        "return g * mask * (1 - p)",
-        "dx is multiplied by 1-p. Divide by 1-p, as the forward pass does.",
-    ),
-    Mistake(
-        "scale-of-p",
-        "return g * mask / p",
-        "dx is divided by p, the probability to drop an entry. Divide by 1-p, the probability to "
-        "keep it.",
-    ),
-    Mistake(
-        "times-p",
-        "return g * mask * p",
-        "dx is multiplied by p. Divide by 1-p instead.",
-    ),
-    Mistake(
-        "scale-of-share-kept",
-        "return g * mask / mask.mean()",
-        "dx is divided by the share of entries that this mask kept. The forward pass divides by "
-        "1-p, the probability to keep an entry.",
-    ),
-    Mistake(
-        "scaled-where-dropped",
-        "return np.where(mask > 0, g / (1 - p), g)",
-        "Dropped entries get g, without the factor 1/(1-p). They should get 0.",
-    ),
-    Mistake(
-        "mask-inverted",
-        "return g * (1 - mask) / (1 - p)",
-        "The mask is inverted: dropped entries get the gradient, and kept entries get 0.",
-    ),
-    Mistake(
-        "mask-inverted-unscaled",
-        "return g * (1 - mask)",
-        "The mask is inverted, and the factor 1/(1-p) is missing.",
-    ),
-    Mistake(
-        "times-x",
-        "return g * x * mask / (1 - p)",
-        "dx has x as a factor. The derivative of x * m with respect to x is m, without x.",
-    ),
-    Mistake(
-        "x-for-g",
-        "return x * mask / (1 - p)",
-        "This is the forward pass of x. The backward pass multiplies g by mask/(1-p), not x.",
-    ),
-    Mistake(
-        "new-mask",
-        "return g * (x > 0) / (1 - p)",
-        "Entries are dropped where x is negative. Drop them where the mask is 0.",
-    ),
+MISTAKES = read_mistakes(
+    """
+mask-forgotten
++ return g / (1 - p)
+The mask is missing: dropped entries get a gradient here. They should get 0.
+
+mask-and-scale-forgotten
++ return g.copy()
+dx is just g. The forward pass multiplies x by the mask and by 1/(1-p), so the backward pass
+multiplies g by both.
+
+scale-forgotten
++ return g * mask
+The factor 1/(1-p) is missing. The forward pass has it, so the backward pass has it too.
+
+scale-twice
++ return g * mask / (1 - p) ** 2
+The factor 1/(1-p) is applied twice.
+
+scale-inverted
++ return g * mask * (1 - p)
+dx is multiplied by 1-p. Divide by 1-p, as the forward pass does.
+
+scale-of-p
++ return g * mask / p
+dx is divided by p, the probability to drop an entry. Divide by 1-p, the probability to keep it.
+
+times-p
++ return g * mask * p
+dx is multiplied by p. Divide by 1-p instead.
+
+scale-of-share-kept
++ return g * mask / mask.mean()
+dx is divided by the share of entries that this mask kept. The forward pass divides by 1-p, the
+probability to keep an entry.
+
+scaled-where-dropped
++ return np.where(mask > 0, g / (1 - p), g)
+Dropped entries get g, without the factor 1/(1-p). They should get 0.
+
+mask-inverted
++ return g * (1 - mask) / (1 - p)
+The mask is inverted: dropped entries get the gradient, and kept entries get 0.
+
+mask-inverted-unscaled
++ return g * (1 - mask)
+The mask is inverted, and the factor 1/(1-p) is missing.
+
+times-x
++ return g * x * mask / (1 - p)
+dx has x as a factor. The derivative of x * m with respect to x is m, without x.
+
+x-for-g
++ return x * mask / (1 - p)
+This is the forward pass of x. The backward pass multiplies g by mask/(1-p), not x.
+
+new-mask
++ return g * (x > 0) / (1 - p)
+Entries are dropped where x is negative. Drop them where the mask is 0.
+"""
 )

@@ -57,7 +57,7 @@ import numpy as np
 
 from autograd import Array, Tensor, record
 from npgpt2 import functional as F
-from npgpt2.learn.judge.exercise import Answer, Arguments, Mistake, Sizes, vjp
+from npgpt2.learn.judge.exercise import Answer, Arguments, Sizes, read_mistakes, vjp
 from npgpt2.learn.judge.in_model import in_gpt2
 
 STATEMENT = "The gradient of a table whose rows are looked up, some of them several times."
@@ -118,86 +118,75 @@ def end_to_end(answer: Answer) -> str:
     return in_gpt2(embedding=embedding)
 
 
-MISTAKES = (
-    Mistake(
-        "duplicates-overwritten",
-        "dweight = np.zeros_like(weight); dweight[ids] += g; return dweight",
-        "An id that occurs twice gets the gradient of its last place only: dweight[ids] = g and "
-        "dweight[ids] += g count it once. Use np.add.at.",
-    ),
-    Mistake(
-        "first-place-only",
-        "found, first = np.unique(ids, return_index=True); dweight = np.zeros_like(weight); "
-        "dweight[found] = g2[first]; return dweight",
-        "An id that occurs twice gets the gradient of its first place only. Sum over all places.",
-    ),
-    Mistake(
-        "mean-of-duplicates",
-        "return onehot.T @ g2 / np.maximum(onehot.sum(axis=0), 1)[:, None]",
-        "An id that occurs several times gets the mean of its gradients. It should get their sum.",
-    ),
-    Mistake(
-        "duplicates-counted-again",
-        "return onehot.T @ g2 * onehot.sum(axis=0)[:, None]",
-        "Each row is multiplied by the number of times that its id occurs. The sum over the places "
-        "already counts them.",
-    ),
-    Mistake(
-        "last-row-of-batch",
-        "return np.eye(len(weight))[ids[-1]].T @ g[-1]",
-        "dweight holds only the last row of the batch. In a loop over the batch, make dweight "
-        "once, before the loop, and add to it (+=).",
-    ),
-    Mistake(
-        "last-in-batch-row-assigned",
-        "dweight = np.zeros_like(weight)\n"
-        "for b in range(len(ids)):\n"
-        "    dweight[ids[b]] += g[b]\n"
-        "return dweight",
-        "The sum over the rows of the batch is right. But an id that occurs twice in one row gets "
-        "the gradient of one place only.",
-    ),
-    Mistake(
-        "mean-over-batch",
-        "return onehot.T @ g2 / len(ids)",
-        "dweight is a mean over the rows of the batch. It should be the sum.",
-    ),
-    Mistake(
-        "added-to-weight",
-        "return weight + onehot.T @ g2",
-        "dweight begins as a copy of weight. It should begin at 0.",
-    ),
-    Mistake(
-        "times-weight",
-        "return onehot.T @ g2 * weight",
-        "g is multiplied by the rows of weight. The forward pass only looks them up, so they are "
-        "not in the gradient.",
-    ),
-    Mistake(
-        "weight-for-g",
-        "g2 = weight[ids].reshape(-1, g.shape[-1])",
-        "The rows of weight are summed. Sum the rows of g.",
-    ),
-    Mistake(
-        "ids-in-other-order",
-        "onehot = np.eye(len(weight))[ids.T].reshape(-1, len(weight))",
-        "The ids are in another order than g: ids.T was made flat, but g was not transposed.",
-    ),
-    Mistake(
-        "gradients-gathered",
-        "return g2[np.arange(len(weight)) % len(g2)]",
-        "dweight[v] is looked up in g by v. It should be the other way round: add g[b,t] to row "
-        "ids[b,t].",
-    ),
-    Mistake(
-        "one-off",
-        "onehot = np.eye(len(weight))[(ids + 1) % len(weight)].reshape(-1, len(weight))",
-        "Each gradient is one row too far down. ids begin at 0.",
-    ),
-    Mistake(
-        "not-summed-over-channels",
-        "dweight = np.zeros_like(weight); "
-        "np.add.at(dweight, ids, g.sum(axis=-1, keepdims=True)); return dweight",
-        "All channels of a row hold the sum over its channels. Each channel has its own g.",
-    ),
+MISTAKES = read_mistakes(
+    """
+duplicates-overwritten
++ dweight = np.zeros_like(weight); dweight[ids] += g; return dweight
+An id that occurs twice gets the gradient of its last place only: dweight[ids] = g and dweight[ids]
++= g count it once. Use np.add.at.
+
+first-place-only
++ found, first = np.unique(ids, return_index=True)
++ dweight = np.zeros_like(weight)
++ dweight[found] = g2[first]
++ return dweight
+An id that occurs twice gets the gradient of its first place only. Sum over all places.
+
+mean-of-duplicates
++ return onehot.T @ g2 / np.maximum(onehot.sum(axis=0), 1)[:, None]
+An id that occurs several times gets the mean of its gradients. It should get their sum.
+
+duplicates-counted-again
++ return onehot.T @ g2 * onehot.sum(axis=0)[:, None]
+Each row is multiplied by the number of times that its id occurs. The sum over the places already
+counts them.
+
+last-row-of-batch
++ return np.eye(len(weight))[ids[-1]].T @ g[-1]
+dweight holds only the last row of the batch. In a loop over the batch, make dweight once, before
+the loop, and add to it (+=).
+
+last-in-batch-row-assigned
++ dweight = np.zeros_like(weight)
++ for b in range(len(ids)):
++     dweight[ids[b]] += g[b]
++ return dweight
+The sum over the rows of the batch is right. But an id that occurs twice in one row gets the
+gradient of one place only.
+
+mean-over-batch
++ return onehot.T @ g2 / len(ids)
+dweight is a mean over the rows of the batch. It should be the sum.
+
+added-to-weight
++ return weight + onehot.T @ g2
+dweight begins as a copy of weight. It should begin at 0.
+
+times-weight
++ return onehot.T @ g2 * weight
+g is multiplied by the rows of weight. The forward pass only looks them up, so they are not in the
+gradient.
+
+weight-for-g
++ g2 = weight[ids].reshape(-1, g.shape[-1])
+The rows of weight are summed. Sum the rows of g.
+
+ids-in-other-order
++ onehot = np.eye(len(weight))[ids.T].reshape(-1, len(weight))
+The ids are in another order than g: ids.T was made flat, but g was not transposed.
+
+gradients-gathered
++ return g2[np.arange(len(weight)) % len(g2)]
+dweight[v] is looked up in g by v. It should be the other way round: add g[b,t] to row ids[b,t].
+
+one-off
++ onehot = np.eye(len(weight))[(ids + 1) % len(weight)].reshape(-1, len(weight))
+Each gradient is one row too far down. ids begin at 0.
+
+not-summed-over-channels
++ dweight = np.zeros_like(weight)
++ np.add.at(dweight, ids, g.sum(axis=-1, keepdims=True))
++ return dweight
+All channels of a row hold the sum over its channels. Each channel has its own g.
+"""
 )

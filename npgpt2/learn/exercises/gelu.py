@@ -46,7 +46,7 @@ import numpy as np
 
 from autograd import Array, Tensor, record
 from npgpt2 import functional as F
-from npgpt2.learn.judge.exercise import Answer, Mistake, vjp
+from npgpt2.learn.judge.exercise import Answer, read_mistakes, vjp
 from npgpt2.learn.judge.in_model import in_gpt2
 
 STATEMENT = "The gradient of GELU, in the tanh form that GPT-2 was trained with."
@@ -111,107 +111,88 @@ def end_to_end(answer: Answer) -> str:
     return in_gpt2(gelu=gelu)
 
 
-MISTAKES = (
-    Mistake(
-        "product-rule-first",
-        "slope = x / 2 * (1 - t**2) * du",
-        "The first term of the product rule is missing: d(x s)/dx = s + x ds/dx.",
-    ),
-    Mistake(
-        "product-rule-second",
-        "slope = (1 + t) / 2",
-        "The second term of the product rule is missing: d(x s)/dx = s + x ds/dx.",
-    ),
-    Mistake(
-        "x-forgotten",
-        "slope = (1 + t) / 2 + (1 - t**2) / 2 * du",
-        "ds/dx lacks its factor x: d(x s)/dx = s + x ds/dx.",
-    ),
-    Mistake(
-        "chain-rule",
-        "slope = (1 + t) / 2 + x / 2 * (1 - t**2)",
-        "du/dx is missing. By the chain rule, the derivative of tanh(u) is tanh'(u) * du/dx.",
-    ),
-    Mistake(
-        "chain-rule-c",
-        "du = 1 + 3 * a * x**2",
-        "du/dx lacks its factor c = sqrt(2/pi).",
-    ),
-    Mistake(
-        "chain-rule-3",
-        "du = c * (1 + a * x**2)",
-        "The 3 is missing: d(x**3)/dx = 3 x**2.",
-    ),
-    Mistake(
-        "chain-rule-cubic",
-        "du = c",
-        "du/dx lacks the part from a x**3: du/dx = c (1 + 3 a x**2).",
-    ),
-    Mistake(
-        "x-cubed-kept",
-        "du = c * (1 + 3 * a * x**3)",
-        "du/dx still has x**3: d(x**3)/dx = 3 x**2.",
-    ),
-    Mistake(
-        "square-forgotten",
-        "slope = (1 + t) / 2 + x / 2 * (1 - t) * du",
-        "The square is missing: tanh' = 1 - tanh**2.",
-    ),
-    Mistake(
-        "tanh-prime-sign",
-        "slope = (1 + t) / 2 + x / 2 * (1 + t**2) * du",
-        "The derivative of tanh has a plus. It should have a minus: tanh' = 1 - tanh**2.",
-    ),
-    Mistake(
-        "tanh-prime-of-u",
-        "slope = (1 + t) / 2 + x / 2 * (1 - u**2) * du",
-        "1 - u**2 stands in place of tanh'(u). It should be 1 - tanh(u)**2.",
-    ),
-    Mistake(
-        "half-forgotten-in-second",
-        "slope = (1 + t) / 2 + x * (1 - t**2) * du",
-        "The second term lacks the factor 1/2: s = (1 + tanh(u)) / 2.",
-    ),
-    Mistake(
-        "half-forgotten-in-first",
-        "slope = 1 + t + x / 2 * (1 - t**2) * du",
-        "The first term lacks the factor 1/2: s = (1 + tanh(u)) / 2.",
-    ),
-    Mistake(
-        "one-forgotten",
-        "slope = t / 2 + x / 2 * (1 - t**2) * du",
-        "The first term is tanh(u) / 2. It should be (1 + tanh(u)) / 2.",
-    ),
-    Mistake(
-        "sigmoid-prime",
-        "s = (1 + t) / 2; slope = s + x * s * (1 - s) * du",
-        "ds/dx is s (1 - s) du/dx. It should be twice that: s = (1 + tanh(u)) / 2 is sigmoid(2u).",
-    ),
-    Mistake(
-        "erf",
-        "s = (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2; "
-        "slope = s + x * np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)",
-        "This is the gradient of the erf form of GELU. GPT-2 was trained with the tanh form, which "
-        "differs a little.",
-    ),
-    Mistake(
-        "sigmoid-form",
-        "s = 1 / (1 + np.exp(-1.702 * x)); slope = s + 1.702 * x * s * (1 - s)",
-        "This is the gradient of x * sigmoid(1.702 x), another approximation of GELU.",
-    ),
-    Mistake(
-        "relu",
-        "slope = x > 0",
-        "This is the gradient of ReLU.",
-    ),
-    Mistake(
-        "value-for-slope",
-        "slope = x * (1 + t) / 2",
-        "This is g times gelu(x). It should be g times the slope of gelu at x.",
-    ),
-    Mistake(
-        "slope-at-output",
-        "x = forward(x); u = c * (x + a * x**3)",
-        "This is g times the slope at gelu(x), the output. It should be the slope at x.",
-    ),
+MISTAKES = read_mistakes(
+    """
+product-rule-first
++ slope = x / 2 * (1 - t**2) * du
+The first term of the product rule is missing: d(x s)/dx = s + x ds/dx.
+
+product-rule-second
++ slope = (1 + t) / 2
+The second term of the product rule is missing: d(x s)/dx = s + x ds/dx.
+
+x-forgotten
++ slope = (1 + t) / 2 + (1 - t**2) / 2 * du
+ds/dx lacks its factor x: d(x s)/dx = s + x ds/dx.
+
+chain-rule
++ slope = (1 + t) / 2 + x / 2 * (1 - t**2)
+du/dx is missing. By the chain rule, the derivative of tanh(u) is tanh'(u) * du/dx.
+
+chain-rule-c
++ du = 1 + 3 * a * x**2
+du/dx lacks its factor c = sqrt(2/pi).
+
+chain-rule-3
++ du = c * (1 + a * x**2)
+The 3 is missing: d(x**3)/dx = 3 x**2.
+
+chain-rule-cubic
++ du = c
+du/dx lacks the part from a x**3: du/dx = c (1 + 3 a x**2).
+
+x-cubed-kept
++ du = c * (1 + 3 * a * x**3)
+du/dx still has x**3: d(x**3)/dx = 3 x**2.
+
+square-forgotten
++ slope = (1 + t) / 2 + x / 2 * (1 - t) * du
+The square is missing: tanh' = 1 - tanh**2.
+
+tanh-prime-sign
++ slope = (1 + t) / 2 + x / 2 * (1 + t**2) * du
+The derivative of tanh has a plus. It should have a minus: tanh' = 1 - tanh**2.
+
+tanh-prime-of-u
++ slope = (1 + t) / 2 + x / 2 * (1 - u**2) * du
+1 - u**2 stands in place of tanh'(u). It should be 1 - tanh(u)**2.
+
+half-forgotten-in-second
++ slope = (1 + t) / 2 + x * (1 - t**2) * du
+The second term lacks the factor 1/2: s = (1 + tanh(u)) / 2.
+
+half-forgotten-in-first
++ slope = 1 + t + x / 2 * (1 - t**2) * du
+The first term lacks the factor 1/2: s = (1 + tanh(u)) / 2.
+
+one-forgotten
++ slope = t / 2 + x / 2 * (1 - t**2) * du
+The first term is tanh(u) / 2. It should be (1 + tanh(u)) / 2.
+
+sigmoid-prime
++ s = (1 + t) / 2; slope = s + x * s * (1 - s) * du
+ds/dx is s (1 - s) du/dx. It should be twice that: s = (1 + tanh(u)) / 2 is sigmoid(2u).
+
+erf
++ s = (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
++ slope = s + x * np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+This is the gradient of the erf form of GELU. GPT-2 was trained with the tanh form, which differs a
+little.
+
+sigmoid-form
++ s = 1 / (1 + np.exp(-1.702 * x)); slope = s + 1.702 * x * s * (1 - s)
+This is the gradient of x * sigmoid(1.702 x), another approximation of GELU.
+
+relu
++ slope = x > 0
+This is the gradient of ReLU.
+
+value-for-slope
++ slope = x * (1 + t) / 2
+This is g times gelu(x). It should be g times the slope of gelu at x.
+
+slope-at-output
++ x = forward(x); u = c * (x + a * x**3)
+This is g times the slope at gelu(x), the output. It should be the slope at x.
+"""
 )

@@ -79,7 +79,7 @@ import numpy as np
 
 from autograd import Array, Tensor, record
 from npgpt2 import functional as F
-from npgpt2.learn.judge.exercise import Answer, Arguments, Mistake, Sizes, vjp
+from npgpt2.learn.judge.exercise import Answer, Arguments, Sizes, read_mistakes, vjp
 from npgpt2.learn.judge.in_model import in_gpt2
 
 STATEMENT = "The gradients of layer norm: of its input, its weight (gain) and its bias (shift)."
@@ -164,229 +164,184 @@ def end_to_end(answer: Answer) -> str:
     return in_gpt2(layer_norm=layer_norm)
 
 
-MISTAKES = (
-    Mistake(
-        "mean-term",
-        "dx = rstd * (dxhat - by_var)",
-        "The term of the mean, -mean(dxhat), is missing. The mean depends on x too.",
-    ),
-    Mistake(
-        "variance-term",
-        "dx = rstd * (dxhat - by_mean)",
-        "The term of the variance, -xhat * mean(dxhat * xhat), is missing. The variance depends on "
-        "x too.",
-    ),
-    Mistake(
-        "mean-and-variance-terms",
-        "dx = rstd * dxhat",
-        "The terms of mean and variance are missing, as if both were constants. Both depend on x.",
-    ),
-    Mistake(
-        "sums-for-means",
-        "by_mean = dxhat.sum(axis=-1, keepdims=True); "
-        "by_var = xhat * (dxhat * xhat).sum(axis=-1, keepdims=True)",
-        "The two means in dx are sums here. 1/C is missing in both.",
-    ),
-    Mistake(
-        "rstd-forgotten",
-        "dx = dxhat - by_mean - by_var",
-        "The factor rstd of dx is missing: xhat = (x - mean) * rstd.",
-    ),
-    Mistake(
-        "rstd-squared",
-        "dx = rstd**2 * (dxhat - by_mean - by_var)",
-        "dx has the factor rstd**2. It should be rstd.",
-    ),
-    Mistake(
-        "std-for-rstd",
-        "dx = (dxhat - by_mean - by_var) / rstd",
-        "dx is multiplied by the standard deviation. It should be divided by it.",
-    ),
-    Mistake(
-        "rstd-on-first-term-only",
-        "dx = rstd * dxhat - by_mean - by_var",
-        "rstd multiplies only the first term of dx. It should multiply all three.",
-    ),
-    Mistake(
-        "variance-term-without-xhat",
-        "by_var = (dxhat * xhat).mean(axis=-1, keepdims=True)",
-        "The term of the variance lacks the factor xhat in front of its mean.",
-    ),
-    Mistake(
-        "variance-term-without-xhat-inside",
-        "by_var = xhat * dxhat.mean(axis=-1, keepdims=True)",
-        "The term of the variance has mean(dxhat). It should have mean(dxhat * xhat).",
-    ),
-    Mistake(
-        "variance-term-of-centred",
-        "by_var = (x - mean) * (dxhat * (x - mean)).mean(axis=-1, keepdims=True)",
-        "The term of the variance has x - mean in place of xhat = (x - mean) * rstd, both times.",
-    ),
-    Mistake(
-        "variance-term-of-centred-outside",
-        "by_var = (x - mean) * (dxhat * xhat).mean(axis=-1, keepdims=True)",
-        "The term of the variance has the factor x - mean in front of its mean. It should be "
-        "xhat = (x - mean) * rstd.",
-    ),
-    Mistake(
-        "gain-forgotten",
-        "dxhat = g",
-        "The weight is missing in dx: dxhat = g * weight. In a fresh model the weight is 1, which "
-        "hides this mistake.",
-    ),
-    Mistake(
-        "gain-outside",
-        "dxhat = g; dx = weight * rstd * (dxhat - by_mean - by_var)",
-        "The weight multiplies dx at the end. It should multiply g before the means are taken: "
-        "dxhat = g * weight.",
-    ),
-    Mistake(
-        "gain-not-in-means",
-        "by_mean = g.mean(axis=-1, keepdims=True); "
-        "by_var = xhat * (g * xhat).mean(axis=-1, keepdims=True)",
-        "The means in dx have g. They should have dxhat = g * weight.",
-    ),
-    Mistake(
-        "gain-not-in-mean-term",
-        "by_mean = g.mean(axis=-1, keepdims=True)",
-        "The term of the mean has mean(g). It should have mean(dxhat), with dxhat = g * weight.",
-    ),
-    Mistake(
-        "gain-not-in-variance-term",
-        "by_var = xhat * (g * xhat).mean(axis=-1, keepdims=True)",
-        "The term of the variance has mean(g * xhat). It should have mean(dxhat * xhat), with "
-        "dxhat = g * weight.",
-    ),
-    Mistake(
-        "gain-divided",
-        "dxhat = g / weight",
-        "dxhat is g / weight. It should be g * weight.",
-    ),
-    Mistake(
-        "means-over-time",
-        "by_mean = dxhat.mean(axis=1, keepdims=True); "
-        "by_var = xhat * (dxhat * xhat).mean(axis=1, keepdims=True)",
-        "The means in dx are over T. They should be over the channels, the axis of the norm.",
-    ),
-    Mistake(
-        "means-over-all",
-        "by_mean = dxhat.mean(); by_var = xhat * (dxhat * xhat).mean()",
-        "The means in dx are over everything. Each row needs separate means, over its channels.",
-    ),
-    Mistake(
-        "means-over-batch",
-        "by_mean = dxhat.mean(axis=(0, 1)); by_var = xhat * (dxhat * xhat).mean(axis=(0, 1))",
-        "The means in dx are over B and T. They should be over the channels.",
-    ),
-    Mistake(
-        "unbiased-variance",
-        "var = x.var(axis=-1, ddof=1, keepdims=True)",
-        "The variance is divided by C - 1 (ddof=1). Layer norm divides it by C.",
-    ),
-    Mistake(
-        "eps-forgotten",
-        "rstd = 1 / np.sqrt(var)",
-        "eps is missing: rstd = 1/sqrt(var + eps).",
-    ),
-    Mistake(
-        "eps-outside",
-        "rstd = 1 / (np.sqrt(var) + eps)",
-        "eps is added to the standard deviation. It should be added to the variance, under the "
-        "root.",
-    ),
-    Mistake(
-        "eps-of-1e-5",
-        "rstd = 1 / np.sqrt(var + 1e-5)",
-        "eps is always 1e-5 here. It should be the eps that is given.",
-    ),
-    Mistake(
-        "root-forgotten",
-        "rstd = 1 / (var + eps)",
-        "x - mean is divided by var + eps. It should be divided by the root of var + eps.",
-    ),
-    Mistake(
-        "normalised-over-time",
-        "mean = x.mean(axis=1, keepdims=True); var = x.var(axis=1, keepdims=True); "
-        "by_mean = dxhat.mean(axis=1, keepdims=True); "
-        "by_var = xhat * (dxhat * xhat).mean(axis=1, keepdims=True)",
-        "Mean and variance are over T. They should be over the channels, the last axis.",
-    ),
-    Mistake(
-        "normalised-over-batch",
-        "mean = x.mean(axis=(0, 1)); var = x.var(axis=(0, 1)); "
-        "by_mean = dxhat.mean(axis=(0, 1)); by_var = xhat * (dxhat * xhat).mean(axis=(0, 1))",
-        "Mean and variance are over B and T, as in a batch norm. They should be over the channels.",
-    ),
-    Mistake(
-        "normalised-over-all",
-        "mean = x.mean(); var = x.var(); by_mean = dxhat.mean(); "
-        "by_var = xhat * (dxhat * xhat).mean()",
-        "Mean and variance are over everything. Each row needs a separate mean and variance.",
-    ),
-    Mistake(
-        "dweight-of-x",
-        "dweight = (g * x).sum(axis=(0, 1))",
-        "dweight is the sum of g * x. The weight multiplies xhat, so it should be the sum of "
-        "g * xhat.",
-    ),
-    Mistake(
-        "dweight-of-centred",
-        "dweight = (g * (x - mean)).sum(axis=(0, 1))",
-        "dweight is the sum of g * (x - mean). The weight multiplies xhat = (x - mean) * rstd.",
-    ),
-    Mistake(
-        "dweight-of-out",
-        "dweight = (g * (xhat * weight + bias)).sum(axis=(0, 1))",
-        "dweight is the sum of g * out. The weight multiplies xhat, so it should be the sum of "
-        "g * xhat.",
-    ),
-    Mistake(
-        "dweight-of-scaled-xhat",
-        "dweight = (g * xhat * weight).sum(axis=(0, 1))",
-        "dweight has the weight as a factor. The derivative of xhat * w with respect to w is xhat, "
-        "without w.",
-    ),
-    Mistake(
-        "dbias-of-scaled-g",
-        "dbias = (g * weight).sum(axis=(0, 1))",
-        "dbias has the weight as a factor. The bias is added after the weight is multiplied, so "
-        "the weight is not in its gradient.",
-    ),
-    Mistake(
-        "dweight-is-mean",
-        "dweight = (g * xhat).mean(axis=(0, 1))",
-        "The weight is used at each of the N = B*T positions. Its gradient is the sum over them, "
-        "not the mean.",
-    ),
-    Mistake(
-        "dbias-is-mean",
-        "dbias = g.mean(axis=(0, 1))",
-        "The bias is used at each of the N = B*T positions. Its gradient is the sum over them, not "
-        "the mean.",
-    ),
-    Mistake(
-        "dweight-over-batch-only",
-        "dweight = (g * xhat).sum(axis=0)",
-        "dweight is summed over B alone. Sum over T too.",
-    ),
-    Mistake(
-        "dbias-over-batch-only",
-        "dbias = g.sum(axis=0)",
-        "dbias is summed over B alone. Sum over T too.",
-    ),
-    Mistake(
-        "dbias-over-channels",
-        "dbias = g.sum(axis=-1)",
-        "dbias is summed over the channels, the axis that it should keep. Sum over B and T.",
-    ),
-    Mistake(
-        "dweight-of-last-row",
-        "dweight = (g * xhat)[-1].sum(axis=0)",
-        "dweight holds only the last row of the batch. Sum over B as well as over T.",
-    ),
-    Mistake(
-        "dbias-of-last-row",
-        "dbias = g[-1].sum(axis=0)",
-        "dbias holds only the last row of the batch. Sum over B as well as over T.",
-    ),
+MISTAKES = read_mistakes(
+    """
+mean-term
++ dx = rstd * (dxhat - by_var)
+The term of the mean, -mean(dxhat), is missing. The mean depends on x too.
+
+variance-term
++ dx = rstd * (dxhat - by_mean)
+The term of the variance, -xhat * mean(dxhat * xhat), is missing. The variance depends on x too.
+
+mean-and-variance-terms
++ dx = rstd * dxhat
+The terms of mean and variance are missing, as if both were constants. Both depend on x.
+
+sums-for-means
++ by_mean = dxhat.sum(axis=-1, keepdims=True)
++ by_var = xhat * (dxhat * xhat).sum(axis=-1, keepdims=True)
+The two means in dx are sums here. 1/C is missing in both.
+
+rstd-forgotten
++ dx = dxhat - by_mean - by_var
+The factor rstd of dx is missing: xhat = (x - mean) * rstd.
+
+rstd-squared
++ dx = rstd**2 * (dxhat - by_mean - by_var)
+dx has the factor rstd**2. It should be rstd.
+
+std-for-rstd
++ dx = (dxhat - by_mean - by_var) / rstd
+dx is multiplied by the standard deviation. It should be divided by it.
+
+rstd-on-first-term-only
++ dx = rstd * dxhat - by_mean - by_var
+rstd multiplies only the first term of dx. It should multiply all three.
+
+variance-term-without-xhat
++ by_var = (dxhat * xhat).mean(axis=-1, keepdims=True)
+The term of the variance lacks the factor xhat in front of its mean.
+
+variance-term-without-xhat-inside
++ by_var = xhat * dxhat.mean(axis=-1, keepdims=True)
+The term of the variance has mean(dxhat). It should have mean(dxhat * xhat).
+
+variance-term-of-centred
++ by_var = (x - mean) * (dxhat * (x - mean)).mean(axis=-1, keepdims=True)
+The term of the variance has x - mean in place of xhat = (x - mean) * rstd, both times.
+
+variance-term-of-centred-outside
++ by_var = (x - mean) * (dxhat * xhat).mean(axis=-1, keepdims=True)
+The term of the variance has the factor x - mean in front of its mean. It should be xhat = (x -
+mean) * rstd.
+
+gain-forgotten
++ dxhat = g
+The weight is missing in dx: dxhat = g * weight. In a fresh model the weight is 1, which hides this
+mistake.
+
+gain-outside
++ dxhat = g; dx = weight * rstd * (dxhat - by_mean - by_var)
+The weight multiplies dx at the end. It should multiply g before the means are taken: dxhat = g *
+weight.
+
+gain-not-in-means
++ by_mean = g.mean(axis=-1, keepdims=True); by_var = xhat * (g * xhat).mean(axis=-1, keepdims=True)
+The means in dx have g. They should have dxhat = g * weight.
+
+gain-not-in-mean-term
++ by_mean = g.mean(axis=-1, keepdims=True)
+The term of the mean has mean(g). It should have mean(dxhat), with dxhat = g * weight.
+
+gain-not-in-variance-term
++ by_var = xhat * (g * xhat).mean(axis=-1, keepdims=True)
+The term of the variance has mean(g * xhat). It should have mean(dxhat * xhat), with dxhat = g *
+weight.
+
+gain-divided
++ dxhat = g / weight
+dxhat is g / weight. It should be g * weight.
+
+means-over-time
++ by_mean = dxhat.mean(axis=1, keepdims=True)
++ by_var = xhat * (dxhat * xhat).mean(axis=1, keepdims=True)
+The means in dx are over T. They should be over the channels, the axis of the norm.
+
+means-over-all
++ by_mean = dxhat.mean(); by_var = xhat * (dxhat * xhat).mean()
+The means in dx are over everything. Each row needs separate means, over its channels.
+
+means-over-batch
++ by_mean = dxhat.mean(axis=(0, 1)); by_var = xhat * (dxhat * xhat).mean(axis=(0, 1))
+The means in dx are over B and T. They should be over the channels.
+
+unbiased-variance
++ var = x.var(axis=-1, ddof=1, keepdims=True)
+The variance is divided by C - 1 (ddof=1). Layer norm divides it by C.
+
+eps-forgotten
++ rstd = 1 / np.sqrt(var)
+eps is missing: rstd = 1/sqrt(var + eps).
+
+eps-outside
++ rstd = 1 / (np.sqrt(var) + eps)
+eps is added to the standard deviation. It should be added to the variance, under the root.
+
+eps-of-1e-5
++ rstd = 1 / np.sqrt(var + 1e-5)
+eps is always 1e-5 here. It should be the eps that is given.
+
+root-forgotten
++ rstd = 1 / (var + eps)
+x - mean is divided by var + eps. It should be divided by the root of var + eps.
+
+normalised-over-time
++ mean = x.mean(axis=1, keepdims=True)
++ var = x.var(axis=1, keepdims=True)
++ by_mean = dxhat.mean(axis=1, keepdims=True)
++ by_var = xhat * (dxhat * xhat).mean(axis=1, keepdims=True)
+Mean and variance are over T. They should be over the channels, the last axis.
+
+normalised-over-batch
++ mean = x.mean(axis=(0, 1))
++ var = x.var(axis=(0, 1))
++ by_mean = dxhat.mean(axis=(0, 1))
++ by_var = xhat * (dxhat * xhat).mean(axis=(0, 1))
+Mean and variance are over B and T, as in a batch norm. They should be over the channels.
+
+normalised-over-all
++ mean = x.mean(); var = x.var(); by_mean = dxhat.mean(); by_var = xhat * (dxhat * xhat).mean()
+Mean and variance are over everything. Each row needs a separate mean and variance.
+
+dweight-of-x
++ dweight = (g * x).sum(axis=(0, 1))
+dweight is the sum of g * x. The weight multiplies xhat, so it should be the sum of g * xhat.
+
+dweight-of-centred
++ dweight = (g * (x - mean)).sum(axis=(0, 1))
+dweight is the sum of g * (x - mean). The weight multiplies xhat = (x - mean) * rstd.
+
+dweight-of-out
++ dweight = (g * (xhat * weight + bias)).sum(axis=(0, 1))
+dweight is the sum of g * out. The weight multiplies xhat, so it should be the sum of g * xhat.
+
+dweight-of-scaled-xhat
++ dweight = (g * xhat * weight).sum(axis=(0, 1))
+dweight has the weight as a factor. The derivative of xhat * w with respect to w is xhat, without w.
+
+dbias-of-scaled-g
++ dbias = (g * weight).sum(axis=(0, 1))
+dbias has the weight as a factor. The bias is added after the weight is multiplied, so the weight is
+not in its gradient.
+
+dweight-is-mean
++ dweight = (g * xhat).mean(axis=(0, 1))
+The weight is used at each of the N = B*T positions. Its gradient is the sum over them, not the
+mean.
+
+dbias-is-mean
++ dbias = g.mean(axis=(0, 1))
+The bias is used at each of the N = B*T positions. Its gradient is the sum over them, not the mean.
+
+dweight-over-batch-only
++ dweight = (g * xhat).sum(axis=0)
+dweight is summed over B alone. Sum over T too.
+
+dbias-over-batch-only
++ dbias = g.sum(axis=0)
+dbias is summed over B alone. Sum over T too.
+
+dbias-over-channels
++ dbias = g.sum(axis=-1)
+dbias is summed over the channels, the axis that it should keep. Sum over B and T.
+
+dweight-of-last-row
++ dweight = (g * xhat)[-1].sum(axis=0)
+dweight holds only the last row of the batch. Sum over B as well as over T.
+
+dbias-of-last-row
++ dbias = g[-1].sum(axis=0)
+dbias holds only the last row of the batch. Sum over B as well as over T.
+"""
 )

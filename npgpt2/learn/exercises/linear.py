@@ -57,7 +57,7 @@ import numpy as np
 
 from autograd import Array, Tensor, record
 from npgpt2 import functional as F
-from npgpt2.learn.judge.exercise import Answer, Mistake, vjp
+from npgpt2.learn.judge.exercise import Answer, read_mistakes, vjp
 from npgpt2.learn.judge.in_model import in_gpt2
 
 STATEMENT = "The gradients of a linear layer: of its input, its weight and its bias."
@@ -114,72 +114,58 @@ def end_to_end(answer: Answer) -> str:
     return in_gpt2(linear=linear)
 
 
-MISTAKES = (
-    Mistake(
-        "weight-transposed",
-        "dx = g @ weight.T",
-        "dx is g @ weight. The forward pass has weight.T, so the backward pass has weight. The "
-        "other product fits only where n_in = n_out.",
-    ),
-    Mistake(
-        "dweight-transposed",
-        "dweight = x2.T @ g2",
-        "dweight is x.T @ g here, of shape (n_in, n_out). It should be g.T @ x.",
-    ),
-    Mistake(
-        "dweight-of-last-row",
-        "dweight = g[-1].T @ x[-1]",
-        "dweight holds only the last row of the batch. In a loop over the batch, add the products "
-        "(+=) instead of assigning them.",
-    ),
-    Mistake(
-        "dbias-of-last-row",
-        "dbias = g[-1].sum(axis=0)",
-        "dbias holds only the last row of the batch. Sum over B as well as over T.",
-    ),
-    Mistake(
-        "dbias-is-mean",
-        "dbias = g2.mean(axis=0)",
-        "The bias is used at each of the N = B*T positions. Its gradient is the sum over them, not "
-        "the mean.",
-    ),
-    Mistake(
-        "dweight-is-mean",
-        "dweight = g2.T @ x2 / len(g2)",
-        "The weight is used at each of the N = B*T positions. Its gradient is the sum over them, "
-        "not the mean.",
-    ),
-    Mistake(
-        "dbias-over-channels",
-        "dbias = g.sum(axis=(0, 2))",
-        "dbias is summed over the channels, the axis that it should keep. Sum over B and T.",
-    ),
-    Mistake(
-        "dbias-over-batch-only",
-        "dbias = g.sum(axis=0)",
-        "dbias is summed over B alone. Sum over T too.",
-    ),
-    Mistake(
-        "dbias-from-x",
-        "dbias = x2.sum(axis=0)",
-        "dbias is the sum of x. It should be the sum of g, because the bias is multiplied by 1.",
-    ),
-    Mistake(
-        "bias-in-dweight",
-        "dweight = g2.T @ x2 + bias[:, None]",
-        "The bias is in dweight, but it is in neither product: one term of a sum does not change "
-        "the gradient of another.",
-    ),
-    Mistake(
-        "dx-with-bias",
-        "dx = g @ (weight + bias[:, None])",
-        "dx has the factor weight + bias. The bias is only added, so it is not in the gradient of "
-        "x.",
-    ),
-    Mistake(
-        "dweight-is-outer-weight",
-        "dweight = g2.T @ x2 * weight",
-        "dweight has the weight as a factor. The derivative of x * w with respect to w is x, "
-        "without w.",
-    ),
+MISTAKES = read_mistakes(
+    """
+weight-transposed
++ dx = g @ weight.T
+dx is g @ weight. The forward pass has weight.T, so the backward pass has weight. The other product
+fits only where n_in = n_out.
+
+dweight-transposed
++ dweight = x2.T @ g2
+dweight is x.T @ g here, of shape (n_in, n_out). It should be g.T @ x.
+
+dweight-of-last-row
++ dweight = g[-1].T @ x[-1]
+dweight holds only the last row of the batch. In a loop over the batch, add the products (+=)
+instead of assigning them.
+
+dbias-of-last-row
++ dbias = g[-1].sum(axis=0)
+dbias holds only the last row of the batch. Sum over B as well as over T.
+
+dbias-is-mean
++ dbias = g2.mean(axis=0)
+The bias is used at each of the N = B*T positions. Its gradient is the sum over them, not the mean.
+
+dweight-is-mean
++ dweight = g2.T @ x2 / len(g2)
+The weight is used at each of the N = B*T positions. Its gradient is the sum over them, not the
+mean.
+
+dbias-over-channels
++ dbias = g.sum(axis=(0, 2))
+dbias is summed over the channels, the axis that it should keep. Sum over B and T.
+
+dbias-over-batch-only
++ dbias = g.sum(axis=0)
+dbias is summed over B alone. Sum over T too.
+
+dbias-from-x
++ dbias = x2.sum(axis=0)
+dbias is the sum of x. It should be the sum of g, because the bias is multiplied by 1.
+
+bias-in-dweight
++ dweight = g2.T @ x2 + bias[:, None]
+The bias is in dweight, but it is in neither product: one term of a sum does not change the gradient
+of another.
+
+dx-with-bias
++ dx = g @ (weight + bias[:, None])
+dx has the factor weight + bias. The bias is only added, so it is not in the gradient of x.
+
+dweight-is-outer-weight
++ dweight = g2.T @ x2 * weight
+dweight has the weight as a factor. The derivative of x * w with respect to w is x, without w.
+"""
 )

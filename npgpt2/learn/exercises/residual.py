@@ -43,7 +43,7 @@ from typing import Any
 import numpy as np
 
 from autograd import Array, Tensor, record
-from npgpt2.learn.judge.exercise import Answer, Arguments, Mistake, Sizes, some_backward
+from npgpt2.learn.judge.exercise import Answer, Arguments, Sizes, read_mistakes, some_backward
 from npgpt2.learn.judge.in_model import in_gpt2, part, replaced
 from npgpt2.model import TransformerBlock
 
@@ -110,56 +110,46 @@ def end_to_end(answer: Answer) -> str:
         return in_gpt2()
 
 
-MISTAKES = (
-    Mistake(
-        "identity-forgotten",
-        "return f_backward(g)",
-        "The residual path is missing. x is in the sum itself, and gets g from there.",
-    ),
-    Mistake(
-        "branch-forgotten",
-        "return g.copy()",
-        "The branch is missing. x is also the input of f, and gets f_backward(g) from there.",
-    ),
-    Mistake(
-        "averaged",
-        "return (g + f_backward(g)) / 2",
-        "dx is the mean of the two gradients. It should be their sum.",
-    ),
-    Mistake(
-        "subtracted",
-        "return g - f_backward(g)",
-        "The gradient of the branch is subtracted. It should be added.",
-    ),
-    Mistake(
-        "multiplied",
-        "return g * f_backward(g)",
-        "dx is the product of the two gradients. It should be their sum.",
-    ),
-    Mistake(
-        "backward-of-x",
-        "return g + f_backward(x)",
-        "f_backward was given x. It takes the gradient of f's output, and that is g.",
-    ),
-    Mistake(
-        "backward-of-x-alone",
-        "return f_backward(x)",
-        "f_backward was given x instead of g, and the residual path is missing.",
-    ),
-    Mistake(
-        "twice-through-f",
-        "return g + f_backward(g + f_backward(g))",
-        "The gradient goes through f_backward twice. The gradient of f's output is g, not dx.",
-    ),
-    Mistake(
-        "x-for-g",
-        "return x + f_backward(g)",
-        "x is added in place of g: dx = g + f_backward(g).",
-    ),
-    Mistake(
-        "times-x",
-        "return g * x + f_backward(g)",
-        "g is multiplied by x. On the residual path out changes by as much as x does, so the "
-        "factor is 1.",
-    ),
+MISTAKES = read_mistakes(
+    """
+identity-forgotten
++ return f_backward(g)
+The residual path is missing. x is in the sum itself, and gets g from there.
+
+branch-forgotten
++ return g.copy()
+The branch is missing. x is also the input of f, and gets f_backward(g) from there.
+
+averaged
++ return (g + f_backward(g)) / 2
+dx is the mean of the two gradients. It should be their sum.
+
+subtracted
++ return g - f_backward(g)
+The gradient of the branch is subtracted. It should be added.
+
+multiplied
++ return g * f_backward(g)
+dx is the product of the two gradients. It should be their sum.
+
+backward-of-x
++ return g + f_backward(x)
+f_backward was given x. It takes the gradient of f's output, and that is g.
+
+backward-of-x-alone
++ return f_backward(x)
+f_backward was given x instead of g, and the residual path is missing.
+
+twice-through-f
++ return g + f_backward(g + f_backward(g))
+The gradient goes through f_backward twice. The gradient of f's output is g, not dx.
+
+x-for-g
++ return x + f_backward(g)
+x is added in place of g: dx = g + f_backward(g).
+
+times-x
++ return g * x + f_backward(g)
+g is multiplied by x. On the residual path out changes by as much as x does, so the factor is 1.
+"""
 )

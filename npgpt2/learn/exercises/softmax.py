@@ -52,7 +52,7 @@ import numpy as np
 from autograd import Array, Tensor, record
 from npgpt2 import composed
 from npgpt2 import functional as F
-from npgpt2.learn.judge.exercise import Answer, Mistake, vjp
+from npgpt2.learn.judge.exercise import Answer, read_mistakes, vjp
 from npgpt2.learn.judge.in_model import in_gpt2, replaced
 
 STATEMENT = "The gradient of the softmax over the last axis."
@@ -107,101 +107,84 @@ def end_to_end(answer: Answer) -> str:
         return in_gpt2(causal_attention=composed.causal_attention)
 
 
-MISTAKES = (
-    Mistake(
-        "elementwise",
-        "return g * p * (1 - p)",
-        "p (1 - p) is only the diagonal of the Jacobian. Every output depends on every input of "
-        "its row.",
-    ),
-    Mistake(
-        "off-diagonal-only",
-        "return -p * ((g * p).sum(axis=-1, keepdims=True) - g * p)",
-        "The diagonal of the Jacobian is missing. dp_i/dx_j is -p_i p_j if i and j differ, and "
-        "p_i - p_i p_j if i = j.",
-    ),
-    Mistake(
-        "unweighted-mean",
-        "return p * (g - g.mean(axis=-1, keepdims=True))",
-        "The plain mean of g is subtracted. It should be the mean weighted by p, sum(g * p).",
-    ),
-    Mistake(
-        "unweighted-sum",
-        "return p * (g - g.sum(axis=-1, keepdims=True))",
-        "sum(g) is subtracted. It should be sum(g * p).",
-    ),
-    Mistake(
-        "p-forgotten-before",
-        "return g - (g * p).sum(axis=-1, keepdims=True)",
-        "The factor p in front is missing: dx = p * (g - sum(g * p)).",
-    ),
-    Mistake(
-        "sum-without-p-in-front",
-        "return p * g - (g * p).sum(axis=-1, keepdims=True)",
-        "The sum is subtracted without its factor p: dx = p * g - p * sum(g * p).",
-    ),
-    Mistake(
-        "p-squared",
-        "return p * p * (g - (g * p).sum(axis=-1, keepdims=True))",
-        "The factor in front is p * p. It should be p: dx = p * (g - sum(g * p)).",
-    ),
-    Mistake(
-        "g-for-p-in-front",
-        "return g * (p - (g * p).sum(axis=-1, keepdims=True))",
-        "g and p are exchanged: dx = p * (g - sum(g * p)). In sum_i g_i p_i p_j you can move p_j "
-        "in front of the sum, but not g_i.",
-    ),
-    Mistake(
-        "cotangent-of-the-row-lost",
-        "return p * (g - (p * p).sum(axis=-1, keepdims=True))",
-        "sum(p * p) is subtracted. It should be sum(g * p).",
-    ),
-    Mistake(
-        "summed-over-time",
-        "return p * (g - (g * p).sum(axis=1, keepdims=True))",
-        "g * p is summed over T. Sum over V, the axis of the softmax.",
-    ),
-    Mistake(
-        "summed-over-batch",
-        "return p * (g - (g * p).sum(axis=0, keepdims=True))",
-        "g * p is summed over B. Sum over V, the axis of the softmax.",
-    ),
-    Mistake(
-        "summed-over-all",
-        "return p * (g - (g * p).sum())",
-        "g * p is summed over everything. Each row needs a separate sum (axis=-1).",
-    ),
-    Mistake(
-        "mean-for-sum",
-        "return p * (g - (g * p).mean(axis=-1, keepdims=True))",
-        "The mean of g * p is subtracted. It should be the sum: p already holds the weights of the "
-        "mean.",
-    ),
-    Mistake(
-        "softmax-over-time",
-        "e = np.exp(x); p = e / e.sum(axis=1, keepdims=True); "
-        "return p * (g - (g * p).sum(axis=1, keepdims=True))",
-        "The softmax is over T. It should be over V, the last axis.",
-    ),
-    Mistake(
-        "softmax-over-batch",
-        "e = np.exp(x); p = e / e.sum(axis=0, keepdims=True); "
-        "return p * (g - (g * p).sum(axis=0, keepdims=True))",
-        "The softmax is over B. It should be over V, the last axis.",
-    ),
-    Mistake(
-        "not-normalised",
-        "p = np.exp(x)",
-        "exp(x) stands in place of p. Divide it by its sum over the row.",
-    ),
-    Mistake(
-        "x-for-p",
-        "p = x",
-        "x stands in place of p = softmax(x).",
-    ),
-    Mistake(
-        "of-log-softmax",
-        "return g - p * g.sum(axis=-1, keepdims=True)",
-        "This is the gradient of log(softmax(x)), g - p * sum(g).",
-    ),
+MISTAKES = read_mistakes(
+    """
+elementwise
++ return g * p * (1 - p)
+p (1 - p) is only the diagonal of the Jacobian. Every output depends on every input of its row.
+
+off-diagonal-only
++ return -p * ((g * p).sum(axis=-1, keepdims=True) - g * p)
+The diagonal of the Jacobian is missing. dp_i/dx_j is -p_i p_j if i and j differ, and p_i - p_i p_j
+if i = j.
+
+unweighted-mean
++ return p * (g - g.mean(axis=-1, keepdims=True))
+The plain mean of g is subtracted. It should be the mean weighted by p, sum(g * p).
+
+unweighted-sum
++ return p * (g - g.sum(axis=-1, keepdims=True))
+sum(g) is subtracted. It should be sum(g * p).
+
+p-forgotten-before
++ return g - (g * p).sum(axis=-1, keepdims=True)
+The factor p in front is missing: dx = p * (g - sum(g * p)).
+
+sum-without-p-in-front
++ return p * g - (g * p).sum(axis=-1, keepdims=True)
+The sum is subtracted without its factor p: dx = p * g - p * sum(g * p).
+
+p-squared
++ return p * p * (g - (g * p).sum(axis=-1, keepdims=True))
+The factor in front is p * p. It should be p: dx = p * (g - sum(g * p)).
+
+g-for-p-in-front
++ return g * (p - (g * p).sum(axis=-1, keepdims=True))
+g and p are exchanged: dx = p * (g - sum(g * p)). In sum_i g_i p_i p_j you can move p_j in front of
+the sum, but not g_i.
+
+cotangent-of-the-row-lost
++ return p * (g - (p * p).sum(axis=-1, keepdims=True))
+sum(p * p) is subtracted. It should be sum(g * p).
+
+summed-over-time
++ return p * (g - (g * p).sum(axis=1, keepdims=True))
+g * p is summed over T. Sum over V, the axis of the softmax.
+
+summed-over-batch
++ return p * (g - (g * p).sum(axis=0, keepdims=True))
+g * p is summed over B. Sum over V, the axis of the softmax.
+
+summed-over-all
++ return p * (g - (g * p).sum())
+g * p is summed over everything. Each row needs a separate sum (axis=-1).
+
+mean-for-sum
++ return p * (g - (g * p).mean(axis=-1, keepdims=True))
+The mean of g * p is subtracted. It should be the sum: p already holds the weights of the mean.
+
+softmax-over-time
++ e = np.exp(x)
++ p = e / e.sum(axis=1, keepdims=True)
++ return p * (g - (g * p).sum(axis=1, keepdims=True))
+The softmax is over T. It should be over V, the last axis.
+
+softmax-over-batch
++ e = np.exp(x)
++ p = e / e.sum(axis=0, keepdims=True)
++ return p * (g - (g * p).sum(axis=0, keepdims=True))
+The softmax is over B. It should be over V, the last axis.
+
+not-normalised
++ p = np.exp(x)
+exp(x) stands in place of p. Divide it by its sum over the row.
+
+x-for-p
++ p = x
+x stands in place of p = softmax(x).
+
+of-log-softmax
++ return g - p * g.sum(axis=-1, keepdims=True)
+This is the gradient of log(softmax(x)), g - p * sum(g).
+"""
 )

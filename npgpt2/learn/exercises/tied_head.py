@@ -58,7 +58,7 @@ import numpy as np
 
 from autograd import Array, Tensor, record
 from npgpt2.learn.exercises.embedding import draw_ids
-from npgpt2.learn.judge.exercise import Answer, Arguments, Mistake, Sizes, some_backward
+from npgpt2.learn.judge.exercise import Answer, Arguments, Sizes, read_mistakes, some_backward
 from npgpt2.learn.judge.in_model import in_gpt2, part, replaced
 from npgpt2.model import GPT2Model
 
@@ -146,91 +146,74 @@ def end_to_end(answer: Answer) -> str:
         return in_gpt2()
 
 
-MISTAKES = (
-    Mistake(
-        "embedding-use-forgotten",
-        "return dhead",
-        "The gradient from the embedding is missing. The head and the embedding both use the "
-        "weight, so add both gradients.",
-    ),
-    Mistake(
-        "head-use-forgotten",
-        "return dembedding",
-        "The gradient from the head is missing. The head and the embedding both use the weight, so "
-        "add both gradients.",
-    ),
-    Mistake(
-        "averaged",
-        "return (dhead + dembedding) / 2",
-        "The two gradients are averaged. They should be summed.",
-    ),
-    Mistake(
-        "body-skipped",
-        "dx = dh",
-        "The gradient of h is used as the gradient of x: dx = body_backward(dh) is missing.",
-    ),
-    Mistake(
-        "body-skipped-head-forgotten",
-        "dx = dh; return dembedding",
-        "The gradient from the head is missing, and the gradient of h is used as the gradient of "
-        "x.",
-    ),
-    Mistake(
-        "body-of-h",
-        "dx = body_backward(h)",
-        "body_backward was given h. It takes the gradient of h, g @ weight.",
-    ),
-    Mistake(
-        "body-twice",
-        "dx = body_backward(body_backward(dh))",
-        "The gradient goes through the body twice.",
-    ),
-    Mistake(
-        "duplicates-overwritten",
-        "dembedding = np.zeros_like(weight); dembedding[ids] += dx; return dhead + dembedding",
-        "In the embedding's gradient, an id that occurs twice gets one of its places only. Use "
-        "np.add.at on an array of zeros.",
-    ),
-    Mistake(
-        "duplicates-overwritten-head-forgotten",
-        "dembedding = np.zeros_like(weight); dembedding[ids] += dx; return dembedding",
-        "The gradient from the head is missing, and an id that occurs twice gets one of its places "
-        "only.",
-    ),
-    Mistake(
-        "rows-overwritten",
-        "dhead[ids] = dx; return dhead",
-        "The rows of the ids were assigned (dweight[ids] = dx), so they lose the gradient from the "
-        "head. Add to them, with np.add.at.",
-    ),
-    Mistake(
-        "last-row-of-batch-in-embedding",
-        "dembedding = np.eye(len(weight))[ids[-1]].T @ dx[-1]",
-        "The embedding's gradient holds only the last row of the batch.",
-    ),
-    Mistake(
-        "last-row-of-batch-in-head",
-        "dhead = g[-1].T @ h[-1]",
-        "The head's gradient holds only the last row of the batch.",
-    ),
-    Mistake(
-        "head-of-embedding",
-        "dhead = g.reshape(-1, g.shape[-1]).T @ weight[ids].reshape(-1, h.shape[-1])",
-        "The head's gradient has weight[ids] as a factor. The head reads h, so the factor is h.",
-    ),
-    Mistake(
-        "head-is-mean",
-        "return dhead / ids.size + dembedding",
-        "The head's gradient is a mean over the N = B*T positions. It should be the sum.",
-    ),
-    Mistake(
-        "added-to-weight",
-        "return weight + dhead + dembedding",
-        "dweight begins as a copy of weight. It should begin at 0.",
-    ),
-    Mistake(
-        "embedding-of-h",
-        "dx = h",
-        "h is added to the rows of the ids. Add dx = body_backward(g @ weight) to them.",
-    ),
+MISTAKES = read_mistakes(
+    """
+embedding-use-forgotten
++ return dhead
+The gradient from the embedding is missing. The head and the embedding both use the weight, so add
+both gradients.
+
+head-use-forgotten
++ return dembedding
+The gradient from the head is missing. The head and the embedding both use the weight, so add both
+gradients.
+
+averaged
++ return (dhead + dembedding) / 2
+The two gradients are averaged. They should be summed.
+
+body-skipped
++ dx = dh
+The gradient of h is used as the gradient of x: dx = body_backward(dh) is missing.
+
+body-skipped-head-forgotten
++ dx = dh; return dembedding
+The gradient from the head is missing, and the gradient of h is used as the gradient of x.
+
+body-of-h
++ dx = body_backward(h)
+body_backward was given h. It takes the gradient of h, g @ weight.
+
+body-twice
++ dx = body_backward(body_backward(dh))
+The gradient goes through the body twice.
+
+duplicates-overwritten
++ dembedding = np.zeros_like(weight); dembedding[ids] += dx; return dhead + dembedding
+In the embedding's gradient, an id that occurs twice gets one of its places only. Use np.add.at on
+an array of zeros.
+
+duplicates-overwritten-head-forgotten
++ dembedding = np.zeros_like(weight); dembedding[ids] += dx; return dembedding
+The gradient from the head is missing, and an id that occurs twice gets one of its places only.
+
+rows-overwritten
++ dhead[ids] = dx; return dhead
+The rows of the ids were assigned (dweight[ids] = dx), so they lose the gradient from the head. Add
+to them, with np.add.at.
+
+last-row-of-batch-in-embedding
++ dembedding = np.eye(len(weight))[ids[-1]].T @ dx[-1]
+The embedding's gradient holds only the last row of the batch.
+
+last-row-of-batch-in-head
++ dhead = g[-1].T @ h[-1]
+The head's gradient holds only the last row of the batch.
+
+head-of-embedding
++ dhead = g.reshape(-1, g.shape[-1]).T @ weight[ids].reshape(-1, h.shape[-1])
+The head's gradient has weight[ids] as a factor. The head reads h, so the factor is h.
+
+head-is-mean
++ return dhead / ids.size + dembedding
+The head's gradient is a mean over the N = B*T positions. It should be the sum.
+
+added-to-weight
++ return weight + dhead + dembedding
+dweight begins as a copy of weight. It should begin at 0.
+
+embedding-of-h
++ dx = h
+h is added to the rows of the ids. Add dx = body_backward(g @ weight) to them.
+"""
 )

@@ -7,7 +7,7 @@ lines are doctests. Below it stand these names, which `Exercise.of` reads:
     ARGUMENTS    what the function takes: names, with their shapes or a description
     GRADIENTS    what it returns: names, with their shapes
     HINTS        three hints, each of more help than the one before
-    MISTAKES     the known mistakes
+    MISTAKES     the known mistakes; see `read_mistakes`
     forward      the forward pass in plain NumPy, which the learner sees
     reference    the right gradients, computed by the library
     solution     the right answer, written by hand, one step a line
@@ -83,6 +83,32 @@ class Mistake:
     name: str
     wrong: str
     lesson: str
+
+
+def read_mistakes(text: str) -> tuple[Mistake, ...]:
+    """Read mistakes that are separated by blank lines: a name, wrong lines with +, a sentence.
+
+    >>> read_mistakes('''
+    ... sign
+    ... + dx = -g
+    ... The sign is wrong.
+    ... ''')
+    (Mistake(name='sign', wrong='dx = -g', lesson='The sign is wrong.'),)
+
+    Raises
+    ------
+    ValueError
+        A mistake lacks a part.
+    """
+    mistakes = []
+    for entry in text.strip("\n").split("\n\n"):
+        name, *lines = entry.splitlines()
+        wrong = [line[2:] for line in lines if line.startswith("+ ")]
+        lesson = " ".join(line for line in lines if not line.startswith("+ "))
+        if not (wrong and lesson):
+            raise ValueError(f"mistake {name!r} needs a line that begins with + , and a sentence")
+        mistakes.append(Mistake(name, "\n".join(wrong), lesson))
+    return tuple(mistakes)
 
 
 @dataclass(frozen=True, eq=False)
