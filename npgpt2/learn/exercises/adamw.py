@@ -97,19 +97,9 @@ def forward(g: Array, m: Array, v: Array, beta1: float, beta2: float) -> Any:
     return m, v
 
 
-def reference(
-    p: Array,
-    g: Array,
-    m: Array,
-    v: Array,
-    t: int,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-) -> tuple[Array, ...]:
+def reference(p: Array, g: Array, *others: Any) -> tuple[Array, ...]:
     """Return p, m, v."""
+    m, v, t, lr, beta1, beta2, eps, weight_decay = others
     parameter = Parameter(p.copy())
     parameter.grad = g
     optimizer = AdamW([parameter], lr, (beta1, beta2), eps, weight_decay)
