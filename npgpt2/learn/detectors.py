@@ -83,7 +83,7 @@ def _has_shape(array: Array, shape: tuple[int, ...]) -> None:
 
 
 def gradient_of_sum() -> None:
-    """Compare the gradient of `f(x).sum()` with differences, for each op. The cotangent is 1."""
+    """Compare the gradient of `f(x).sum()` with differences, op by op. The cotangent is 1."""
     for case in (primitive_cases() | fused_cases()).values():
         gradcheck(partial(_sum_of, case.f), case.inputs, cotangent=1.0, directions=1)
 
@@ -122,7 +122,7 @@ def _check_gradients(mode: Literal["directional", "complex"]) -> None:
 
 
 def random_cotangent() -> None:
-    """Compare gradients with differences for random cotangents, for all ops and a whole model."""
+    """Compare the gradients of all ops and of a model with differences. Cotangents are random."""
     _check_gradients("directional")
 
 

@@ -1,4 +1,4 @@
-'''136 bugs: real ones from other implementations, and mistakes that people make on paper.
+'''A catalogue of bugs: real ones from other code, and mistakes that people make on paper.
 
 Each bug is a small change to one function of this library, easy to overlook. `injected` puts it in
 place for a while, wherever that function is used:

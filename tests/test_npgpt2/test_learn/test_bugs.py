@@ -238,7 +238,7 @@ def test_bugs_can_be_nested() -> None:
     x = Tensor([0.0, 1.0], requires_grad=True)
     with SOFTMAX.injected(), BUGS["tanh-forgets-cotangent"].injected():
         outer_code = F.softmax.__code__
-        with inner.injected():  # both, as one starts from what the other left
+        with inner.injected():  # both bugs: the inner one changes the source with the outer one
             assert F.softmax(x).vjp([1.0, 0.0])[0].sum() != 0.0
             assert x.data.tolist() != [0.0, 1.0]
         assert F.softmax.__code__ is outer_code
@@ -258,13 +258,13 @@ def test_a_traceback_shows_the_wrong_line() -> None:
 @pytest.mark.parametrize(
     ("hunk", "times"),
     [
-        ("-    no such line\n+    other", 0),
-        ("-    p = _softmax_inplace", 0),  # only a part of a line
-        ("-", 2),  # blank lines
-        ("+    only_added = 1", 12),  # at any line
+        ("-    no such line\n+    other", "0"),
+        ("-    p = _softmax_inplace", "0"),  # only a part of a line
+        ("-", r"\d+"),  # the blank lines
+        ("+    only_added = 1", r"\d+"),  # fits everywhere
     ],
 )
-def test_lines_that_do_not_occur_once_are_an_error(hunk: str, times: int) -> None:
+def test_lines_that_do_not_occur_once_are_an_error(hunk: str, times: str) -> None:
     code = F.softmax.__code__
     bug = Bug("unclear", F.softmax, (hunk,), "No lesson.")
     message = f"bug unclear: functional.softmax must contain .* exactly once, not {times} times"
