@@ -58,8 +58,9 @@ def add_commands(add: Callable[[str, Command], argparse.ArgumentParser]) -> None
     museum = add("museum", _museum)
     museum.add_argument(
         "bug", nargs="?", default="", metavar="BUG",
-        help="show this one; or, given a part of a name, the matrix of all that have it",
+        help="name of a bug to show, or a part of names, for the matrix of those bugs",
     )  # fmt: skip
+    museum.add_argument("--write", metavar="FILE", help="write the whole matrix as Markdown")
 
     plot = add("plot", _plot)
     plot.add_argument("run", metavar="RUN", help="run directory made by train")
@@ -143,10 +144,16 @@ def _model_and_batch(args: argparse.Namespace) -> tuple[GPT2Model, Any, Any]:
 
 
 def _museum(args: argparse.Namespace) -> int:
-    """Show which check sees which of the catalogued bugs, or one bug and what becomes of it."""
+    """Show which check sees which bug, or one bug and a training with it."""
     from npgpt2.learn import museum
+    from npgpt2.progress import Progress
 
-    museum.main(args.bug)
+    if args.write is not None and args.bug:
+        raise ValueError(f"--write writes the matrix of all bugs; leave out {args.bug}")
+    if args.write is not None:
+        print(museum.write(args.write, Progress))
+    else:
+        print(museum.report(args.bug, Progress))
     return 0
 
 

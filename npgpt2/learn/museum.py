@@ -1,14 +1,16 @@
-"""The bugs on show: which detector sees which, and how the loss of a training with one looks.
+"""The museum of bugs: which check sees which bug, and how a training with a bug looks.
 
-`npgpt2 museum` prints the whole matrix of `detectors.py`, measured then and there;
-`npgpt2 museum NAME` shows one bug: its lesson, what is changed, who catches it and who does not,
-and the loss of a small training with it, beside that of the same training without.
+`npgpt2 museum` measures and prints the whole matrix of `detectors.py`; `--write FILE` writes it as
+Markdown. `npgpt2 museum NAME` shows one bug: its lesson, the changed lines, the checks that catch
+it and the checks that miss it, and the loss of a small training with and without it.
 """
 
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
+import os
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -19,29 +21,75 @@ import numpy as np
 
 from npgpt2 import AdamW, GPT2Config, GPT2Model, clip_grad_norm, cosine_schedule, validate
 from npgpt2 import functional as F
+from npgpt2.disk import files
 from npgpt2.disk.tokenizer import Vocabulary
-from npgpt2.learn import detectors
 from npgpt2.learn.bugs import BUGS, Bug
-from npgpt2.learn.detectors import DETECTORS, PROPERTIES, format_matrix, measure
+from npgpt2.learn.detectors import DETECTORS, Matrix, code_run_by, format_matrix, measure
+from npgpt2.learn.statements import STATEMENTS
 from npgpt2.progress import Progress
 from npgpt2.training import data
 
 STEPS = 60
 
 
-def main(name: str = "") -> None:
-    """Print one bug, or the matrix of all that have `name` in theirs, with progress meanwhile.
+def report(name: str = "", progress: Callable[[int], Progress] | None = None) -> str:
+    """Return all about one bug; or, if `name` is a part of names, the matrix of those bugs.
+
+    Parameters
+    ----------
+    name
+        The name of a bug, or a part of names. The default means all bugs, which takes about half
+        a minute.
+    progress
+        Called with the number of bugs, it returns an object that shows progress, such as
+        `Progress`. None shows nothing.
 
     Raises
     ------
     ValueError
-        No bug has such a name.
+        No bug has `name` in its name.
     """
     if name in BUGS:
-        print(show(BUGS[name]))
-    else:
-        print(matrix(name, Progress))
-        print("\nx caught, . missed; one of them, with its loss curve: npgpt2 museum NAME")
+        return show(BUGS[name])
+    legend = "x caught, . missed. For one bug and its loss curve: npgpt2 museum NAME"
+    return f"{format_matrix(_measured(name, progress))}\n\n{legend}"
+
+
+def write(path: str | os.PathLike[str], progress: Callable[[int], Progress] | None = None) -> str:
+    """Write the matrix of all bugs as Markdown, replacing the file; return a line that says so.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    """
+    measured = _measured("", progress)
+    files.write_bytes(path, document(measured).encode())
+    return f"{os.fspath(path)}: {len(measured)} bugs, {len(DETECTORS)} checks"
+
+
+def document(measured: Matrix) -> str:
+    """Return the matrix as Markdown, with an explanation of its rows, columns and marks."""
+    checks = "\n".join(
+        textwrap.fill(f"- {name}: {inspect.getdoc(check)}", 100, subsequent_indent="  ")
+        for name, check in DETECTORS.items()
+    )
+    return f"""# Which check sees which bug
+
+`npgpt2 museum --write FILE` wrote this file. It put each bug in its place and called each check.
+
+A row is a bug from `npgpt2/learn/bugs`. To see a bug and its loss curve: `npgpt2 museum NAME`.
+A column is a check from `npgpt2/learn/detectors.py`:
+
+{checks}
+
+`x` means that the check caught the bug; `.` means that it missed the bug. The last row counts the
+bugs that each check caught.
+
+```
+{format_matrix(measured)}
+```
+"""
 
 
 def find(part: str = "") -> list[Bug]:
@@ -53,7 +101,7 @@ def find(part: str = "") -> list[Bug]:
     Raises
     ------
     ValueError
-        There is none; names that are close are listed.
+        There is no such bug. The error lists similar names.
     """
     found = [bug for name, bug in BUGS.items() if part in name]
     if not found:
@@ -63,21 +111,8 @@ def find(part: str = "") -> list[Bug]:
     return found
 
 
-def matrix(part: str = "", progress: Callable[[int], Progress] | None = None) -> str:
-    """Return the matrix of `find(part)` against all detectors, measured now.
-
-    Parameters
-    ----------
-    part
-        A part of the names of the bugs wanted; all by default, which takes tens of seconds.
-    progress
-        Makes what shows progress, given the number of bugs: `Progress`, or nothing if None.
-
-    Raises
-    ------
-    ValueError
-        As for `find`.
-    """
+def _measured(part: str, progress: Callable[[int], Progress] | None) -> Matrix:
+    """Measure `find(part)` against all checks."""
     bugs = find(part)
     shown = progress(len(bugs)) if progress else None
 
@@ -88,7 +123,7 @@ def matrix(part: str = "", progress: Callable[[int], Progress] | None = None) ->
             yield bug
 
     try:
-        return format_matrix(measure(one_by_one(), DETECTORS))
+        return measure(one_by_one(), DETECTORS)
     finally:
         if shown:
             shown.close()
@@ -98,8 +133,8 @@ def matrix(part: str = "", progress: Callable[[int], Progress] | None = None) ->
 
 
 def show(bug: Bug) -> str:
-    """Return all there is to see of a bug: lesson, diff, detectors, and its loss curve."""
-    caught, missed = _by_whom(bug)
+    """Return the lesson, the changed lines, the checks and the loss curve of a bug."""
+    caught, missed = _caught_and_missed(bug)
     return "\n\n".join(
         [
             f"{bug.name}, in {bug.title}",
@@ -111,34 +146,36 @@ def show(bug: Bug) -> str:
     )
 
 
-def _by_whom(bug: Bug) -> tuple[list[str], list[str]]:
-    """Return the detectors that catch a bug, the properties of GPT-2 one by one; and the others."""
-    each = {name: d for name, d in DETECTORS.items() if name != "properties"}
-    named = {f.__name__.replace("_", " "): f for f in PROPERTIES}
-    row = measure([bug], each | named)[bug.name]
+def _caught_and_missed(bug: Bug) -> tuple[list[str], list[str]]:
+    """Return the names of the checks that catch a bug, and of those that miss it.
+
+    The statements that catch it are listed one by one, in quotation marks.
+    """
+    each = {name: d for name, d in DETECTORS.items() if name != "statements"}
+    row = measure([bug], each | STATEMENTS)[bug.name]
     caught = [name if name in each else f'"{name}"' for name in row if row[name]]
     missed = [name for name in each if not row[name]]
-    return caught, missed if any(row[name] for name in named) else [*missed, "properties"]
+    return caught, missed if any(row[name] for name in STATEMENTS) else [*missed, "statements"]
 
 
 def _listed(title: str, names: list[str]) -> str:
-    text = ", ".join(names) or "none of the detectors"
+    text = ", ".join(names) or "no check"
     return textwrap.fill(text, 80, initial_indent=f"{title}  ", subsequent_indent=" " * 11)
 
 
 def _training_with(bug: Bug) -> str:
-    """Say what becomes of a training that has the bug, and draw it."""
+    """Describe and draw a training with the bug beside the same training without it."""
     code = cast(FunctionType, bug.function).__code__
-    if code not in detectors.code_run_by(_two_steps):
-        return f"Training does not run {bug.title}: its loss tells nothing of this bug."
+    if code not in code_run_by(_two_steps):
+        return f"Training does not run {bug.title}, so its loss says nothing about this bug."
     right, (wrong, error) = _losses(STEPS), _losses_with(bug, STEPS)
     drawn = [chart(right, wrong), ""] if wrong else []
-    about = f"{STEPS} steps of a GPT-2 of two layers, in float64"
+    about = f"Training a GPT-2 of two layers in float64, {STEPS} steps:"
     return "\n".join([about, "", *drawn, *_differences(right, wrong, error)])
 
 
 def _differences(right: list[float], wrong: list[float], error: str) -> Iterator[str]:
-    """Say in words what `chart` shows: line by line."""
+    """Say in words what `chart` shows, line by line."""
     if wrong:
         yield f"first loss  {right[0]:.4f}, with the bug {wrong[0]:.4f}"
     if error:
@@ -146,25 +183,25 @@ def _differences(right: list[float], wrong: list[float], error: str) -> Iterator
         return
     yield f"last loss   {right[-1]:.4f}, with the bug {wrong[-1]:.4f}"
     if right == wrong:
-        yield "The curves are the same, to the last bit."
+        yield "The curves are equal to the last bit."
         return
     off = ~np.isclose(wrong, right, rtol=1e-6, atol=0.0)  # a NaN is off
     if not off.any():
-        yield "The curves differ by rounding only."
+        yield "The curves differ only by rounding."
         return
     first = int(np.argmax(off))
-    why = " (before any weight has changed)" if first == 0 else ""
+    why = ", before any weight has changed" if first == 0 else ""
     yield f"The curves differ from step {first + 1} on{why}."
     if not np.isfinite(wrong).all():
         step = int(np.argmin(np.isfinite(wrong))) + 1
-        yield f"From step {step} on the loss with the bug is not finite."
+        yield f"With the bug, the loss is not finite from step {step} on."
     elif wrong[-1] < 0.8 * wrong[0]:
         yield "The loss goes down with the bug too."
 
 
 # -- a small training ------------------------------------------------------------------------------
 
-# An old tongue twister: much to learn in little time.
+# An old tongue twister: it repeats itself, so a small model learns it in a few steps.
 _TEXT = (
     "peter piper picked a peck of pickled peppers; "
     "a peck of pickled peppers peter piper picked; "
@@ -174,10 +211,10 @@ _TEXT = (
 
 
 def training(steps: int = STEPS) -> Iterator[float]:
-    """Train a GPT-2 of two layers on a fixed text, and yield the loss of every step, in nats.
+    """Train a GPT-2 of two layers on a fixed text in float64, and yield each step's loss in nats.
 
-    With all that a training has: dropout, two micro-batches a step, clipping, a schedule; half
-    way it is saved, resumed and validated. float64; the same numbers every time.
+    The training uses dropout, two micro-batches per step, clipping and a schedule. Half way it
+    saves, resumes and validates. It gives the same numbers every time.
     """
     vocabulary = Vocabulary.of(_TEXT)
     config = GPT2Config(
@@ -218,9 +255,9 @@ def _two_steps() -> None:
 
 
 def loss_curves(bug: Bug, steps: int = STEPS) -> tuple[list[float], list[float]]:
-    """Return the losses of `training` as it is, and with the bug: same seed, same batches.
+    """Return the losses of `training` without and with the bug, on the same batches.
 
-    The second is shorter if the bug makes a step raise.
+    If a step raises because of the bug, the second list ends before it.
 
     >>> right, wrong = loss_curves(BUGS["attention-backward-unscaled"], steps=3)
     >>> right[0] == wrong[0], right[1] == wrong[1]
@@ -229,7 +266,7 @@ def loss_curves(bug: Bug, steps: int = STEPS) -> tuple[list[float], list[float]]
     Raises
     ------
     TypeError, ValueError
-        steps is not an integer of at least 1.
+        steps is not an integer, or is below 1.
     """
     validate.integer("steps", steps)
     return _losses(steps), _losses_with(bug, steps)[0]
@@ -240,7 +277,7 @@ def _losses(steps: int) -> list[float]:
 
 
 def _losses_with(bug: Bug, steps: int) -> tuple[list[float], str]:
-    """Return the losses with the bug, up to the step that raises, and what it raises."""
+    """Return the losses with the bug, and the error if a step raises one."""
     losses: list[float] = []
     with bug.injected(), warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
@@ -257,15 +294,18 @@ def _losses_with(bug: Bug, steps: int) -> tuple[list[float], str]:
 def chart(
     right: Sequence[float], wrong: Sequence[float], width: int = STEPS, height: int = 12
 ) -> str:
-    """Draw two loss curves as text, a column a step, or every so many steps if there are more.
+    """Draw two loss curves as text.
+
+    Each column is a step. If there are more than `width` steps, it draws `width` of them at equal
+    distances.
 
     Parameters
     ----------
     right, wrong
-        Losses, drawn as `.` and `x`; `*` is both. Those that are not finite are left out; those
-        of `wrong` far above all of `right` stand in the top row, as `^`.
+        Losses, drawn as `.` and `x`, or `*` for both. Losses that are not finite are left out.
+        Losses of `wrong` that are far above all of `right` become a `^` in the top row.
     width, height
-        Of the drawing, in characters; labels are added on the left and below.
+        Size of the drawing in characters, without the labels on the left and below.
 
     Examples
     --------
@@ -283,7 +323,7 @@ def chart(
     low, high = min(finite), max(finite)
     top = max((loss for loss in right if math.isfinite(loss)), default=high)
     if high > 2.0 * top:
-        high = 1.25 * top  # else the curve that is right would be a flat line
+        high = 1.25 * top  # otherwise the right curve would be a flat line
     steps = np.linspace(0, len(right) - 1, min(width, len(right))).round().astype(int)
     rows = [[" "] * len(steps) for _ in range(height)]
 

@@ -1,4 +1,4 @@
-"""What the detectors are made of, and how their results are counted and shown."""
+"""What counts as a catch, and how the matrix is measured and shown."""
 
 from __future__ import annotations
 
@@ -10,60 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npgpt2 import composed
-from npgpt2 import functional as F
-from npgpt2.learn import detectors
 from npgpt2.learn.bugs import BUGS
-from npgpt2.learn.detectors import (
-    DETECTORS,
-    PROPERTIES,
-    catches,
-    format_matrix,
-    fused_cases,
-    measure,
-    primitive_cases,
-)
+from npgpt2.learn.detectors import DETECTORS, AllOf, catches, code_run_by, format_matrix, measure
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.mark.parametrize("holds", PROPERTIES, ids=lambda f: f.__name__)
-def test_the_library_has_each_property(holds: detectors.Detector) -> None:
-    holds()
-
-
-def test_every_property_is_listed() -> None:
-    source = Path(detectors.__file__).read_text(encoding="utf-8")
-    section = source.split("# -- statements that hold")[1].split("PROPERTIES")[0]
-    public = [line.split("(")[0] for line in section.split("\ndef ")[1:] if line[0] != "_"]
-    assert [f.__name__ for f in PROPERTIES] == public
-
-
-def test_both_tables_of_fused_ops_have_the_same_inputs() -> None:
-    ours, twins = fused_cases(F), fused_cases(composed)
-    assert ours.keys() == twins.keys()
-    for name, case in ours.items():
-        for x, y in zip(case.inputs, twins[name].inputs, strict=True):
-            np.testing.assert_array_equal(x, y)
-
-
-def test_every_fused_op_is_in_the_table() -> None:
-    names = [
-        name
-        for name, f in vars(composed).items()
-        if getattr(f, "__module__", "") == composed.__name__
-    ]
-    assert len(names) == 9
-    for name in names:
-        prefix = name.removeprefix("causal_")
-        assert any(case.startswith(prefix) for case in fused_cases()), name
-
-
-def test_cases_are_made_anew_every_time() -> None:
-    """So that a bug which changes its input spoils no later check."""
-    for table in (primitive_cases, fused_cases):
-        for one, other in zip(table().values(), table().values(), strict=True):
-            assert not any(map(np.shares_memory, one.inputs, other.inputs))
 
 
 def test_an_error_is_a_catch_and_a_warning_is_none() -> None:
@@ -97,12 +47,25 @@ def test_the_matrix_has_a_row_for_each_bug_and_a_total() -> None:
     ]
 
 
-def test_the_museum_is_not_part_of_the_library_proper() -> None:
+def test_a_detector_that_does_not_run_the_function_is_not_called_with_the_bug() -> None:
+    calls = 0
+
+    def detector() -> None:
+        nonlocal calls
+        calls += 1
+
+    matrix = measure([BUGS["sub-sign"]], {"one": detector, "several": AllOf((detector,))})
+    assert matrix == {"sub-sign": {"one": False, "several": False}}
+    assert calls == 2  # to see which functions each of them runs
+    assert detector.__code__ in code_run_by(AllOf((detector,)))
+
+
+def test_importing_npgpt2_does_not_load_the_study_tools() -> None:
     code = "import sys, npgpt2, npgpt2.cli; sys.exit('npgpt2.learn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
 
 
-def test_numpy_is_all_it_needs() -> None:
+def test_detectors_need_numpy_alone() -> None:
     code = (
         "import sys, npgpt2.learn.detectors\n"
         "sys.exit(' '.join({'torch', 'hypothesis', 'pytest'} & set(sys.modules)))"
