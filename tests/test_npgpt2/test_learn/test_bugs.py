@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from autograd import Tensor
@@ -18,7 +17,13 @@ from npgpt2 import AdamW
 from npgpt2 import functional as F
 from npgpt2.learn.bugs import BUGS, Bug
 from npgpt2.learn.detectors import DETECTORS, Matrix, format_matrix, measure
-from tests.test_npgpt2 import torch_gpt2
+from tests.optional import has, needs
+from tests.test_npgpt2 import cases
+
+if has("torch"):
+    import torch
+
+    from tests.test_npgpt2 import torch_gpt2
 
 README = Path(__file__).parents[3] / "README.md"
 each_bug = pytest.mark.parametrize("name", BUGS)
@@ -30,8 +35,8 @@ SOFTMAX = BUGS["softmax-unweighted-mean"]
 
 def equality_with_torch() -> None:
     """Three steps of training: logits, loss and every gradient by name, and then the weights."""
-    config = torch_gpt2.random_config(0, n_layer=1)
-    model = torch_gpt2.random_model(config, 0)
+    config = cases.random_config(0, n_layer=1)
+    model = cases.random_model(config, 0)
     oracle = torch_gpt2.load(config, model.state_dict())
     optimizer = AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
     groups = [
@@ -39,9 +44,9 @@ def equality_with_torch() -> None:
         {"params": [p for p in oracle.parameters() if p.ndim == 1], "weight_decay": 0.0},
     ]
     torch_optimizer = torch.optim.AdamW(groups, lr=0.01)
-    batch = torch_gpt2.random_batch(config, 0)
+    batch = cases.random_batch(config, 0)
     for _ in range(3):
-        assert_equal(torch_gpt2.run(model, *batch), torch_gpt2.run_torch(oracle, *batch))
+        assert_equal(cases.run(model, *batch), torch_gpt2.run_torch(oracle, *batch))
         optimizer.step()
         torch_optimizer.step()
     weights = {name: p.detach().numpy() for name, p in oracle.named_parameters()}
@@ -55,7 +60,7 @@ def assert_equal(ours: dict[str, NDArray], theirs: dict[str, NDArray]) -> None:
         assert np.allclose(ours[name], expected, 1e-7, 1e-9 * np.abs(expected).max()), name
 
 
-ALL_DETECTORS = DETECTORS | {"torch": equality_with_torch}
+ALL_DETECTORS = DETECTORS | ({"torch": equality_with_torch} if has("torch") else {})
 each_detector = pytest.mark.parametrize("detector", ALL_DETECTORS)
 
 
@@ -65,10 +70,12 @@ each_detector = pytest.mark.parametrize("detector", ALL_DETECTORS)
 @pytest.fixture(scope="module")
 def matrix() -> Iterator[Matrix]:
     """Every bug against every detector, once; on one thread, as all arrays are tiny."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    if has("torch"):
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
     yield measure(BUGS.values(), ALL_DETECTORS)
-    torch.set_num_threads(threads)
+    if has("torch"):
+        torch.set_num_threads(threads)
 
 
 def caught(matrix: Matrix, detector: str) -> set[str]:
@@ -171,6 +178,7 @@ def test_some_bugs_are_seen_by_one_kind_of_detector_only(matrix: Matrix) -> None
     assert {"engine-recursive", "mlp-without-gelu", "decay-of-biases"} <= alone["properties"]
 
 
+@needs("torch")
 def test_the_readme_shows_what_is_measured(matrix: Matrix) -> None:
     assert format_matrix(matrix) in README.read_text(encoding="utf-8")
 
