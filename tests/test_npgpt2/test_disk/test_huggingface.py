@@ -1,7 +1,8 @@
-"""Directories of Hugging Face, written here by torch: the same logits both ways, and clear errors.
+"""Directories of Hugging Face: the same logits as torch's both ways, and clear errors.
 
-The oracle is that of torch_gpt2, with its linear layers as the published model has them: Conv1D,
-whose weights are (in, out). So nothing is transposed in these tests.
+torch writes the files that these tests read; where it is missing, NumPy does. The oracle is
+`torch_gpt2.published`, whose Conv1D layers have weights (in, out), as the files have them. So these
+tests transpose nothing.
 """
 
 from __future__ import annotations
@@ -41,11 +42,14 @@ from tests.test_npgpt2.cases import (
 
 if has("torch"):
     import torch
-    from safetensors import torch as files
 
     from tests.test_npgpt2 import torch_gpt2
-elif has("safetensors"):
+if has("safetensors"):
     from safetensors import numpy as files
+    from safetensors import safe_open
+
+    if has("torch"):
+        from safetensors import torch as files
 
 pytestmark = needs("safetensors")
 
@@ -65,7 +69,7 @@ def read_eos(directory):
 def random_state(config: GPT2Config, seed: int, kind: str = "F32") -> dict[str, Any]:
     """Every parameter under its published name, without prefix or head; as a file may hold it.
 
-    The values are arrays, but those of BF16, which NumPy does not have, are tensors of torch.
+    The values are arrays. NumPy has no BF16, so values of this kind are torch's tensors.
     """
     rng = np.random.default_rng(seed)
     state: dict[str, Any] = {}
@@ -90,8 +94,8 @@ def oracle_logits(
 
 
 def save_file(tensors: dict[str, Any], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write arrays or tensors: by torch, or by NumPy where there is no torch."""
-    copies = {name: copy.deepcopy(values) for name, values in tensors.items()}  # none is shared
+    """Write arrays or tensors."""
+    copies = {name: copy.deepcopy(values) for name, values in tensors.items()}  # none share memory
     if has("torch"):
         copies = {name: torch.as_tensor(values) for name, values in copies.items()}
     files.save_file(copies, path, metadata)
@@ -263,8 +267,6 @@ def test_float32_is_as_accurate_as_torchs_also_written_and_read_again(tmp_path, 
 
 def test_a_file_has_exactly_the_published_names_and_shapes(tmp_path):
     random_model(replace(CONFIG, n_layer=1)).save_pretrained(tmp_path)
-    from safetensors import safe_open
-
     with safe_open(tmp_path / "model.safetensors", "numpy") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         assert file.metadata() == {"format": "pt"}
