@@ -10,11 +10,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import settings
 
 import autograd
 from npgpt2.machine import process
+from tests.optional import has
+
+if has("torch"):
+    import torch
 
 settings.register_profile("quick", max_examples=25, deadline=None)
 settings.register_profile("thorough", max_examples=1000, deadline=None)
@@ -39,16 +42,18 @@ def global_state() -> dict[str, object]:
     """Whatever outlives a test and could change the next one."""
     x = autograd.Tensor(1.0, requires_grad=True)
     kind, keys, *rest = np.random.get_state()
-    return {
+    state = {
         "recording of graphs (no_grad, enable_grad)": (x * x).requires_grad,
         "NumPy's error state": (np.geterr(), np.geterrcall()),
         "NumPy's print options": np.get_printoptions(),
         "NumPy's global generator": (kind, keys.tobytes(), *rest),
         "random's global generator": random.getstate(),
-        "torch's global generator": torch.random.get_rng_state().numpy().tobytes(),
-        "torch's default dtype": torch.get_default_dtype(),
         "the garbage collector": gc.isenabled(),
     }
+    if has("torch"):
+        state["torch's global generator"] = torch.random.get_rng_state().numpy().tobytes()
+        state["torch's default dtype"] = torch.get_default_dtype()
+    return state
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +61,8 @@ def no_leaked_state() -> Iterator[None]:
     """Fail a test that leaves any global state changed, and put it right for the next one."""
     before = global_state()
     recording, errors = autograd.tensor._mode.recording, np.geterr()
-    generators = np.random.get_state(), random.getstate(), torch.random.get_rng_state()
+    generators = np.random.get_state(), random.getstate()
+    torch_generator = torch.random.get_rng_state() if has("torch") else None
     yield
     after = global_state()
     changed = [name for name, state in before.items() if after[name] != state]
@@ -64,5 +70,6 @@ def no_leaked_state() -> Iterator[None]:
     np.seterr(**errors)
     np.random.set_state(generators[0])
     random.setstate(generators[1])
-    torch.random.set_rng_state(generators[2])
+    if torch_generator is not None:
+        torch.random.set_rng_state(torch_generator)
     assert not changed, f"the test changed {', '.join(changed)}"

@@ -16,6 +16,7 @@ from npgpt2 import GPT2Config, GPT2Model
 from tests.benchmarks import memory
 from tests.benchmarks.step import CONFIGS, batch_of, check, config_of
 from tests.benchmarks.turns import ROOT, Worker, python, ratio, take_turns
+from tests.optional import needs
 
 SERVE = """
 import sys
@@ -73,6 +74,7 @@ def test_configurations_are_without_dropout_and_batches_fit_them() -> None:
         assert (ids[:, 1:] == targets[:, :-1]).all() and ids.max() < config.vocab_size
 
 
+@needs("torch", "mpi4py", "threadpoolctl")
 def test_the_smallest_configuration_from_the_command_line() -> None:
     flags = "--rounds 1 --seconds 0.01 --threads 2 --ranks".split()
     command = python("tests.benchmarks.step", "tiny", *flags)
@@ -83,6 +85,7 @@ def test_the_smallest_configuration_from_the_command_line() -> None:
     assert re.search(r"torch / ours: \d+\.\d\d \(\d+\.\d\d to \d+\.\d\d\);  forward", done.stdout)
 
 
+@needs("torch")
 def test_generation_from_the_command_line() -> None:
     """Both sides have drawn the same tokens, or it would have ended before."""
     command = python("tests.benchmarks.decode", "char", *"--rounds 1 --seconds 0.01".split())
@@ -95,6 +98,7 @@ def test_generation_from_the_command_line() -> None:
     assert re.search(r"torch / ours, decode: \d+\.\d\d \(\d+\.\d\d to ", done.stdout)
 
 
+@needs("safetensors")
 @pytest.mark.parametrize("half", [False, True])
 def test_a_directory_is_measured_after_each_step(
     half: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -7,7 +7,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import torch
+
+from tests.optional import has, needs
+
+if has("torch"):
+    import torch
 
 LEAKS = {
     "recording of graphs (no_grad, enable_grad)": "global g; g = autograd.no_grad(); g.__enter__()",
@@ -15,10 +19,13 @@ LEAKS = {
     "NumPy's print options": "np.set_printoptions(precision=3)",
     "NumPy's global generator": "np.random.seed(0)",
     "random's global generator": "random.random()",
-    "torch's global generator": "torch.manual_seed(0)",
-    "torch's default dtype": "torch.set_default_dtype(torch.float64)",
+    "torch's global generator": "import torch; torch.manual_seed(0)",
+    "torch's default dtype": "import torch; torch.set_default_dtype(torch.float64)",
     "the garbage collector": "gc.disable()",
 }
+EACH_LEAK = [
+    pytest.param(what, marks=needs("torch")) if what.startswith("torch") else what for what in LEAKS
+]
 
 
 def run(pytester: pytest.Pytester, body: str) -> pytest.RunResult:
@@ -28,7 +35,6 @@ def run(pytester: pytest.Pytester, body: str) -> pytest.RunResult:
         f"""
         import gc, random
         import numpy as np
-        import torch
         import autograd
 
         def test_first():
@@ -44,14 +50,16 @@ def run(pytester: pytest.Pytester, body: str) -> pytest.RunResult:
 @pytest.fixture
 def put_back() -> Iterator[None]:
     """Undo what a leak leaves in this process, too."""
-    options, dtype = np.get_printoptions(), torch.get_default_dtype()
+    options = np.get_printoptions()
+    dtype = torch.get_default_dtype() if has("torch") else None
     yield
     np.set_printoptions(**options)
-    torch.set_default_dtype(dtype)
+    if dtype is not None:
+        torch.set_default_dtype(dtype)
     gc.enable()
 
 
-@pytest.mark.parametrize("what", LEAKS)
+@pytest.mark.parametrize("what", EACH_LEAK)
 def test_a_test_that_leaks_fails_and_the_next_one_does_not(
     put_back: None, pytester: pytest.Pytester, what: str
 ) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from autograd import Tensor, gradcheck
 from autograd.testing import Graph, cotangent, graphs
-from tests.test_npgpt2.torch_gpt2 import assert_close
+from tests.test_npgpt2.cases import assert_close
 
 
 def make_leaves(graph: Graph) -> list[Tensor]:

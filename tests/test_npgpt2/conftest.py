@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import pytest
-import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from npgpt2.disk.tokenizer import PretrainedTokenizer
 from npgpt2.training.data import python_reference
+from tests.optional import has, skip_without
+
+if has("tokenizers"):
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
 
 END = "<|endoftext|>"
+collect_ignore = [] if has("torch") else ["torch_gpt2.py"]  # the search for doctests imports all
 
 
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory):
     """A small GPT-2 tokenizer in both forms: tokenizer.json; vocab.json and merges.txt."""
+    skip_without("tokenizers")
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

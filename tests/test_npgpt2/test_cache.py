@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from autograd import no_grad
 from npgpt2 import GPT2Config, GPT2Model
 from npgpt2.cache import KVCache
-from tests.test_npgpt2.torch_gpt2 import assert_close, random_batch, random_config, random_model
+from tests.test_npgpt2.cases import assert_close, random_batch, random_config, random_model
 
 CONFIG = GPT2Config(vocab_size=13, n_positions=10, n_embd=16, n_layer=2, n_head=2)
 

@@ -21,6 +21,7 @@ from npgpt2.generation.evaluation import evaluate
 from npgpt2.text import TextModel
 from npgpt2.training import data
 from npgpt2.training.run import Run
+from tests.optional import needs
 
 TINY = "--n-layer 1 --n-embd 8 --n-head 2 --n-positions 8 --batch-size 2 --eval-batches 1".split()
 
@@ -134,6 +135,7 @@ def test_generate_ends_before_a_stop_string_and_reports_its_speed(run, capsys, m
     assert capsys.readouterr().out == whole[: whole.index(stop, 2)] + "\n"
 
 
+@needs("safetensors", "tokenizers")
 def test_an_exported_run_is_used_like_the_run(run, text, tmp_path, capsys):
     exported = str(tmp_path / "exported")
     assert main(["export", run, exported]) == 0

@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from torch import nn
-from torch.nn.utils import skip_init  # without draws from torch's global generator
 
 from autograd import Tensor
 from npgpt2 import Dropout, Embedding, LayerNorm, Linear, Module
-from tests.test_npgpt2.torch_gpt2 import assert_close
+from tests.optional import has, needs
+from tests.test_npgpt2.cases import assert_close
+
+if has("torch"):
+    import torch
+    from torch import nn
+    from torch.nn.utils import skip_init  # without draws from torch's global generator
 
 SEEDS = st.integers(0, 2**32 - 1)
 DTYPES = [np.float32, np.float64]
@@ -60,6 +63,7 @@ def random_sizes(seed: int, *lowest: int) -> tuple[tuple[int, ...], list[int]]:
 # -- equal to torch ------------------------------------------------------------------------------
 
 
+@needs("torch")
 @given(SEEDS, st.booleans())
 def test_linear_equals_torch(seed: int, bias: bool) -> None:
     leading, (n_in, n_out) = random_sizes(seed, 1, 1)
@@ -68,6 +72,7 @@ def test_linear_equals_torch(seed: int, bias: bool) -> None:
     assert_same_as_torch(layer, skip_init(nn.Linear, n_in, n_out, bias), x, seed)
 
 
+@needs("torch")
 @given(SEEDS)
 def test_embedding_equals_torch(seed: int) -> None:
     leading, (V, C) = random_sizes(seed, 1, 1)
@@ -76,6 +81,7 @@ def test_embedding_equals_torch(seed: int) -> None:
     assert_same_as_torch(layer, skip_init(nn.Embedding, V, C), ids, seed)
 
 
+@needs("torch")
 @given(SEEDS, st.sampled_from([1e-5, 1e-3, 0.5]))
 def test_layer_norm_equals_torch(seed: int, eps: float) -> None:
     # At least 3 channels: of fewer, layer norm makes constants, and gradients are rounding errors.
@@ -85,6 +91,7 @@ def test_layer_norm_equals_torch(seed: int, eps: float) -> None:
     assert_same_as_torch(layer, nn.LayerNorm(C, eps), x, seed)
 
 
+@needs("torch")
 @given(SEEDS, st.sampled_from([0.0, 0.3]))
 def test_dropout_in_evaluation_equals_torch(seed: int, p: float) -> None:
     leading, (C,) = random_sizes(seed, 1)
@@ -174,6 +181,7 @@ def test_layer_norm_starts_with_gain_1_and_shift_0(dtype: Any) -> None:
     assert (layer.weight.data == 1.0).all() and not layer.bias.data.any()
 
 
+@needs("torch")
 def test_layer_norm_has_the_attributes_of_torch() -> None:
     ours, theirs = LayerNorm(5), nn.LayerNorm(5)
     assert type(ours.normalized_shape) is tuple

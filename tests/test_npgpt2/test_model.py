@@ -38,8 +38,8 @@ from npgpt2 import (
     clip_grad_norm,
 )
 from npgpt2 import functional as F
-from tests.test_npgpt2 import torch_gpt2
-from tests.test_npgpt2.torch_gpt2 import (
+from tests.optional import has, needs
+from tests.test_npgpt2.cases import (
     NO_DROPOUT,
     assert_as_accurate,
     assert_close,
@@ -48,6 +48,9 @@ from tests.test_npgpt2.torch_gpt2 import (
     random_model,
     run,
 )
+
+if has("torch"):
+    from tests.test_npgpt2 import torch_gpt2
 
 CONFIG = GPT2Config(vocab_size=13, n_positions=8, n_embd=12, n_layer=2, n_head=3, **NO_DROPOUT)
 IDS = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (3, 7))
@@ -115,6 +118,7 @@ def without_key_bias(results: dict[str, NDArray]) -> dict[str, NDArray]:
 # -- the oracle ----------------------------------------------------------------------------------
 
 
+@needs("torch")
 @given(SEEDS)
 def test_logits_loss_and_every_gradient_equal_torchs(seed: int) -> None:
     model, *batch = make_case(seed)
@@ -125,6 +129,7 @@ def test_logits_loss_and_every_gradient_equal_torchs(seed: int) -> None:
         assert_close(ours[name], expected, name)
 
 
+@needs("torch")
 @pytest.mark.parametrize("seed", range(8))
 def test_float32_is_as_accurate_as_torchs(seed: int) -> None:
     config = replace(random_config(seed, D=(8, 16)), n_positions=16)

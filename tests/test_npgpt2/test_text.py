@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from npgpt2 import GPT2Config, GPT2Model
 from npgpt2.config import TrainingConfig
@@ -17,7 +15,12 @@ from npgpt2.generation.sampling import Sampling
 from npgpt2.text import TextModel, export, read_config
 from npgpt2.training.run import Run
 from npgpt2.training.trainer import Trainer
-from tests.test_npgpt2.torch_gpt2 import random_model
+from tests.optional import has, needs, skip_without
+from tests.test_npgpt2.cases import random_model
+
+if has("tokenizers"):
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
 
 SIZES = {"n_positions": 12, "n_embd": 16, "n_layer": 1, "n_head": 2}
 VOCABULARY = Vocabulary.of("the quick brown fox.\n")
@@ -44,6 +47,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small GPT-2, its vocabulary padded from 275 ids to 320; two of three ends are tokens."""
+    skip_without("safetensors", "tokenizers")
     directory = tmp_path_factory.mktemp("pretrained")
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -192,6 +196,7 @@ def test_a_directory_of_nothing_is_no_run(tmp_path: Path, read) -> None:
 # -- export --------------------------------------------------------------------------------------
 
 
+@needs("safetensors", "tokenizers")
 def test_an_exported_run_is_the_same_model_with_the_same_vocabulary(
     run: Run, tmp_path: Path
 ) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pytest
-import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import decoders, models
 
 from npgpt2.disk.tokenizer import PretrainedTokenizer, Vocabulary
 from npgpt2.text import TextStream
+from tests.optional import has, needs
 from tests.test_npgpt2.test_disk.test_tokenizer import BYTES
+
+if has("tokenizers"):
+    import tokenizers
+    from tokenizers import decoders, models
 
 
 def byte_tokens(tokens):
@@ -26,6 +29,7 @@ PARTS = "41 e2 80 99 c3 a9 f0 9f 98 ff ed a0 ef bf bd 8041e2 80e2 9f98 f09f98 e2
 PIECES = [bytes.fromhex(part) for part in PARTS.split()]
 
 
+@needs("tokenizers")
 @given(st.lists(st.integers(0, len(PIECES) - 1)))
 def test_a_stream_returns_the_whole_text_as_early_as_can_be(ids):
     tokenizer = byte_tokens(PIECES)
@@ -52,6 +56,7 @@ def test_a_stream_of_encoded_text_is_the_text(gpt2, text):
         assert "".join([*map(stream.push, tokenizer.encode(text)), stream.close()]) == text
 
 
+@needs("tokenizers")
 def test_tokens_without_text_change_nothing():
     tokenizer = tokenizers.Tokenizer(models.BPE({"": 0, "Ã": 1, "©": 2, "b": 7}, []))
     tokenizer.decoder = decoders.ByteLevel()
@@ -106,6 +111,7 @@ def test_a_stream_ends_before_a_stop_string(text, stops):
     assert "".join(parts) == expected and stream.stopped == stopped
 
 
+@needs("tokenizers")
 @given(st.lists(st.integers(0, len(PIECES) - 1)), st.lists(st.text("A\ufffd’é", min_size=1)))
 def test_stop_strings_do_not_depend_on_how_text_is_cut_into_tokens(ids, stops):
     stream = TextStream(byte_tokens(PIECES), stops)

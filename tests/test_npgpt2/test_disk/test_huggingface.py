@@ -1,11 +1,13 @@
-"""Directories of Hugging Face, written here by torch: the same logits both ways, and clear errors.
+"""Directories of Hugging Face: the same logits as torch's both ways, and clear errors.
 
-The oracle is that of torch_gpt2, with its linear layers as the published model has them: Conv1D,
-whose weights are (in, out). So nothing is transposed in these tests.
+torch writes the files that these tests read; where it is missing, NumPy does. The oracle is
+`torch_gpt2.published`, whose Conv1D layers have weights (in, out), as the files have them. So these
+tests transpose nothing.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -20,21 +22,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import nn
 
 from npgpt2 import SGD, AdamW, GPT2Config, GPT2Model, clip_grad_norm
 from npgpt2.disk import huggingface
 from npgpt2.disk.huggingface import read_config
 from npgpt2.layers import Linear
-from tests.test_npgpt2.torch_gpt2 import (
+from tests.optional import has, needs
+from tests.test_npgpt2.cases import (
     NO_DROPOUT,
-    TorchGPT2,
     assert_as_accurate,
     assert_close,
     random_batch,
@@ -42,11 +40,25 @@ from tests.test_npgpt2.torch_gpt2 import (
     random_model,
 )
 
+if has("torch"):
+    import torch
+
+    from tests.test_npgpt2 import torch_gpt2
+if has("safetensors"):
+    from safetensors import numpy as files
+    from safetensors import safe_open
+
+    if has("torch"):
+        from safetensors import torch as files
+
+pytestmark = needs("safetensors")
+
 CONFIG = GPT2Config(
     vocab_size=11, n_positions=6, n_embd=8, n_layer=2, n_head=2, n_inner=12, **NO_DROPOUT
 )
 ROOT = Path(__file__).parents[3]
-KINDS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+KINDS = {"F16": "f2", "BF16": None, "F32": "f4", "F64": "f8"}
+EACH_KIND = [pytest.param(k, marks=needs("torch")) if k == "BF16" else k for k in KINDS]
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -54,49 +66,39 @@ def read_eos(directory):
     return huggingface.read(directory).eos()
 
 
-class Conv1D(nn.Module):
-    """x @ weight + bias, weight (in, out): openai/gpt-2, src/model.py."""
+def random_state(config: GPT2Config, seed: int, kind: str = "F32") -> dict[str, Any]:
+    """Every parameter under its published name, without prefix or head; as a file may hold it.
 
-    def __init__(self, n_in: int, n_out: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(n_in, n_out))
-        self.bias = nn.Parameter(torch.zeros(n_out))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x @ self.weight + self.bias
-
-
-def published(config: GPT2Config) -> TorchGPT2:
-    """The oracle with Conv1D, not initialised: its names and shapes are those of the files."""
-    with torch.random.fork_rng(devices=[]):
-        model = TorchGPT2(config)
-    for block in model.h:
-        for part, name in ((block.attn, "c_attn"), (block.attn, "c_proj"), (block.mlp, "c_fc")):
-            old = getattr(part, name)
-            setattr(part, name, Conv1D(old.in_features, old.out_features))
-        block.mlp.c_proj = Conv1D(config.n_inner, config.n_embd)
-    return model
-
-
-def random_state(config: GPT2Config, seed: int, kind: str = "F32") -> dict[str, torch.Tensor]:
-    """Every parameter under its published name, without prefix or head; as a file may hold it."""
+    The values are arrays. NumPy has no BF16, so values of this kind are torch's tensors.
+    """
     rng = np.random.default_rng(seed)
-    state = published(config).state_dict()
-    del state["lm_head.weight"]
-    for name, tensor in state.items():
+    state: dict[str, Any] = {}
+    for name, parameter in GPT2Model(config).named_parameters():
+        shape = parameter.shape[::-1] if name.startswith("h.") else parameter.shape  # (in, out)
         around = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
-        state[name] = torch.from_numpy(rng.normal(around, 0.2, tuple(tensor.shape))).to(KINDS[kind])
+        array = rng.normal(around, 0.2, shape)
+        state[name] = (
+            torch.from_numpy(array).bfloat16() if kind == "BF16" else array.astype(KINDS[kind])
+        )
     return state
 
 
 def oracle_logits(
-    config: GPT2Config, state: dict[str, torch.Tensor], ids: NDArray, dtype: type = np.float64
+    config: GPT2Config, state: dict[str, Any], ids: NDArray, dtype: type = np.float64
 ) -> NDArray:
-    kind = torch.float64 if dtype is np.float64 else torch.float32
-    model = published(config).to(kind)
-    model.load_state_dict({**state, "lm_head.weight": state["wte.weight"]})
+    model = torch_gpt2.published(config).to(torch.float64 if dtype is np.float64 else torch.float32)
+    tensors = {name: torch.as_tensor(values) for name, values in state.items()}
+    model.load_state_dict({**tensors, "lm_head.weight": tensors["wte.weight"]})
     with torch.no_grad():
         return model(ids).numpy()
+
+
+def save_file(tensors: dict[str, Any], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write arrays or tensors."""
+    copies = {name: copy.deepcopy(values) for name, values in tensors.items()}  # none share memory
+    if has("torch"):
+        copies = {name: torch.as_tensor(values) for name, values in copies.items()}
+    files.save_file(copies, path, metadata)
 
 
 def config_json(config: GPT2Config) -> dict[str, Any]:
@@ -119,9 +121,9 @@ def config_json(config: GPT2Config) -> dict[str, Any]:
 def write(
     directory: Path,
     config: GPT2Config,
-    state: dict[str, torch.Tensor],
+    state: dict[str, Any],
     prefix: str = "transformer.",
-    masks: torch.dtype | None = None,
+    masks: type | None = None,
     head: bool = False,
     shards: int = 1,
 ) -> None:
@@ -129,13 +131,13 @@ def write(
     tensors = {prefix + name: tensor for name, tensor in state.items()}
     P = config.n_positions
     for i in range(config.n_layer if masks else 0):
-        mask = torch.ones(1, 1, P, P).tril().to(masks)
+        mask = np.tril(np.ones((1, 1, P, P))).astype(masks)
         tensors |= {
             f"{prefix}h.{i}.attn.bias": mask,
-            f"{prefix}h.{i}.attn.masked_bias": torch.tensor(-1e4),
+            f"{prefix}h.{i}.attn.masked_bias": np.array(-1e4, np.float32),
         }
     if head:
-        tensors["lm_head.weight"] = state["wte.weight"].clone()
+        tensors["lm_head.weight"] = state["wte.weight"]
     names = sorted(tensors, reverse=bool(P % 2))
     if shards == 1:
         save_file(tensors, directory / "model.safetensors", {"format": "pt"})
@@ -162,8 +164,8 @@ def edit_config(directory: Path, **changes: object) -> None:
 def edit_tensors(directory: Path, **changes: object) -> None:
     """Change tensors of model.safetensors, with __ for each dot; those given as ... are deleted."""
     path = directory / "model.safetensors"
-    tensors = load_file(path) | {k.replace("__", "."): v for k, v in changes.items()}
-    save_file({k: v.clone() for k, v in tensors.items() if v is not ...}, path)
+    tensors = files.load_file(path) | {k.replace("__", "."): v for k, v in changes.items()}
+    save_file({k: v for k, v in tensors.items() if v is not ...}, path)
 
 
 @pytest.fixture
@@ -204,11 +206,12 @@ def map_of(array: NDArray) -> NDArray:
 # -- the same model ------------------------------------------------------------------------------
 
 
+@needs("torch")
 @given(
     seed=SEEDS,
     kind=st.sampled_from(list(KINDS)),
     prefix=st.sampled_from(["", "transformer."]),
-    masks=st.sampled_from([None, torch.float32, torch.uint8, torch.bool]),
+    masks=st.sampled_from([None, np.float32, np.uint8, np.bool_]),
     head=st.booleans(),
     shards=st.integers(1, 3),
     alias=st.booleans(),
@@ -229,13 +232,14 @@ def test_logits_are_those_of_torch(seed, kind, prefix, masks, head, shards, alia
         assert np.array_equal(p.data.astype(np.float32), q.data)
 
 
+@needs("torch")
 @given(dtype=st.sampled_from(["float32", "float64"]), seed=SEEDS)
 def test_what_is_written_has_the_same_logits_in_torch(dtype, seed):
     config = random_config(seed)
     model, (ids, _) = random_model(config, seed, np.dtype(dtype)), random_batch(config, seed)
     with tempfile.TemporaryDirectory() as name:
         model.save_pretrained(name)
-        held = load_file(Path(name, "model.safetensors"))
+        held = files.load_file(Path(name, "model.safetensors"))
         written = json.loads(Path(name, "config.json").read_text())
         ends = json.loads(Path(name, "generation_config.json").read_text())
     assert ends == {"bos_token_id": None, "eos_token_id": None}
@@ -246,6 +250,7 @@ def test_what_is_written_has_the_same_logits_in_torch(dtype, seed):
     assert_close(model.astype(np.float64)(ids).data, oracle_logits(config, state, ids))
 
 
+@needs("torch")
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("seed", range(3))
 def test_float32_is_as_accurate_as_torchs_also_written_and_read_again(tmp_path, seed, kind):
@@ -290,7 +295,7 @@ def test_a_weight_is_that_of_the_file_transposed(directory, name):
     owner = GPT2Model.from_pretrained(directory).h[1]
     for part in name.split("."):
         owner = getattr(owner, part)
-    stored = random_state(CONFIG, 0)[f"h.1.{name}.weight"].numpy()
+    stored = random_state(CONFIG, 0)[f"h.1.{name}.weight"]
     assert np.array_equal(owner.weight.data, stored.T)
     assert stored.shape != stored.T.shape or not np.array_equal(stored, stored.T)
 
@@ -311,6 +316,7 @@ def test_any_bits_come_back_and_files_written_again_are_the_same(tmp_path, dtype
         assert (tmp_path / "a" / "b" / name).read_bytes() == (tmp_path / "c" / name).read_bytes()
 
 
+@needs("torch")
 def test_transformers_itself_has_the_same_logits_both_ways(tmp_path):
     transformers = pytest.importorskip("transformers", reason="a check where it is installed")
     transformers.utils.logging.disable_progress_bar()
@@ -333,7 +339,7 @@ def test_transformers_itself_has_the_same_logits_both_ways(tmp_path):
 # -- memory --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", EACH_KIND)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_parameters_are_the_mapped_file_where_the_dtype_is_its_own(directory, kind, dtype):
     write(directory, CONFIG, random_state(CONFIG, 0, kind))
@@ -344,7 +350,7 @@ def test_parameters_are_the_mapped_file_where_the_dtype_is_its_own(directory, ki
         assert p.data.flags.f_contiguous if name.startswith("h.") else p.data.flags.c_contiguous
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", EACH_KIND)
 def test_reading_takes_the_model_and_one_tensor_at_most(directory, kind):
     config = replace(CONFIG, vocab_size=4000, n_embd=64)
     write(directory, config, random_state(config, 0, kind), head=True)
@@ -547,30 +553,33 @@ def test_models_of_other_dtypes_are_refused(directory, dtype):
         GPT2Model.from_pretrained(directory, dtype)
 
 
-ZEROS = torch.zeros
+def zeros(*shape: int, dtype: type = np.float32) -> NDArray:
+    return np.zeros(shape, dtype)
+
+
 MISFITS: dict[str, dict[str, Any]] = {
     "missing: transformer.wpe.weight": {"transformer__wpe__weight": ...},
     "missing: transformer.h.1.attn.c_attn.bias": {"transformer__h__1__attn__c_attn__bias": ...},
-    "unexpected: score.weight": {"score__weight": ZEROS(2, 8)},
-    "unexpected: transformer.h.2.ln_1.bias": {"transformer__h__2__ln_1__bias": ZEROS(8)},
-    "unexpected: transformer.h.0.mlp.bias": {"transformer__h__0__mlp__bias": ZEROS(8)},
-    "unexpected: transformer.lm_head.weight": {"transformer__lm_head__weight": ZEROS(11, 8)},
-    "unexpected: h.0.attn.biases": {"h__0__attn__biases": ZEROS(())},
+    "unexpected: score.weight": {"score__weight": zeros(2, 8)},
+    "unexpected: transformer.h.2.ln_1.bias": {"transformer__h__2__ln_1__bias": zeros(8)},
+    "unexpected: transformer.h.0.mlp.bias": {"transformer__h__0__mlp__bias": zeros(8)},
+    "unexpected: transformer.lm_head.weight": {"transformer__lm_head__weight": zeros(11, 8)},
+    "unexpected: h.0.attn.biases": {"h__0__attn__biases": zeros()},
     "wrong shape: transformer.h.0.mlp.c_fc.weight is (12, 8), not (8, 12)": {
-        "transformer__h__0__mlp__c_fc__weight": ZEROS(12, 8)
+        "transformer__h__0__mlp__c_fc__weight": zeros(12, 8)
     },
-    "wrong shape: transformer.ln_f.bias is (), not (8,)": {"transformer__ln_f__bias": ZEROS(())},
-    "wrong shape: lm_head.weight is (12, 8), not (11, 8)": {"lm_head__weight": ZEROS(12, 8)},
+    "wrong shape: transformer.ln_f.bias is (), not (8,)": {"transformer__ln_f__bias": zeros()},
+    "wrong shape: lm_head.weight is (12, 8), not (11, 8)": {"lm_head__weight": zeros(12, 8)},
     "wrong shape: transformer.wte.weight is (0, 8), not (11, 8)": {
-        "transformer__wte__weight": ZEROS(0, 8)
+        "transformer__wte__weight": zeros(0, 8)
     },
     "wrong dtype: transformer.ln_f.bias is I64, not F16, BF16, F32, F64": {
-        "transformer__ln_f__bias": ZEROS(8, dtype=torch.int64)
+        "transformer__ln_f__bias": zeros(8, dtype=np.int64)
     },
     "lm_head.weight differs from transformer.wte.weight; only tied heads are supported": {
-        "lm_head__weight": ZEROS(11, 8)
+        "lm_head__weight": zeros(11, 8)
     },
-    "more than once: {}": {"ln_f__bias": ZEROS(8)},
+    "more than once: {}": {"ln_f__bias": zeros(8)},
 }
 
 
@@ -586,8 +595,8 @@ def test_what_does_not_fit_the_configuration_is_named(directory, problem):
 
 
 def test_a_head_is_not_compared_with_what_has_no_numbers(directory):
-    wte = ZEROS(11, 8, dtype=torch.int64)
-    edit_tensors(directory, transformer__wte__weight=wte, lm_head__weight=ZEROS(11, 8))
+    wte = zeros(11, 8, dtype=np.int64)
+    edit_tensors(directory, transformer__wte__weight=wte, lm_head__weight=zeros(11, 8))
     problem = "wrong dtype: transformer.wte.weight is I64, not F16, BF16, F32, F64"
     assert refusal(directory) == [problem]
 
@@ -604,19 +613,19 @@ def test_names_are_those_of_a_file_without_prefix_too(directory):
     assert refusal(directory) == ["missing: h.1.ln_2.weight"]
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", EACH_KIND)
 @pytest.mark.parametrize("entry", [0, -1])
 def test_a_head_that_differs_in_one_entry_is_noticed(directory, kind, entry):
     config = replace(CONFIG, vocab_size=9000)  # more than one block of numbers
     state = random_state(config, 0, kind)
     write(directory, config, state, head=True)
     GPT2Model.from_pretrained(directory)
-    head = state["wte.weight"].clone()
-    head.view(-1)[entry] += 1.0
+    head = copy.deepcopy(state["wte.weight"])
+    head.reshape(-1)[entry] += 1.0
     edit_tensors(directory, lm_head__weight=head)
     [problem] = refusal(directory)
     assert problem.startswith("lm_head.weight differs from transformer.wte.weight")
-    head.view(-1)[entry] = torch.nan
+    head.reshape(-1)[entry] = np.nan
     edit_tensors(directory, lm_head__weight=head, transformer__wte__weight=head)
     GPT2Model.from_pretrained(directory)
 
@@ -628,11 +637,11 @@ def test_everything_that_is_wrong_is_in_one_error(sharded):
     index = json.loads(index_path.read_text())
     index["weight_map"]["transformer.h.2.ln_1.bias"] = first.name
     index_path.write_text(json.dumps(index))
-    one, two, twice = load_file(first), load_file(second), max(load_file(third))
+    one, two, twice = files.load_file(first), files.load_file(second), max(files.load_file(third))
     lost = min(two)
     del two[lost]
-    one["lm_head.weight"], one["transformer.x"] = ZEROS(11, 8), ZEROS(8, dtype=torch.uint8)
-    two[twice] = ZEROS(9)
+    one["lm_head.weight"], one["transformer.x"] = zeros(11, 8), zeros(8, dtype=np.uint8)
+    two[twice] = zeros(9)
     save_file(one, first)
     save_file(two, second)
     assert refusal(sharded) == [
@@ -645,7 +654,7 @@ def test_everything_that_is_wrong_is_in_one_error(sharded):
         "wrong dtype: transformer.x is U8, not F16, BF16, F32, F64",
         f"missing: {lost}",
         "unexpected: transformer.x",
-        f"wrong shape: {twice} is (9,), not {tuple(load_file(third)[twice].shape)}",
+        f"wrong shape: {twice} is (9,), not {tuple(files.load_file(third)[twice].shape)}",
         "lm_head.weight differs from transformer.wte.weight; only tied heads are supported",
     ]
 
@@ -663,8 +672,8 @@ def test_files_are_examined_also_where_the_configuration_is_no_use(sharded):
 
 def test_a_tensor_in_two_shards_is_named_with_both(sharded):
     first, second = (sharded / f"model-0000{n}-of-00003.safetensors" for n in (1, 2))
-    name, tensor = next(iter(load_file(first).items()))
-    save_file({**load_file(second), name: tensor}, second)
+    name, tensor = next(iter(files.load_file(first).items()))
+    save_file({**files.load_file(second), name: tensor}, second)
     places = f"{name} in {first.name} and {name} in {second.name}"
     assert refusal(sharded) == [f"more than once: {places}"]
 
@@ -890,7 +899,7 @@ def test_a_number_too_large_for_the_dtype_is_refused_by_name(directory):
     state = random_state(CONFIG, 0, "F64")
     write(directory, CONFIG, state)
     path = directory / "model.safetensors"
-    tensors = load_file(path)
+    tensors = files.load_file(path)
     name = next(key for key in tensors if key.endswith("ln_f.bias"))
     tensors[name][2] = -1e300
     save_file(tensors, path)

@@ -10,13 +10,16 @@ import tempfile
 
 import numpy as np
 import pytest
-import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import decoders, models, pre_tokenizers
 
 from npgpt2.disk.tokenizer import PretrainedTokenizer, Vocabulary, save_vocabulary
 from npgpt2.training.data import python_reference
+from tests.optional import has, needs
+
+if has("tokenizers"):
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers
 
 END = "<|endoftext|>"
 
@@ -163,6 +166,7 @@ def test_added_tokens_have_the_ids_of_their_file(directories, tmp_path):
         PretrainedTokenizer.open(path)
 
 
+@needs("tokenizers")
 def test_a_vocabulary_without_endoftext_gets_none(tmp_path):
     ids = {character: i for i, character in enumerate(sorted(BYTES.values()))}
     (tmp_path / "vocab.json").write_text(json.dumps(ids))
@@ -218,6 +222,7 @@ def test_merges_of_another_vocabulary_are_refused(directories, tmp_path):
         PretrainedTokenizer.open(path)
 
 
+@needs("tokenizers")
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b"[" * 100_000])
 def test_a_damaged_tokenizer_json_is_refused(tmp_path, content):
     (tmp_path / "tokenizer.json").write_bytes(content)
@@ -241,6 +246,7 @@ def test_truncation_and_padding_of_the_file_are_not_for_us(directories, tmp_path
     np.testing.assert_array_equal(PretrainedTokenizer.open(tmp_path).encode(text), expected)
 
 
+@needs("tokenizers")
 def test_what_a_tokenizer_would_drop_in_silence_is_an_error():
     incomplete = tokenizers.Tokenizer(models.BPE({"Ã": 0, "a": 1}, []))
     incomplete.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -251,6 +257,7 @@ def test_what_a_tokenizer_would_drop_in_silence_is_an_error():
             PretrainedTokenizer(incomplete).encode(text)
 
 
+@needs("tokenizers")
 def test_unknown_tokens_and_normalisation_are_the_tokenizer_s_own_affair():
     ids = {"[UNK]": 0, "one": 1, "two": 2}
     words = tokenizers.Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
@@ -268,12 +275,14 @@ def test_unknown_tokens_and_normalisation_are_the_tokenizer_s_own_affair():
     assert PretrainedTokenizer(spaced).encode("ab").tolist() == [0, 1]
 
 
+@needs("tokenizers")
 def test_other_errors_of_the_package_are_passed_on():
     words = tokenizers.Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="[UNK]"))
     with pytest.raises(Exception, match="UNK"):  # of two known characters, the word is not known
         PretrainedTokenizer(words).encode("ab")
 
 
+@needs("tokenizers")
 def test_ids_that_a_file_leaves_out_have_no_text():
     tokenizer = PretrainedTokenizer(tokenizers.Tokenizer(models.BPE({"a": 0, "b": 5}, [])))
     assert len(tokenizer) == 6
@@ -290,6 +299,7 @@ alphabets = st.text(
 )
 
 
+@needs("tokenizers")
 @given(alphabets, st.data())
 def test_a_vocabulary_comes_back(alphabet, data):
     vocabulary = Vocabulary.of(alphabet)
@@ -305,6 +315,7 @@ def test_a_vocabulary_comes_back(alphabet, data):
     assert tokenizer.decode(ids) == plain.decode(ids.tolist()) == text
 
 
+@needs("tokenizers")
 @given(st.text(min_size=1), st.characters())
 def test_an_unknown_character_is_named_as_the_vocabulary_does(text, character):
     known = text.replace(character, "")
@@ -317,6 +328,7 @@ def test_an_unknown_character_is_named_as_the_vocabulary_does(text, character):
         assert f"{character!r} at position {len(known)}" in str(error.value)
 
 
+@needs("tokenizers")
 def test_every_character_there_is(tmp_path):
     codes = [*range(0xD800), *range(0xE000, 0x110000)]
     sample = [*codes[:0x3100], *codes[0x3100::97], *codes[-20:]]

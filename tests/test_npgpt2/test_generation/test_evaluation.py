@@ -7,21 +7,27 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from npgpt2 import GPT2Config, GPT2Model, Parameter
 from npgpt2.generation.evaluation import Evaluation, evaluate
 from npgpt2.progress import Progress
-from tests.test_npgpt2.torch_gpt2 import NO_DROPOUT, load, random_model
+from tests.optional import has, needs
+from tests.test_npgpt2.cases import NO_DROPOUT, random_model
+
+if has("torch"):
+    import torch
+
+    from tests.test_npgpt2.torch_gpt2 import load
 
 P, V = 6, 11
 CONFIG = GPT2Config(
     vocab_size=V, n_positions=P, n_embd=8, n_layer=2, n_head=2, attn_pdrop=0.5, embd_pdrop=0.5
 )
 MODEL = random_model(CONFIG)
-ORACLE = load(CONFIG, MODEL.state_dict())
+if has("torch"):
+    ORACLE = load(CONFIG, MODEL.state_dict())
 
 lengths, seeds = st.integers(2, 40), st.integers(0, 2**32 - 1)
 
@@ -48,6 +54,7 @@ def one_by_one(tokens, contexts):
     return total
 
 
+@needs("torch")
 @given(lengths, seeds, st.integers(1, P), st.integers(1, 9))
 def test_every_token_is_predicted_once_by_the_first_window_that_can(n, seed, stride, batch_size):
     tokens = random_tokens(n, seed)
@@ -58,6 +65,7 @@ def test_every_token_is_predicted_once_by_the_first_window_that_can(n, seed, str
     np.testing.assert_allclose(evaluation.nats, one_by_one(tokens, contexts), rtol=1e-9)
 
 
+@needs("torch")
 @given(lengths, seeds)
 def test_stride_1_is_the_longest_context_for_each(n, seed):
     tokens = random_tokens(n, seed)

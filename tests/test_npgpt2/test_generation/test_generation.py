@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -16,7 +15,13 @@ from numpy.typing import NDArray
 from npgpt2 import GPT2Config, GPT2Model
 from npgpt2.generation.generation import Step, complete, generate, prefill, stream
 from npgpt2.generation.sampling import Limits, Sampling
-from tests.test_npgpt2.torch_gpt2 import NO_DROPOUT, assert_close, load, random_model
+from tests.optional import has, needs
+from tests.test_npgpt2.cases import NO_DROPOUT, assert_close, random_model
+
+if has("torch"):
+    import torch
+
+    from tests.test_npgpt2.torch_gpt2 import load
 
 CONFIG = GPT2Config(vocab_size=13, n_positions=10, n_embd=16, n_layer=2, n_head=2)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -257,6 +262,7 @@ def test_of_a_row_that_has_stopped_log_probabilities_are_0(model: GPT2Model) -> 
     assert two.tokens[0] == first and two.logprobs[0] == 0.0 and two.logprobs[1] < 0.0
 
 
+@needs("torch")
 def test_forty_greedy_tokens_are_those_of_torch() -> None:
     config = GPT2Config(vocab_size=50, n_positions=48, n_embd=32, n_layer=2, n_head=4, **NO_DROPOUT)
     for seed in range(5):

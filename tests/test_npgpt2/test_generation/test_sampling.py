@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from npgpt2.generation.sampling import Sampling
-from tests.test_npgpt2.torch_gpt2 import assert_close
+from tests.test_npgpt2.cases import assert_close
 
 SEEDS = st.integers(0, 2**32 - 1)
 

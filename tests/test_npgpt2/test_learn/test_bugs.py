@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from autograd import Tensor
@@ -19,7 +18,13 @@ from npgpt2 import functional as F
 from npgpt2.learn import bugs, museum
 from npgpt2.learn.bugs import BUGS, Bug, parse
 from npgpt2.learn.detectors import DETECTORS, Matrix, measure
-from tests.test_npgpt2 import torch_gpt2
+from tests.optional import has, needs
+from tests.test_npgpt2 import cases
+
+if has("torch"):
+    import torch
+
+    from tests.test_npgpt2 import torch_gpt2
 
 DOCUMENT = Path(__file__).parents[2] / "bugs.md"
 each_bug = pytest.mark.parametrize("name", BUGS)
@@ -31,8 +36,8 @@ SOFTMAX = BUGS["softmax-unweighted-mean"]
 
 def equality_with_torch() -> None:
     """Train three steps: compare logits, loss, each gradient by name, and at last the weights."""
-    config = torch_gpt2.random_config(0, n_layer=1)
-    model = torch_gpt2.random_model(config, 0)
+    config = cases.random_config(0, n_layer=1)
+    model = cases.random_model(config, 0)
     oracle = torch_gpt2.load(config, model.state_dict())
     optimizer = AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
     groups = [
@@ -40,9 +45,9 @@ def equality_with_torch() -> None:
         {"params": [p for p in oracle.parameters() if p.ndim == 1], "weight_decay": 0.0},
     ]
     torch_optimizer = torch.optim.AdamW(groups, lr=0.01)
-    batch = torch_gpt2.random_batch(config, 0)
+    batch = cases.random_batch(config, 0)
     for _ in range(3):
-        assert_equal(torch_gpt2.run(model, *batch), torch_gpt2.run_torch(oracle, *batch))
+        assert_equal(cases.run(model, *batch), torch_gpt2.run_torch(oracle, *batch))
         optimizer.step()
         torch_optimizer.step()
     weights = {name: p.detach().numpy() for name, p in oracle.named_parameters()}
@@ -56,7 +61,7 @@ def assert_equal(ours: dict[str, NDArray], theirs: dict[str, NDArray]) -> None:
         assert np.allclose(ours[name], expected, 1e-7, 1e-9 * np.abs(expected).max()), name
 
 
-ALL_DETECTORS = DETECTORS | {"torch": equality_with_torch}
+ALL_DETECTORS = DETECTORS | ({"torch": equality_with_torch} if has("torch") else {})
 each_detector = pytest.mark.parametrize("detector", ALL_DETECTORS)
 
 
@@ -66,10 +71,12 @@ each_detector = pytest.mark.parametrize("detector", ALL_DETECTORS)
 @pytest.fixture(scope="module")
 def matrix() -> Iterator[Matrix]:
     """Every bug against every detector, once. One thread is enough for such tiny arrays."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    if has("torch"):
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
     yield measure(BUGS.values(), ALL_DETECTORS)
-    torch.set_num_threads(threads)
+    if has("torch"):
+        torch.set_num_threads(threads)
 
 
 def caught(matrix: Matrix, detector: str) -> set[str]:
@@ -190,6 +197,7 @@ decay-without-lr
 """
 
 
+@needs("torch")
 def test_what_equality_with_torch_shows(matrix: Matrix) -> None:
     """It sees no bug in the ops that a training step of GPT-2 does not use."""
     assert caught(matrix, "torch") == set(CAUGHT_BY_TORCH.split())

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from npgpt2.cli import main
+from tests.optional import needs
 
 ROOT = Path(__file__).parents[3]
 
@@ -114,6 +115,7 @@ def test_the_museum_shows_one_bug_or_many(capsys: pytest.CaptureFixture[str]) ->
     assert "layer-norm" in error_of(capsys, "museum", "layer-norn-mean-term")
 
 
+@needs("matplotlib")
 def test_plot_draws_a_run(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "picture.svg"
     assert str(out) in output_of(capsys, "plot", run, "--prompt", "to be", "--out", str(out))

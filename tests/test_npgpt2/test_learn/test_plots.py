@@ -14,6 +14,7 @@ from npgpt2 import functional as F
 from npgpt2.learn import plots
 from npgpt2.training.run import Metrics, Run
 from npgpt2.training.trainer import Trainer
+from tests.optional import needs
 from tests.test_npgpt2.test_training.test_trainer import TEXT, TINY
 
 ROOT = Path(__file__).parents[3]
@@ -136,6 +137,7 @@ def test_metrics_that_cannot_be_drawn_are_an_error(tmp_path, content, message):
 # -- the pictures ----------------------------------------------------------------------------------
 
 
+@needs("matplotlib")
 def test_curves_are_drawn_into_the_run_directory(directory, capsys):
     plots.main(directory)
     path = directory / "plot.png"
@@ -145,6 +147,7 @@ def test_curves_are_drawn_into_the_run_directory(directory, capsys):
     assert len(list(directory.iterdir())) == 5
 
 
+@needs("matplotlib")
 def test_a_prompt_of_odd_characters_is_drawn_as_escapes(directory, tmp_path):
     """Warnings of glyphs that are missing would be errors here, and so would formulas."""
     out = tmp_path / "a.SVG"
@@ -156,10 +159,12 @@ def test_a_prompt_of_odd_characters_is_drawn_as_escapes(directory, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.SVG"]
 
 
+@needs("matplotlib")
 def test_characters_that_cannot_be_seen_are_spelled():
     assert plots._visible("a é\n\t\x85漢🙂\\$") == "a é\\n\\t\\x85\\u6f22\\U0001f642\\$"
 
 
+@needs("matplotlib")
 def test_labels_titles_and_numbers_of_the_picture(directory):
     from matplotlib.figure import Figure
 
@@ -191,6 +196,7 @@ def test_labels_titles_and_numbers_of_the_picture(directory):
 # -- mistakes --------------------------------------------------------------------------------------
 
 
+@needs("matplotlib")
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
@@ -205,12 +211,14 @@ def test_a_prompt_that_does_not_fit_is_an_error(directory, prompt, message):
     assert not (directory / "plot.png").exists()
 
 
+@needs("matplotlib")
 @pytest.mark.parametrize("name", ["plot", "plot.pdf", "plot.png.gz"])
 def test_files_are_png_or_svg(directory, tmp_path, name):
     with pytest.raises(ValueError, match=f"{name} must end in .png or .svg"):
         plots.plot(directory, out=tmp_path / name)
 
 
+@needs("matplotlib")
 def test_a_directory_that_is_not_there_or_no_run_is_an_error(directory, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere is not a directory"):
         plots.plot(tmp_path / "nowhere")
@@ -220,6 +228,7 @@ def test_a_directory_that_is_not_there_or_no_run_is_an_error(directory, tmp_path
         plots.plot(directory, out=tmp_path / "nowhere" / "plot.png")
 
 
+@needs("matplotlib")
 def test_a_run_without_metrics_is_an_error(tmp_path):
     run = Trainer.start(tmp_path / "run", TINY, TEXT).run
     with pytest.raises(ValueError, match="metrics.csv has no row of a step yet"):

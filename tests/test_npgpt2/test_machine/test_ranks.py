@@ -26,8 +26,10 @@ from npgpt2.machine.ranks import ALONE, Ranks, launched
 from npgpt2.training.batch_dropout import dropout_of_batch
 from npgpt2.training.run import Run
 from npgpt2.training.trainer import Trainer
+from tests.optional import needs, skip_without
 from tests.test_npgpt2.test_training.test_trainer import MEASURED, TEXT, TINY, assert_same_run, rows
 
+MPI = "mpi4py", "threadpoolctl"
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
 SIZES = "--n-layer 2 --n-embd 8 --n-head 2 --n-positions 8 --batch-size 5 --eval-batches 2"
 FLAGS = f"{SIZES} --steps 6 --eval-every 3 --lr 1e-2 --dropout 0.1 --dtype float64".split()
@@ -195,6 +197,7 @@ def assert_same_up_to_rounding(directory, other):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """What runs on 1, 2 and 3 ranks printed and, in directories of these names, wrote."""
+    skip_without(*MPI)
     parent = tmp_path_factory.mktemp("finished")
     (parent / "text").write_text(TEXT)
     done = {}
@@ -240,6 +243,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step_and_a_run_goes_on(
     assert_same_up_to_rounding(finished[0] / "2", copy)
 
 
+@needs(*MPI)
 def test_ctrl_c_saves_and_stops(tmp_path, text):
     directory = tmp_path / "run"
     command = [MPIEXEC, "-n", "2", sys.executable, "-m", "npgpt2", "train", "--text", text]
@@ -272,6 +276,7 @@ def test_a_killed_rank_ends_the_run_which_goes_on_from_its_last_checkpoint(
     assert_same_bits(finished[0] / "2", directory)
 
 
+@needs(*MPI)
 @pytest.mark.parametrize(
     ("rank", "action", "message"),
     [
@@ -288,6 +293,7 @@ def test_an_error_on_one_rank_alone_is_told_and_ends_all(tmp_path, text, rank, a
     assert Run.open(directory).load()[1]["step"] == 3
 
 
+@needs(*MPI)
 @pytest.mark.parametrize(
     "action",
     ["trainer.model.wpe.weight.data[0, 0] += 1e-6", "trainer.rng.random()"],
@@ -302,6 +308,7 @@ def test_ranks_that_drift_apart_are_noticed_before_the_checkpoint(tmp_path, text
     assert Run.open(directory).load()[1]["step"] == 3
 
 
+@needs(*MPI)
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -336,6 +343,7 @@ def test_without_mpi4py_every_rank_says_what_to_install():
     assert "pip install 'npgpt2[mpi]'" in done.stderr and done.stderr.count("\n") == 1
 
 
+@needs(*MPI)
 def test_a_launcher_of_another_mpi_is_no_reason_to_train_twice():
     done = python("-m", "npgpt2", "train", SLURM_STEP_NUM_TASKS="2")
     assert done.returncode == 2
@@ -352,6 +360,7 @@ print(process.limit_threads(1), *{p["num_threads"] for p in threadpoolctl.thread
 """
 
 
+@needs("threadpoolctl")
 def test_threads_are_limited_unless_the_user_has_set_their_number():
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     free = {name: value for name, value in os.environ.items() if name not in names}
@@ -369,6 +378,7 @@ def test_without_threadpoolctl_the_way_out_is_named(monkeypatch):
         process.limit_threads(1)
 
 
+@needs(*MPI)
 def test_the_cores_of_a_machine_are_shared_out_among_its_ranks():
     code = "from npgpt2.machine.ranks import launched; print(f'{launched().cores()}\\n', end='')"
     done = mpiexec(2, code=code)

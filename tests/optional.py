@@ -1,0 +1,29 @@
+"""Packages that may be missing where the tests run: torch, and the extras of npgpt2."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+
+
+def has(package: str) -> bool:
+    """Return whether `package` is installed."""
+    return find_spec(package) is not None
+
+
+def lack(*packages: str) -> str:
+    """Return which of `packages` are missing and how to install them; "" if none is missing."""
+    missing = " and ".join(package for package in packages if not has(package))
+    return f"needs {missing}: python3 -m pip install '.[test]'" if missing else ""
+
+
+def needs(*packages: str) -> pytest.MarkDecorator:
+    """Mark a test that is skipped where one of `packages` is missing."""
+    return pytest.mark.skipif(lack(*packages) != "", reason=lack(*packages))
+
+
+def skip_without(*packages: str) -> None:
+    """Skip every test that asks for the fixture that calls this, if a package is missing."""
+    if reason := lack(*packages):
+        pytest.skip(reason)
