@@ -20,7 +20,6 @@ from autograd import Tensor, concatenate, no_grad, record
 from autograd.backward import backward, topological_order
 from npgpt2 import Dropout, GPT2Config, GPT2Model, Linear, Module
 from npgpt2 import functional as F
-
 from npgpt2.learn.trace import Trace, estimate_flops, norm, trace_model, watch
 
 CONFIG = GPT2Config(vocab_size=13, n_positions=8, n_embd=12, n_layer=2, n_head=2)
