@@ -174,7 +174,7 @@ def _table(trace: Trace) -> list[str]:
     lines = [
         "In the order of the vjp calls. |a| is the norm of a: the root of the sum of squares. "
         "|dleaves| is",
-        "the norm of the gradients that are complete here: of parameters and other leaves.",
+        "the norm of the gradients that this line completes: of parameters and other leaves.",
         '"= b + c" shows the gradients that were added up. Norms add up only if all point the same '
         "way.",
     ]
