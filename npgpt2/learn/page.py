@@ -336,8 +336,8 @@ def _in_order(root: Tensor, tensors: list[Tensor]) -> Iterator[Event]:
                 if consumer == call:
                     tensor, complete = by_index[parent], k == len(arrivals)
                     runs = complete and bool(tensor.parents)
-                    does = ", the whole sum: its vjp may run" if runs else ""
-                    does = does if complete else f", {k} of {len(arrivals)}: it waits"
+                    does = " (the whole sum) and may run its vjp" if runs else ""
+                    does = does if complete else f" ({k} of {len(arrivals)} gradients) and waits"
                     yield Event(by_index[call], tensor, float(gradient), holds, runs, does)
 
 

@@ -213,7 +213,7 @@ def test_the_orders_of_the_diamond() -> None:
     assert [(e["from"], e["to"], e["holds"]) for e in right["events"]] == [
         ("loss", "b", 1.0), ("loss", "x", 1.0), ("b", "a", 12.0), ("a", "x", 25.0), ("x", "w", 75.0)
     ]  # fmt: skip
-    assert "1 of 2: it waits" in right["events"][1]["words"]
+    assert "(1 of 2 gradients) and waits" in right["events"][1]["words"]
     assert [(e["to"], e["holds"]) for e in overwriting["events"]] == [
         ("b", 1.0), ("a", 12.0), ("x", 24.0), ("w", 72.0), ("x", 1.0), ("w", 3.0)
     ]  # fmt: skip
