@@ -9,7 +9,7 @@ over the rows, and dxhat = g * weight. Then x reaches xhat on three paths: direc
 mean, and through rstd. Each path adds one part to dx:
 
     directly           rstd * dxhat
-    through the mean   every x_j moves it by 1/C, so each gets  -rstd * mean(dxhat)
+    through the mean   dmean/dx_j = 1/C, so                     -rstd * mean(dxhat)
     through rstd       drstd/dx_j = -rstd**2 * xhat_j / C, so   -rstd * xhat * mean(dxhat * xhat)
 
 The library has every op of GPT-2 twice. In `composed` it consists of small ops, and the engine

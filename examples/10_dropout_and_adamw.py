@@ -6,8 +6,8 @@ Dropout. Each entry of the mask is 0 with probability p, and 1 otherwise. Forwar
 
 (Srivastava et al., Dropout, JMLR 15 (2014), section 10: scale in training, not in use.)
 
-AdamW. It computes no gradient, but uses it to change the parameters p. With g the gradient of p at
-step t = 1, 2, ...:
+AdamW computes no gradient. It uses the gradient g of a parameter p to change p, at the steps
+t = 1, 2, ...:
 
     m = beta1 m + (1 - beta1) g        a running mean of g
     v = beta2 v + (1 - beta2) g**2     a running mean of g**2

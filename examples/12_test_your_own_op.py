@@ -1,4 +1,4 @@
-"""Lesson 12: describe an op of your own, and test it in the same way as the built-in ops.
+"""Lesson 12: describe your own op, and test it in the same way as the built-in ops.
 
 An `OpSpec` has the name of the op, the op, a reference in plain NumPy that computes the same value,
 and a strategy that draws operands. `check_op` draws many calls of the op, and checks the properties

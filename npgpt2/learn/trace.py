@@ -59,11 +59,11 @@ def _label_of(labels: _Labels, tensor: Tensor) -> str | None:
 def watch(model: Module) -> Iterator[None]:
     """Inside this block, remember which module makes which node, and the names of the parameters.
 
-    Paths are those of `Module.named_modules`: "h.0.attn", and "" for the model. A node belongs to
+    The paths come from `Module.named_modules`: "h.0.attn", and "" for the model. A node belongs to
     the innermost module whose `forward` made it. A node that was made outside of every forward has
-    the path "". If another `watch` already watches a module, that one labels its nodes.
+    the path "". If another `watch` already watches a module, the nodes get the other one's labels.
 
-    Afterwards the modules are as before, also after an error. Not thread-safe: only one thread may
+    Afterwards the modules are as before, even after an error. Not thread-safe: only one thread may
     use the model inside the block.
 
     Notes

@@ -117,7 +117,7 @@ def _misfits(
 def _diagnose(
     exercise: Exercise, name: str, yours: Outcomes, wrong: Sequence[str]
 ) -> Finding | None:
-    def alike(mistakes: Sequence[Cause]) -> list[Cause]:
+    def agreeing(mistakes: Sequence[Cause]) -> list[Cause]:
         """Return the mistakes that give the same values for this gradient."""
         return [m for m in mistakes if _agrees(exercise, m, name, yours)]
 
@@ -132,17 +132,17 @@ def _diagnose(
     if not _has_wrong_numbers(exercise, name, yours):
         return None
     catalogue, general = _catalogue(exercise), _general(exercise)
-    known = alike(catalogue)
+    known = agreeing(catalogue)
     if found := whole(known):
         return Finding.of(found)
-    pens = alike(_slips(exercise))
+    pens = agreeing(_slips(exercise))
     # If several gradients are wrong, prefer one slip that explains all to a mistake for each.
     if found := whole(pens) if len(wrong) > 1 else []:
         return Finding.of(found)
     if known:  # the mistake would change other gradients too, but they do not agree with it
         found_here = Finding.of(known)
         return replace(found_here, text=f"In {name} only: {found_here.text}")
-    if found := alike(general):
+    if found := agreeing(general):
         return Finding.of(found)
     if finding := _of_terms(exercise, name, yours[name]):
         return finding
