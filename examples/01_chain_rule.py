@@ -1,7 +1,13 @@
 """Lesson 1: the chain rule, on one product.
 
-Backprop answers one question, op by op: given g = dL/dout, what are dL/da and dL/db?
-Each op carries the answer as its vjp (vector-Jacobian product), and you may call it yourself.
+L is the loss: one number, computed by many ops. Backprop asks one question at each op. Given
+g = dL/dout, the gradient of its output, which gradients dL/da and dL/db do its inputs get? g is
+called the cotangent of the output.
+
+Each op has a function that answers: its vjp (vector-Jacobian product). It multiplies the vector g
+by the Jacobian, the matrix of all derivatives dout/da, usually without building this matrix. You
+can call a vjp yourself. `backward()` calls the vjps of all ops, from the end to the start. The
+lessons call the code that does this the engine.
 """
 
 import numpy as np
@@ -9,6 +15,7 @@ import numpy as np
 from autograd import Tensor, log
 
 print("out = a * b, with a = 2 and b = 5")
+# a and b are leaves: no op made them, and we want their gradients.
 a, b = Tensor(2.0, requires_grad=True), Tensor(5.0, requires_grad=True)
 out = a * b
 da, db = out.vjp(1.0)
@@ -21,20 +28,20 @@ L = log(out)
 (dout,) = L.vjp(1.0)  # dL/dout = 1 / out
 da, db = out.vjp(dout)  # dL/da = dL/dout * b
 print(f"  dL/dout = {dout:.3f}, dL/da = {da:.3f}, dL/db = {db:.3f}")
-L.backward()  # the same walk, made by the engine
+L.backward()  # the engine makes the same calls
 print(f"  L.backward():      a.grad = {a.grad:.3f}, b.grad = {b.grad:.3f}\n")
 
-print("x * x: one value used twice, so its gradient is the sum over both uses")
+print("x * x uses one value twice, so the gradient of x is the sum over both uses")
 x = Tensor(3.0, requires_grad=True)
 square = x * x
 first, second = square.vjp(1.0)
 square.backward()
 print(f"  vjp -> {first:g} and {second:g}; x.grad = {x.grad:g} = {first:g} + {second:g}\n")
 
-print("matrix + row: the row is used once for every row of the matrix")
+print("matrix + row broadcasts the row: every row of the matrix uses it once")
 matrix, row = Tensor(np.ones((3, 2)), requires_grad=True), Tensor([1.0, 2.0], requires_grad=True)
 g = np.array([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]])
 (matrix + row).backward(g)
-print(f"  g =\n{g}\n  row.grad = {row.grad}: g summed over the axis that was broadcast")
+print(f"  g =\n{g}\n  row.grad = {row.grad}: g summed over the broadcast axis")
 
 print("\nNow you: x + f(x) uses x twice too. npgpt2 practice residual --start residual.py")

@@ -1,21 +1,23 @@
-"""Lesson 4: softmax mixes the channels of a row, GELU does not.
+"""Lesson 4: softmax mixes the entries of a row, GELU does not.
 
-Softmax. p_i = exp(x_i) / sum_k exp(x_k). x_j stands above the line if j = i, and always below it:
+Softmax. p_i = exp(x_i) / sum_k exp(x_k). x_j is in the numerator only if j = i, and always in the
+denominator. Write 1[i = j] for a number that is 1 if i = j, and 0 otherwise:
 
     dp_i/dx_j = p_i (1[i = j] - p_j)
     dx_j = sum_i g_i dp_i/dx_j = g_j p_j - p_j sum_i g_i p_i
     dx = p * (g - sum(g * p))          the sum is over the row
 
-(Goodfellow et al., Deep Learning (2016), section 6.2.2.3, has the function.)
+(Goodfellow et al., Deep Learning (2016), section 6.2.2.3, defines the function.)
 
 GELU. out = x/2 * (1 + tanh(u)) with u = c (x + a x**3), c = sqrt(2/pi), a = 0.044715. x has two
-uses: product rule; and u is a function of x: chain rule; and d tanh(u)/du = 1 - tanh(u)**2:
+uses, in x/2 and in u: use the product rule, and the chain rule for u, with
+d tanh(u)/du = 1 - tanh(u)**2:
 
     slope = (1 + tanh(u)) / 2  +  x/2 * (1 - tanh(u)**2) * c (1 + 3 a x**2)
     dx = g * slope                     entry by entry
 
-(Hendrycks & Gimpel, arXiv:1606.08415 (2016), section 2: exactly x * Phi(x), which the tanh form
-approximates. GPT-2 was trained with the tanh form.)
+(Hendrycks & Gimpel, arXiv:1606.08415 (2016), section 2. GELU is x * Phi(x), where Phi is the normal
+distribution function. The tanh form approximates it, and GPT-2 was trained with the tanh form.)
 """
 
 import math
@@ -29,7 +31,7 @@ rng = np.random.default_rng(0)
 x, g = rng.standard_normal((2, 5)), rng.standard_normal((2, 5))
 leaf = Tensor(x, requires_grad=True)
 
-print("softmax, one row, by its whole matrix of derivatives and by the formula:")
+print("Softmax of one row, once with the whole Jacobian, and once with the formula:")
 out = F.softmax(leaf)
 p = out.data[0]
 jacobian = np.diag(p) - np.outer(p, p)  # (i, j): dp_i/dx_j
@@ -38,11 +40,11 @@ print(f"  g @ jacobian  {(g[0] @ jacobian).round(4)}\n  formula       {dx.round(
 (engine,) = out.vjp(g)
 assert np.abs(g[0] @ jacobian - dx).max() < 1e-14 and np.abs(engine[0] - dx).max() < 1e-14
 
-print("\nwhat must hold, and catches most slips:")
-print(f"  dx sums to {abs(dx.sum()):.0e}: adding a constant to x changes nothing")
+print("\nTwo facts that most slips violate:")
+print(f"  dx sums to 0 (here {abs(dx.sum()):.0e}), because adding a constant to x changes nothing")
 (of_ones,) = out.vjp(np.ones_like(g))
-print(f"  for g = 1, dx is {np.abs(of_ones).max():.0e}: the p sum to 1, whatever x")
-print("  so .sum().backward() would approve of a softmax whose gradient is always 0")
+print(f"  for g = 1, dx is 0 (here {np.abs(of_ones).max():.0e}), because the p always sum to 1")
+print("So .sum().backward() would accept a softmax whose gradient is always 0.")
 assert abs(dx.sum()) < 1e-14 and np.abs(of_ones).max() < 1e-14
 
 print("\nGELU, by hand:")
@@ -74,7 +76,8 @@ for name, gap in zip(("values", "slopes"), gaps, strict=True):
     print(f"  the two forms: {name} differ by at most {gap.max():.2e}, at |x| = ", end="")
     print(f"{abs(grid[gap.argmax()]):.2f}")
 assert 4.725e-4 < gaps[0].max() < 4.735e-4
-print("  More than rounding, less than a mistake: then the other form was differentiated.")
-print(f"  GELU falls left of x = {grid[of_tanh[0].argmin()]:.2f}: there the slope is below 0")
+print("  If your slope is off by more than rounding, but less than 9e-4, it may be the")
+print("  slope of the other form.")
+print(f"  GELU falls left of x = {grid[of_tanh[0].argmin()]:.2f}: the slope is below 0 there")
 
 print("\nNow you: npgpt2 practice softmax --start softmax.py, then practice gelu")

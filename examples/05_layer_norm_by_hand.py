@@ -1,16 +1,19 @@
 """Lesson 5: layer norm by hand, from three lines of forward to three lines of backward.
 
-Forward, for each row x of C channels:
+Forward, for each row x of C channels, with its mean and its variance var:
 
     xhat = (x - mean) * rstd,  rstd = 1 / sqrt(var + eps);  out = xhat * weight + bias
 
-Backward, given g = dL/dout. The easy part first: dbias = g, dweight = g * xhat (summed over
-rows), dxhat = g * weight. Then x reaches xhat in three ways: directly, through the mean, and
-through rstd:
+Backward, given g = dL/dout. Three gradients are easy: dbias = g and dweight = g * xhat, both summed
+over the rows, and dxhat = g * weight. Then x reaches xhat on three paths: directly, through the
+mean, and through rstd. Each path adds one part to dx:
 
     directly           rstd * dxhat
-    through the mean   every x_j moves it by 1/C, so all share  -rstd * mean(dxhat)
+    through the mean   dmean/dx_j = 1/C, so                     -rstd * mean(dxhat)
     through rstd       drstd/dx_j = -rstd**2 * xhat_j / C, so   -rstd * xhat * mean(dxhat * xhat)
+
+The library has every op of GPT-2 twice. In `composed` it consists of small ops, and the engine
+derives its gradient. In `functional` it is one fast op, with a vjp derived by hand.
 """
 
 import numpy as np
@@ -36,17 +39,17 @@ dx = direct + through_mean + through_rstd
 
 
 def show(name: str, row: np.ndarray) -> None:
-    """Print one row, aligned."""
+    """Print one row under a name."""
     print(f"  {name:<18}" + " ".join(f"{value:7.3f}" for value in row))
 
 
-print("dx of the first row, in its three parts:")
+print("dx of the first row, and its three parts:")
 show("directly", direct[0])
 show("through the mean", np.broadcast_to(through_mean, direct.shape)[0])
 show("through rstd", through_rstd[0])
 show("dx", dx[0])
 
-print("\nlargest difference of dx, dweight, dbias from the engine:")
+print("\nLargest differences of dx, dweight, dbias from the engine:")
 by_hand = (dx, (g * xhat).sum(axis=0), g.sum(axis=0))
 for where in (composed, functional):
     for leaf in (x, weight, bias):
@@ -59,9 +62,9 @@ for where in (composed, functional):
     assert max(differences) < 1e-14
     print(f"  {where.__name__:<18}" + "  ".join(f"{d:.0e}" for d in differences))
 
-print("\ndx sums to 0 over the channels: adding a constant to x changes nothing")
+print("\ndx sums to 0 over the channels, because adding a constant to x changes nothing:")
 print(f"  sums: {dx.sum(axis=-1).round(12) + 0.0}")
-print("leave out the part through the mean, and it does not:")
+print("Without the part through the mean, it does not:")
 print(f"  sums: {(direct + through_rstd).sum(axis=-1).round(3)}")
 
 print("\nNow you: npgpt2 practice layer_norm --start layer_norm.py")

@@ -1,17 +1,22 @@
-"""Lesson 10: dropout, which has a memory, and AdamW, which has two.
+"""Lesson 10: dropout remembers its mask, AdamW remembers two running means.
 
-Dropout. Forward, with a mask of 0 (with probability p) and 1, drawn once:
+Dropout. Each entry of the mask is 0 with probability p, and 1 otherwise. Forward draws it once:
 
-    out = x * mask / (1 - p)           so dx = g * mask / (1 - p), of the very same mask
+    out = x * mask / (1 - p)           so dx = g * mask / (1 - p), with the same mask
 
-(Srivastava et al., Dropout, JMLR 15 (2014), section 10: scaled in training, not in use.)
+(Srivastava et al., Dropout, JMLR 15 (2014), section 10: scale in training, not in use.)
 
-AdamW. No gradient, but what is done with it. With g the gradient at step t = 1, 2, ...:
+AdamW computes no gradient. It uses the gradient g of a parameter p to change p, at the steps
+t = 1, 2, ...:
 
-    m = beta1 m + (1 - beta1) g        a running mean of g: starts at 0, so it is too small by
-    v = beta2 v + (1 - beta2) g**2     1 - beta1**t (and v by 1 - beta2**t), which is divided out
-    p = p - lr * decay * p             decoupled: not through m and v; matrices only
+    m = beta1 m + (1 - beta1) g        a running mean of g
+    v = beta2 v + (1 - beta2) g**2     a running mean of g**2
+    p = p - lr * decay * p             weight decay, for matrices only
     p = p - lr * (m / (1 - beta1**t)) / (sqrt(v / (1 - beta2**t)) + eps)
+
+m and v start at 0, so at first they are too small, by the factors 1 - beta1**t and 1 - beta2**t.
+The last line corrects them: it divides by these factors. The weight decay is decoupled: it changes
+p directly, and does not enter m and v.
 
 (Kingma & Ba, arXiv:1412.6980 (2014), algorithm 1 and section 3; Loshchilov & Hutter,
 arXiv:1711.05101 (2017), algorithm 2.)
@@ -28,17 +33,17 @@ p, x, g = 0.25, rng.standard_normal((200, 50)), rng.standard_normal((200, 50))
 leaf = Tensor(x, requires_grad=True)
 out = F.dropout(leaf, p, np.random.default_rng(1))
 (dx,) = out.vjp(g)
-mask = np.random.default_rng(1).random(x.shape, dtype=np.float32) >= p  # the same draw
+mask = np.random.default_rng(1).random(x.shape, dtype=np.float32) >= p  # the same seed and draw
 assert np.array_equal(out.data == 0.0, ~mask) and np.abs(dx - g * mask / (1 - p)).max() < 1e-14
-print(f"dropout: {1 - mask.mean():.3f} of the entries are 0, and of dx the same ones")
-print("  Draw a mask anew in backward, and no shape, mean or norm will show it:")
+print(f"Dropout: {1 - mask.mean():.3f} of the entries are 0, and so are the same entries of dx.")
+print("  If backward draws a new mask, no shape, mean or norm shows the mistake:")
 again = np.random.default_rng(2).random(x.shape, dtype=np.float32) >= p
 anew = g * again / (1 - p)
 norms = [np.linalg.norm(a) for a in (dx, anew, dx - anew)]
 print("  norm of dx {:.1f}, with a new mask {:.1f}, of their difference {:.1f}".format(*norms))
 assert abs(norms[1] / norms[0] - 1) < 0.02 and norms[2] > norms[0] / 2
 
-print("\nAdamW, by hand and by the library, three steps of a matrix and a bias:")
+print("\nAdamW by hand and from the library, for three steps of a matrix and a bias:")
 lr, (beta1, beta2), eps, weight_decay = 0.1, (0.9, 0.95), 1e-8, 0.1
 parameters = [Parameter(rng.standard_normal(shape)) for shape in ((3, 4), (3,))]
 hand = [parameter.data.copy() for parameter in parameters]
@@ -61,7 +66,8 @@ for t in (1, 2, 3):
     gap = max(np.abs(p.data - mine).max() for p, mine in zip(parameters, hand, strict=True))
     print(f"  step {t}: largest difference {gap:.0e}")
     assert gap < 1e-14
-print("The first step is -lr * sign(g), for every entry: of m / sqrt(v) only the sign is left. Any")
-print("factor on g cancels too, so a loss summed instead of averaged trains all the same.")
+print("At step 1 the corrected m and sqrt(v) are g and |g|. So each entry changes by")
+print("-lr * sign(g), apart from the decay. A constant factor on g cancels at every")
+print("step, so a summed loss trains in the same way as an averaged loss.")
 
 print("\nNow you: npgpt2 practice dropout --start dropout.py, then practice adamw")

@@ -1,6 +1,6 @@
-"""Lesson 11: training a character model, with nothing hidden: data, model, loss, step, sample.
+"""Lesson 11: train a model of characters, with nothing hidden: data, model, loss, step, sample.
 
-`npgpt2 train` does the same with checkpoints, a schedule and a progress line.
+`npgpt2 train` does the same, with checkpoints, a learning rate schedule and a progress line.
 """
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from npgpt2 import AdamW, GPT2Config, GPT2Model, clip_grad_norm
 from npgpt2 import functional as F
 
-# Data: characters are tokens, and the target of each is the character that follows.
+# Data: each character is a token, and its target is the next character.
 text = "the cat sat on the mat. the dog sat on the log. " * 20
 characters = sorted(set(text))
 tokens = np.array([characters.index(c) for c in text])
@@ -31,16 +31,17 @@ config = GPT2Config(
 model = GPT2Model(config, rng=0)
 optimizer = AdamW(model.parameters(), lr=3e-3)
 print(f"{model.get_num_params():,} parameters, {len(characters)} characters")
-print(f"a blind guess costs ln {len(characters)} = {np.log(len(characters)):.3f} nats\n")
+blind = np.log(len(characters))
+print(f"loss of a blind guess: ln {len(characters)} = {blind:.3f} nats (bits would use log2)\n")
 
 for step in range(201):
     inputs, targets = batch(16)
     logits = model(inputs)  # (B, T) -> (B, T, V)
     loss = F.cross_entropy(logits, targets)
     loss.backward()  # fills .grad of every parameter
-    norm = clip_grad_norm(model.parameters(), 1.0)
+    norm = clip_grad_norm(model.parameters(), 1.0)  # scales gradients of a norm above 1 to norm 1
     optimizer.step()  # changes every parameter a little
-    optimizer.zero_grad()  # else the next gradients would be added to these
+    optimizer.zero_grad()  # otherwise backward() adds the next gradients to these
     if step % 40 == 0:
         print(f"step {step:3d}  loss {loss.item():.3f}  gradient norm {norm:.2f}")
 

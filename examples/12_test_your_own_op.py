@@ -1,7 +1,14 @@
-"""Lesson 12: describe an op of your own, and have it tested as the built-in ones are.
+"""Lesson 12: describe your own op, and test it in the same way as the built-in ops.
 
-Needs hypothesis: pip install 'npgpt2[testing]'.
+An `OpSpec` has the name of the op, the op, a reference in plain NumPy that computes the same value,
+and a strategy that draws operands. `check_op` draws many calls of the op, and checks the properties
+that all built-in ops have. If one does not hold, `check_op` shows the smallest such call that it
+can find. One property is about kinks: a kink is a point where the slope jumps, as max(a, 0) at 0.
+
+You need hypothesis: pip install 'npgpt2[testing]'.
 """
+
+import textwrap
 
 import numpy as np
 
@@ -22,7 +29,7 @@ print("  " + "\n  ".join(name.replace("_", " ") for name in PROPERTIES))
 
 wrong = OpSpec(
     "wrong softplus",
-    lambda a: softplus(a, slope=lambda g, x: g / (1.0 + np.exp(x))),  # a sign
+    lambda a: softplus(a, slope=lambda g, x: g / (1.0 + np.exp(x))),  # the sign of x is wrong
     lambda x: np.logaddexp(0.0, x),
     one_operand(),
     domain=numbers(-2.0, 2.0),
@@ -30,4 +37,6 @@ wrong = OpSpec(
 try:
     check_op(wrong)
 except AssertionError as error:
-    print(f"\nwrong softplus: {error}", *error.__notes__, sep="\n")
+    print()
+    print(textwrap.fill(f"wrong softplus: {error}", 80, break_on_hyphens=False))
+    print(*error.__notes__[:2], sep="\n")  # the property, and the smallest call

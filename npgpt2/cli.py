@@ -14,10 +14,10 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import fields
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 import numpy as np
 
@@ -25,7 +25,6 @@ from npgpt2 import __version__, validate
 from npgpt2.config import PRESETS, TrainingConfig
 from npgpt2.generation.evaluation import evaluate
 from npgpt2.generation.sampling import Sampling
-from npgpt2.learn.commands import Command, add_commands
 from npgpt2.machine import process
 from npgpt2.machine.ranks import Ranks, launched
 from npgpt2.parameter_table import format_table
@@ -34,6 +33,8 @@ from npgpt2.text import TextModel, export, read_config
 from npgpt2.training import data
 from npgpt2.training.run import Run, new_run_directory
 from npgpt2.training.trainer import Trainer
+
+Command: TypeAlias = Callable[[argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -347,5 +348,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_eval_arguments(add("eval", _eval))
     _add_params_arguments(add("params", _params))
     _add_export_arguments(add("export", _export))
+    from npgpt2.learn.commands import add_commands  # needed by this program alone
+
     add_commands(add)
     return parser

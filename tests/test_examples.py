@@ -1,4 +1,4 @@
-"""Every lesson runs, and prints what it claims to show."""
+"""Every lesson runs, prints the numbers that it claims, and fits a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SHOWN = {
     r"x\.grad = 6 = 3 \+ 3[\s\S]*row\.grad = \[ 6\. 60\.\]",
     "02_your_own_op.py": r"(gradients agree[\s\S]*){3}wrong gradient[\s\S]*gradients agree",
     "03_linear_and_cross_entropy.py": r"with 1/N  1\.0 times dw\n  without   2\.0 times dw[\s\S]*"
-    r"dx = dz @ w\.T: .* as it should be, off by 0\.308",
+    r"dx = dz @ w\.T: .* is right, the values are off by 0\.308",
     "04_softmax_and_gelu.py": r"values differ by at most 4\.73e-04, at \|x\| = 2\.70\n"
     r".*slopes differ by at most 8\.68e-04[\s\S]*left of x = -0\.75",
-    "05_layer_norm_by_hand.py": r"sums: \[0\. 0\.\]\nleave out .*\n  sums: \[-0\.921  2\.139\]",
-    "06_embedding.py": r"      2     4          3\.483         2\.463\n",
+    "05_layer_norm_by_hand.py": r"sums: \[0\. 0\.\]\nWithout .*\n  sums: \[-0\.921  2\.139\]",
+    "06_embedding.py": r"      2     4          3\.483          2\.463\n",
     "07_tied_weight.py": r"is wte\.weight: True[\s\S]*6,816 tied, 6,944 untied",
     "08_attention_by_hand.py": r"queries  norm 1\.6e\+00; .*\n  keys     norm \d\.\de-1[5-9]; "
     r".*\n  values   norm 9\.6e\+00",
@@ -71,3 +71,4 @@ def test_lesson(name):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert re.search(SHOWN[name], done.stdout), done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80

@@ -1,8 +1,14 @@
 """Tools for studying backpropagation by hand, on NumPy and this library alone.
 
-`practice.py` judges gradients written by hand; `trace.py` is a backward pass as data, which
-`ledger.py` prints, `page.py` makes a page of and `contributions.py` takes apart. `bugs.py` is a
-catalogue of wrong code, to be put in place one at a time; `detectors.py` has the checks people
-make, from shapes to complex-step derivatives, and shows which check sees which bug; `museum.py`
-shows one. `plots.py` draws a run.
+- To practise: `practice.py` judges the gradients that you write. `exercises/` has the twelve
+  exercises, and `judge/` finds the mistake in a wrong answer.
+- To see a backward pass: `trace.py` records it. `ledger.py` prints the record, `page.py` writes it
+  as a page with a slider, and `contributions.py` splits a gradient into the paths it came from.
+- To see how bugs hide: `bugs/` is a catalogue of wrong code, and `injection.py` puts one bug at a
+  time in place. `detectors.py` has the usual checks, from shapes to complex-step derivatives, and
+  measures which check catches which bug. `museum.py` shows one bug, and the training of a model
+  with this bug.
+- `plots.py` draws the loss curve of a run, and attention maps.
+
+`commands.py` makes the commands of `npgpt2` from these tools.
 """

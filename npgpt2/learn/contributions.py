@@ -1,9 +1,9 @@
-"""Where a gradient comes from: split by use, and along the residual stream by path.
+"""Split a gradient into the paths it came from: by use, and along the residual stream.
 
-A gradient is a sum, over all that was computed from the tensor. The tied table `wte.weight` is used
-twice, to look up tokens and to score them; a state of the residual stream is used by the sum that
-carries it on, and by the branch that reads it. Here the summands are kept apart, and it is always
-checked that they add up to the gradient.
+A gradient is a sum: each use of a tensor adds one summand. GPT-2 uses the tied table `wte.weight`
+twice, to look tokens up and to score them. It also uses each state of the residual stream twice:
+the sum x + f(x) carries x along, and the branch f reads x. This module keeps the summands apart,
+and always checks that they add up to the gradient.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from npgpt2.learn.trace import Node, Trace, norm, trace_model
 from npgpt2.model import GPT2Model
 from npgpt2.module import Module
 
-_BAR = 20  # characters, of the longest one
+_BAR = 20  # characters of the longest bar
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,17 +30,18 @@ class Part:
     Attributes
     ----------
     name
-        Where it comes from: "embedding (wte)".
+        The op that sent it, such as "embedding (wte)".
     gradient
-        An array of the tensor's shape.
+        An array with the tensor's shape.
     norm
-        Root of the sum of its squares.
+        The square root of the sum of squares of this part.
     cosine
-        Of the angle between it and the whole gradient: 1 where they point the same way, negative
-        where it is against. NaN if one of them is 0.
+        The cosine of the angle between this part and the whole gradient: 1 if both point the same
+        way, negative if they oppose each other. NaN if one of them is 0.
     share
-        What it adds to the whole gradient g in the direction of that: <part, g> / <g, g>. Shares
-        add up to 1; one may be negative, or above 1. NaN if g is 0.
+        How much of the whole gradient g this part makes up, in the direction of g:
+        <part, g> / <g, g>. The shares add up to 1. A share may be negative, or above 1. NaN if g
+        is 0.
     """
 
     name: str
@@ -56,25 +57,25 @@ class Contributions:
     Parameters
     ----------
     name
-        Of the tensor.
+        Name of the tensor.
     gradient
         dL/dtensor.
     parts
-        (name, array) of each summand.
+        (name, array) for each summand.
 
     Attributes
     ----------
     name, gradient
-        As given.
+        The arguments.
     norm
-        Root of the sum of squares of the gradient.
+        The square root of the sum of squares of the gradient.
     parts
         The summands, a tuple of `Part`.
 
     Raises
     ------
     ArithmeticError
-        The parts do not add up to the gradient: by more than rounding.
+        The sum of the parts differs from the gradient by more than rounding.
 
     Examples
     --------
@@ -120,17 +121,17 @@ class Contributions:
 
 
 def _inner(a: Array, b: Array) -> float:
-    """Return the sum of a * b, added up in float64."""
+    """Return the sum of a * b, computed in float64."""
     return float(np.vdot(a.astype(np.float64, copy=False), b.astype(np.float64, copy=False)))
 
 
 def _require_sum(name: str, gradient: Array, parts: list[Array]) -> None:
-    """Raise ArithmeticError unless the parts add up to the gradient, but for rounding.
+    """Raise ArithmeticError unless the parts add up to the gradient, up to rounding.
 
-    Adding n numbers up in another order changes the result by n roundings of the sum of their
-    magnitudes, at most: Higham, Accuracy and Stability of Numerical Algorithms (2002), section 4.2.
+    Another order of summation changes a sum of n numbers by at most n roundings of the sum of their
+    magnitudes: Higham, Accuracy and Stability of Numerical Algorithms (2002), section 4.2.
     """
-    with np.errstate(invalid="ignore"):  # inf - inf: what is not finite cannot be checked
+    with np.errstate(invalid="ignore"):  # inf - inf: only finite numbers can be checked
         off = sum(parts, start=np.zeros_like(gradient)) - gradient
         bound = sum(map(np.abs, parts), start=np.abs(gradient))
         bound *= 2 * (len(parts) + 1) * np.finfo(gradient.dtype).eps
@@ -147,28 +148,29 @@ def _require_sum(name: str, gradient: Array, parts: list[Array]) -> None:
 
 
 def contributions(loss: Tensor, tensor: Tensor, model: Module | None = None) -> Contributions:
-    """Split the gradient of a tensor by what was computed from it. Changes nothing.
+    """Split the gradient of a tensor by the nodes that use it. Changes nothing.
 
     Parameters
     ----------
     loss
-        A scalar Tensor. Computed inside `with watch(model):`, the parts have the paths of modules.
+        A scalar Tensor. If you compute it inside `with watch(model):`, the names of the parts
+        contain the paths of modules.
     tensor
-        A parameter or another leaf, or any Tensor that the loss was computed from.
+        A parameter or another leaf, or any Tensor from which the loss was computed.
     model
-        Names the parameters where there was no `watch`.
+        Names the parameters if there was no `watch`.
 
     Returns
     -------
     Contributions
-        A part for each node that uses the tensor, in the order in which they send their gradients
-        back; one that uses it twice (x * x) sends their sum. The loss itself has one part, a
-        gradient of 1.
+        A part for each node that uses the tensor, in the order in which the nodes send their
+        gradients. A node that uses the tensor twice (x * x) has one part, the sum of both. The loss
+        itself has one part, the given gradient of 1.
 
     Raises
     ------
     ValueError
-        The tensor is not part of the loss, or requires no gradient.
+        The loss was not computed from the tensor, or the tensor requires no gradient.
     RuntimeError
         See `Trace.of`.
 
@@ -185,7 +187,10 @@ def contributions(loss: Tensor, tensor: Tensor, model: Module | None = None) -> 
 def by_use(trace: Trace, node: Node) -> Contributions:
     """Split the gradient of a node of a trace; see `contributions`."""
     if node.cotangent is None:
-        raise ValueError(f"{node.title} of shape {node.shape} requires no gradient")
+        raise ValueError(
+            f"{node.title} of shape {node.shape} requires no gradient; "
+            "give a Tensor with requires_grad=True"
+        )
     sent: dict[int, Array] = {}
     for consumer, _, gradient in node.arrivals:
         sent[consumer] = sent[consumer] + gradient if consumer in sent else gradient
@@ -198,17 +203,18 @@ def by_use(trace: Trace, node: Node) -> Contributions:
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """The gradient of the residual stream, taken apart.
+    """The gradient of the residual stream, split into its parts.
 
     Attributes
     ----------
     steps
-        One `Contributions` for each sum x + f(x), from the loss down: dx = "identity", the
-        gradient of the sum itself, + what the branch f sends back. What else uses x is a part of
-        its own. Names are those of the branches: "before h.0.attn".
+        One `Contributions` for each residual sum x + f(x), from the loss down. It splits dx into
+        "identity", the gradient of the sum, which reaches x unchanged, and the gradient that the
+        branch f sends to x. Any other node that uses x is a separate part. A step is named after
+        its branch: "before h.0.attn".
     total
-        dx where the stream begins, split by path: what arrived where the stream ends, which all
-        identities carry down unchanged, + what each branch has added.
+        dx at the beginning of the stream, split by path: the gradient from the end of the stream,
+        which all identities carry down unchanged, and the gradient that each branch adds.
     """
 
     steps: tuple[Contributions, ...]
@@ -235,21 +241,17 @@ class Stream:
 def residual_stream(loss: Tensor, model: Module | None = None) -> Stream:
     """Split the gradient of the residual stream, layer by layer and by path. Changes nothing.
 
-    The stream is found in the graph, whatever the model: a residual sum is a node x + f(x), one of
-    whose operands was computed from the other; and each one's x is the sum before it. The longest
-    such chain is taken.
+    This works for any model, because the stream is found in the graph. A residual sum is a node
+    x + f(x): one operand was computed from the other. Residual sums form a chain if the x of each
+    is the sum before it. The stream is the longest chain.
 
     Parameters
     ----------
     loss
-        A scalar Tensor. Computed inside `with watch(model):`, branches have the names of modules.
+        A scalar Tensor. If you compute it inside `with watch(model):`, the branches have the names
+        of modules.
     model
-        Names the parameters where there was no `watch`.
-
-    Returns
-    -------
-    Stream
-        The parts.
+        Names the parameters if there was no `watch`.
 
     Raises
     ------
@@ -273,7 +275,10 @@ def by_path(trace: Trace) -> Stream:
     """Split the gradient of the residual stream of a trace; see `residual_stream`."""
     sums = _longest_chain(_residual_sums(trace))
     if not sums:
-        raise ValueError("no residual sum: nothing of the form x + f(x) is in this graph")
+        raise ValueError(
+            "no residual sum: this graph contains no x + f(x), so it has no residual stream; "
+            "split the gradient of one tensor instead"
+        )
     last = trace.nodes[sums[0].index]
     assert last.cotangent is not None
     uses = by_use(trace, last).parts
@@ -303,13 +308,13 @@ class _Sum:
     """A node x + f(x)."""
 
     index: int
-    x: int  # the node carried on
-    branch: int  # the other operand f(x) and all it was computed from, as a set of bits
+    x: int  # the node that the sum carries along
+    branch: int  # the other operand f(x) and all nodes from which it was computed, one bit each
     name: str
 
 
 def _residual_sums(trace: Trace) -> dict[int, _Sum]:
-    below: list[int] = []  # for each node, bit i is set if it was computed from node i
+    below: list[int] = []  # for each node: bit i is set if it was computed from node i
     sums = {}
     for node in trace.nodes:
         mask = 0
@@ -325,7 +330,7 @@ def _residual_sums(trace: Trace) -> dict[int, _Sum]:
 
 
 def _name(node: Node, branch: Node) -> str:
-    """Name a branch by the part of the sum's module that made its result: "h.0.attn"."""
+    """Name a branch after the module that made its result, such as "h.0.attn"."""
     inside = f"{node.path}." if node.path else ""
     if branch.path != node.path and branch.path.startswith(inside):
         return inside + branch.path.removeprefix(inside).partition(".")[0]
@@ -333,47 +338,42 @@ def _name(node: Node, branch: Node) -> str:
 
 
 def _longest_chain(sums: dict[int, _Sum]) -> list[_Sum]:
-    """Return sums each of which carries on the next, from the loss down."""
+    """Return the longest list of sums, from the loss down, in which the x of each is the next."""
     chains: dict[int, list[_Sum]] = {}
     for index in sorted(sums):  # parents first
         chains[index] = [sums[index], *chains.get(sums[index].x, [])]
     return max(chains.values(), key=len, default=[])
 
 
-# -- for the command line ------------------------------------------------------------------------
+# -- the command ---------------------------------------------------------------------------------
 
 
-def contributions_command(
+def report(
     model: GPT2Model,
     name: str,
     ids: ArrayLike | None = None,
     targets: ArrayLike | None = None,
 ) -> str:
-    """Return where a gradient of a model comes from, as text; without dropout.
+    """Return a text that splits one gradient of a model, without dropout, into its parts.
 
     Parameters
     ----------
     model, ids, targets
         See `trace_model`.
     name
-        Of a parameter, "h.0.ln_1.weight", where ".weight" may be left out; or "stream", for the
-        residual stream.
-
-    Returns
-    -------
-    str
-        The text.
+        Name of a parameter, such as "h.0.ln_1.weight" or, without ".weight", "h.0.ln_1"; or
+        "stream", the residual stream.
 
     Raises
     ------
     ValueError
-        There is no parameter of this name; the message lists those that are close.
+        There is no parameter of this name. The message lists close names.
 
     Examples
     --------
     >>> from npgpt2 import GPT2Config
     >>> model = GPT2Model(GPT2Config(vocab_size=9, n_positions=4, n_embd=4, n_layer=1, n_head=1))
-    >>> contributions_command(model, "wte").splitlines()[0]
+    >>> report(model, "wte").splitlines()[0]
     'wte.weight, (9, 4): the gradient is the sum of 2 parts'
     """
     parameters = dict(model.named_parameters(aliases=True))
@@ -385,7 +385,7 @@ def contributions_command(
         close = dict.fromkeys(difflib.get_close_matches(name, known, n=5, cutoff=0.4))
         raise ValueError(
             f"there is no parameter {name!r}; "
-            + (f"close ones: {', '.join(close)}" if close else "they are: " + ", ".join(parameters))
+            + (f"did you mean {', '.join(close)}?" if close else f"choose {', '.join(parameters)}")
         )
     trace = trace_model(model, ids, targets)
     return str(by_use(trace, trace.node(parameter)))

@@ -1,7 +1,7 @@
-"""The ledger of a backward pass: every node, what came in, what it was added up from, as text.
+"""The ledger of a backward pass: for every node its value, its gradient, and its sum, as text.
 
-A column of numbers to hold against those on paper, in the order in which the engine computes them:
-from the loss down. At the end stand the vjps themselves, read from the code that has just run.
+Compare it with your calculation on paper. It goes in the order in which the engine computes the
+gradients: from the loss down. Below it stands the source code of every vjp that ran.
 """
 
 from __future__ import annotations
@@ -18,30 +18,27 @@ from npgpt2.model import GPT2Model
 from npgpt2.module import Module
 
 _WIDTH = 100  # columns of a terminal
-_SMALL = 30  # nodes that are shown in full unasked
-_LINES = 80  # in a table, before modules are folded into those they are parts of
+_SMALL = 30  # up to this many vjp calls, every node is shown with its formula
+_LINES = 80  # a longer table is folded: one line for each module
 
 
 def explain(loss: Tensor, model: Module | None = None, *, full: bool = False) -> str:
-    """Return the ledger of `loss.backward()`, for a terminal of 100 columns. Changes nothing.
+    """Return the ledger of `loss.backward()`, in lines of up to 100 columns. Changes nothing.
 
-    Norms are square roots of sums of squares. Those of contributions do not add up to that of
-    their sum, unless all of them point the same way.
+    A norm is the square root of a sum of squares. The norm of a sum is less than the sum of the
+    norms, unless all summands point the same way.
 
     Parameters
     ----------
     loss
-        A scalar Tensor. Computed inside `with watch(model):`, its nodes have the paths of modules.
+        A scalar Tensor. If you compute it inside `with watch(model):`, its nodes have the paths of
+        modules.
     model
-        Names the parameters where there was no `watch`.
+        Names the parameters if there was no `watch`.
     full
-        Show every node with its formula and its parameters, as is done anyway where there are few.
-        Else it is a table of a line a node, or of a line a module where that is too long.
-
-    Returns
-    -------
-    str
-        The text.
+        Show every node with its formula and its parameters. Up to 30 nodes this is done anyway.
+        More nodes make a table with one line for each node, or, if that is too long, one line for
+        each module.
 
     Raises
     ------
@@ -53,12 +50,12 @@ def explain(loss: Tensor, model: Module | None = None, *, full: bool = False) ->
     >>> x = Tensor([3.0, 4.0], requires_grad=True)
     >>> text = explain((x * x + x).sum())
     >>> print(text[: text.index("How each op")].rstrip())
-    value 32.0. Nodes: 3 computed, 1 leaves with a gradient, 0 constants. One call of a vjp for each
-    computed node, about 6 FLOP; the graph keeps 56 B.
-    No paths of modules: compute the loss inside `with watch(model):` to see them.
+    value 32.0. Computed nodes: 3. Leaves with a gradient: 1. Constants: 0. Backward runs the vjp of
+    each computed node once, about 6 FLOP in all. The graph keeps 56 B.
+    To see the modules, compute the loss inside `with watch(model):`.
     <BLANKLINE>
-    Every node in the order of the calls. |.| is the root of the sum of squares. After "=" stands
-    what was added up; norms do not add up, unless all point the same way.
+    Every node, in the order of the vjp calls. |a| is the norm of a: the root of the sum of squares.
+    "= b + c" shows the gradients that were added up. Norms add up only if all point the same way.
     <BLANKLINE>
        1. sum (): |value| 3.20e+01, |cotangent| 1.00e+00
           out = sum of a over axis (an integer, a tuple, or None for all); da = g, broadcast.
@@ -72,7 +69,7 @@ def explain(loss: Tensor, model: Module | None = None, *, full: bool = False) ->
     return format_ledger(Trace.of(loss, model=model), full=full)
 
 
-def explain_command(
+def report(
     model: GPT2Model,
     ids: ArrayLike | None = None,
     targets: ArrayLike | None = None,
@@ -94,14 +91,14 @@ def _summary(trace: Trace) -> str:
     constants = sum(not node.requires_grad for node in nodes)
     value = f"value {root.value.item()}" if root.value.size == 1 else f"a value of {root.shape}"
     text = (
-        f"{value}. Nodes: {len(trace.calls):,} computed, "
-        f"{len(nodes) - len(trace.calls) - constants:,} leaves with a gradient, {constants:,} "
-        f"constants. One call of a vjp for each computed node, about "
-        f"{_si(sum(node.flops for node in nodes))}FLOP; the graph keeps "
+        f"{value}. Computed nodes: {len(trace.calls):,}. Leaves with a gradient: "
+        f"{len(nodes) - len(trace.calls) - constants:,}. Constants: {constants:,}. "
+        f"Backward runs the vjp of each computed node once, about "
+        f"{_si(sum(node.flops for node in nodes))}FLOP in all. The graph keeps "
         f"{_si(sum(node.nbytes for node in nodes))}B."
     )
     if not any(node.path for node in nodes if not node.is_leaf):
-        text += "\nNo paths of modules: compute the loss inside `with watch(model):` to see them."
+        text += "\nTo see the modules, compute the loss inside `with watch(model):`."
     return "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, _WIDTH))
 
 
@@ -116,11 +113,12 @@ def _si(number: float) -> str:
 
 
 def _every_node(trace: Trace) -> list[str]:
-    """Return three lines or so for every call; a leaf stands below the call that completes it."""
+    """Return about three lines for each call; a leaf stands below the call that completes it."""
     lines = [
-        "Every node in the order of the calls. |.| is the root of the sum of squares. After"
-        ' "=" stands',
-        "what was added up; norms do not add up, unless all point the same way.",
+        "Every node, in the order of the vjp calls. |a| is the norm of a: the root of the sum of "
+        "squares.",
+        '"= b + c" shows the gradients that were added up. Norms add up only if all point the same '
+        "way.",
         "",
     ]
     if not trace.calls:
@@ -146,7 +144,7 @@ def _node(start: str, node: Node, trace: Trace) -> list[str]:
 
 
 def _sum(node: Node, trace: Trace, indent: int, start: str = "") -> list[str]:
-    """Return what the cotangent was added up from, if from several contributions."""
+    """Return the sum that made the cotangent; nothing if fewer than two gradients arrived."""
     if len(node.arrivals) < 2:
         return []
     lines, line = [], " " * indent + start + "="
@@ -161,7 +159,7 @@ def _sum(node: Node, trace: Trace, indent: int, start: str = "") -> list[str]:
 
 
 def _completed(node: Node, trace: Trace) -> list[Node]:
-    """Return the leaves whose gradient is complete with what this node sends back."""
+    """Return the leaves whose gradients are complete once this node has sent its gradients."""
     parents = [trace.nodes[i] for i in dict.fromkeys(node.parents)]
     return [p for p in parents if p.is_leaf and p.arrivals[-1][0] == node.index]
 
@@ -170,19 +168,21 @@ def _completed(node: Node, trace: Trace) -> list[Node]:
 
 
 def _table(trace: Trace) -> list[str]:
-    """Return a line for each group of nodes, and one for each sum."""
+    """Return one line for each group of nodes, and one for each sum."""
     groups = _groups(trace)
     folded = sum(len(group) > 1 for _, group in groups)
     lines = [
-        "In the order of the calls. |.| is the root of the sum of squares; |dleaves| that of the",
-        'gradients of parameters and other leaves that are complete here. After "=" stands what',
-        "was added up; norms do not add up, unless all point the same way.",
+        "In the order of the vjp calls. |a| is the norm of a: the root of the sum of squares. "
+        "|dleaves| is",
+        "the norm of the gradients that this line completes: of parameters and other leaves.",
+        '"= b + c" shows the gradients that were added up. Norms add up only if all point the same '
+        "way.",
     ]
     if folded:
         lines += [
-            f"To keep this short, {folded} modules of several nodes are a line each, with the "
-            "value and cotangent of",
-            "what they return; full=True (--full) shows every node.",
+            f"To keep this short, {folded} modules of several nodes are one line each, with value "
+            "and cotangent",
+            "of their results. full=True (--full) shows every node.",
         ]
     lines += [
         "",
@@ -220,9 +220,10 @@ def _row(title: str, group: list[Node], trace: Trace) -> list[str]:
 
 
 def _groups(trace: Trace) -> list[tuple[str, list[Node]]]:
-    """Group computed nodes whose calls follow each other: by module, as deep as fits; with titles.
+    """Return (title, nodes) for groups of nodes whose calls follow each other.
 
-    A module that was called several times is as many groups.
+    The nodes of a group belong to one module. The modules are as deep as the number of lines
+    allows. Each call of a module makes a group.
     """
     computed = [trace.nodes[call] for call in trace.calls]
     groups: list[tuple[str, list[Node]]] = []
@@ -243,18 +244,18 @@ def _groups(trace: Trace) -> list[tuple[str, list[Node]]]:
 
 
 def _vjps(trace: Trace) -> str:
-    """Return formula and source of each op's vjp, once."""
+    """Return formula and source of each op's vjp; each op once."""
     texts: dict[tuple[str, str, str], list[Node]] = {}
     for call in trace.calls:
         node = trace.nodes[call]
         texts.setdefault((node.op, node.formula, node.source), []).append(node)
-    lines = ["How each op sends its gradient back: the code that has run." if texts else ""]
+    lines = ["How each op sends its gradient back: the code that ran." if texts else ""]
     for nodes in texts.values():
         node, times = nodes[0], f"{len(nodes)} calls" if len(nodes) > 1 else "1 call"
         lines += ["", f"{node.op}, {times}"]
         lines += textwrap.wrap(
             node.formula, _WIDTH, initial_indent="    ", subsequent_indent="    "
         )
-        source = node.source or "(its source is in no file)"
+        source = node.source or "(no file has its source)"
         lines += textwrap.indent(source, "    ").split("\n")
     return "\n".join(lines)

@@ -1,15 +1,13 @@
-"""A backward pass to look at: one HTML file, with a slider over the nodes and the vjp calls.
+"""A backward pass as one HTML file, with a slider over the forward nodes and the vjp calls.
 
-    play(model, ids, targets, "run.html")
+    report(model, ids, targets, "run.html")      # of the loss of a model
+    write_page(Trace.of(loss), "run.html")       # of any expression
 
-or, of any expression,
-
-    write_page(Trace.of(loss), "run.html")
-
-The file holds all it needs, numbers, styles and script, and opens without a network. It shows for
-every step what was computed and from what, the formula and the code of the vjp, heat maps of value
-and cotangent, who still waits for a gradient, and what is freed. Below is an example of what goes
-wrong when a node does not wait: the orders are run here, when the page is made.
+The file contains its numbers, styles and script, and needs no network. Each step shows the node
+and its parents, the formula and the code of its vjp, heat maps of value and cotangent, the nodes
+that still wait for gradients, and the memory that is freed. At the bottom, a small example shows
+the wrong gradients that come out if a node does not wait for all its consumers. It runs here, when
+the page is written.
 
 `page.html` beside this file is the page without its numbers.
 """
@@ -34,22 +32,22 @@ from npgpt2.learn.trace import Node, Trace, norm, trace_model
 from npgpt2.model import GPT2Model
 
 CELLS = 64  # along each side of a heat map, at most
-NODES = 6000  # in one page, which has about 0.8 kB of text for each
+NODES = 6000  # in one page, at most; each takes about 0.8 kB of text
 BUDGET = 3_000_000  # characters of heat maps in one page
 
 
-def play(
+def report(
     model: GPT2Model, ids: ArrayLike, targets: ArrayLike, path: str | os.PathLike[str]
-) -> None:
-    """Write the page of one forward and backward pass of the loss, and print where it is.
+) -> str:
+    """Write the page of one forward and backward pass of the loss; return a line about it.
 
-    Without dropout; the model and its gradients stay as they are. Parameters and errors are those
-    of `trace_model` and of `write_page`.
+    The pass is without dropout. The model and its gradients stay unchanged. For parameters and
+    errors see `trace_model` and `write_page`.
     """
     trace = trace_model(model, ids, targets)
     loss = trace.nodes[-1].value.item()
     write_page(trace, path, title=f"A backward pass of GPT-2, loss {loss:.4f}")
-    print(
+    return (
         f"{os.fspath(path)}: loss {loss:.4f}, {len(trace.nodes)} nodes, {len(trace.calls)} vjp "
         f"calls, {os.path.getsize(path) / 1e6:.1f} MB; open it in a browser"
     )
@@ -67,19 +65,22 @@ def write_page(
     Parameters
     ----------
     trace
-        The pass.
+        The backward pass.
     path
-        Where to; what is there is replaced, by all of the page or not at all.
+        Where to write the file. An existing file is replaced by the whole page, or stays unchanged.
     title
-        Its heading.
+        Heading of the page.
     budget
-        How many characters of heat maps it may hold, about. The nodes next to the root come first;
-        of those for which nothing is left there are norms only, and the page says so.
+        Largest number of characters for heat maps. The nodes nearest to the root get heat maps
+        first. If the budget does not suffice for all nodes, the others show only their norms, and
+        the page says so.
 
     Raises
     ------
     OSError
         The file cannot be written.
+    ValueError
+        The root is a leaf, or there are more than 6,000 nodes.
 
     Examples
     --------
@@ -89,31 +90,27 @@ def write_page(
     ...     write_page(Trace.of((x * x).sum()), f"{directory}/run.html", title="A square")
     ...     os.listdir(directory)
     ['run.html']
-
-    Raises
-    ------
-    OSError
-        The file cannot be written.
-    ValueError
-        The root is a leaf, or there are more than 6,000 nodes.
     """
     text = render(trace, title, budget)
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def render(trace: Trace, title: str, budget: int = BUDGET) -> str:
-    """Return the page as text; parameters and errors are those of `write_page`."""
+    """Return the page as text; for parameters and errors see `write_page`."""
     if not trace.calls:
-        raise ValueError("there is nothing to play: the root is a leaf, and no vjp was called")
+        raise ValueError(
+            "there is nothing to show: the root is a leaf, so no vjp was called; "
+            "trace a Tensor that an op made"
+        )
     if len(trace.nodes) > NODES:
         raise ValueError(
-            f"a graph of {len(trace.nodes):,} nodes is too large for a page, which takes "
+            f"a graph of {len(trace.nodes):,} nodes is too large for a page, which takes at most "
             f"{NODES:,}; trace a part of it"
         )
     run = json.dumps(describe(trace, budget), separators=(",", ":"), allow_nan=False)
     template = resources.files("npgpt2.learn").joinpath("page.html").read_text(encoding="utf-8")
-    # Neither text can hold a "<", so that the second replacement finds nothing in the first, and
-    # no "</script>" ends the numbers early.
+    # Neither text contains a "<". So the second replacement cannot hit the title, and no
+    # "</script>" ends the numbers early.
     page = template.replace("<!--title-->", html.escape(title))
     return page.replace("<!--run-->", run.replace("<", "\\u003c"))
 
@@ -122,14 +119,15 @@ def render(trace: Trace, title: str, budget: int = BUDGET) -> str:
 
 
 def describe(trace: Trace, budget: int = BUDGET) -> dict[str, Any]:
-    """Return what the page is made of, as `json` takes it; numbers that are not finite as text.
+    """Return the contents of the page, ready for `json`; numbers that are not finite are text.
 
     Returns
     -------
     dict
-        "nodes", one for each of the trace, with norms, heat maps (see `heat_map`) or None, and
-        formula and source as indices into "texts"; "calls"; "left_out", the number of nodes
-        without heat maps for want of budget; and "diamond", the example.
+        "nodes": one dict for each node of the trace, with norms, heat maps (see `heat_map`) or
+        None, and formula and source as indices into "texts". "calls": as in `Trace`. "texts":
+        formulas and sources. "left_out": the number of nodes for which the budget allowed no heat
+        maps. "diamond": the small example.
     """
     texts: dict[str, int] = {}
     nodes: list[dict[str, Any]] = []
@@ -139,7 +137,7 @@ def describe(trace: Trace, budget: int = BUDGET) -> dict[str, Any]:
         size = sum(len(picture["cells"]) for picture in pictures.values() if picture)
         if size <= budget:
             budget -= size
-        else:  # nor are there any for the nodes still farther from the root
+        else:  # none for the nodes farther from the root either
             budget, left_out, pictures = 0, left_out + 1, dict.fromkeys(pictures)
         nodes.append(_describe(node, texts) | pictures)
     return {
@@ -173,23 +171,25 @@ def _describe(node: Node, texts: dict[str, int]) -> dict[str, Any]:
 
 
 def _norm(x: Array) -> float | str:
-    """Return the norm, as JSON can hold it: "inf" or "nan" as text."""
+    """Return the norm; "inf" or "nan" as text, because JSON has no such numbers."""
     size = norm(x)
     return size if math.isfinite(size) else str(size)
 
 
 def heat_map(x: Array | None) -> dict[str, Any] | None:
-    """Return an array as at most 64 x 64 numbers of 8 bits, or None where there is nothing to see.
+    """Return an array as a picture of at most 64 x 64 cells of 8 bits; None if it has no entries.
 
-    All axes but the last are rows. A cell is the mean of a block of entries; the blocks are equal,
-    but for the last of a row or column, which may be smaller.
+    The last axis becomes the columns, and all other axes together become the rows. A cell is the
+    mean of a block of entries. All blocks have the same size, but the last ones of a row or column
+    may be smaller.
 
     Returns
     -------
     dict
-        "seen", the rows and columns of the array; "block", of a block; "rows" and "cols", of the
-        picture; "scale", the largest magnitude of a cell; and "cells", the cells row by row as
-        int8 in base64: `scale * q / 127`, rounded, or q = -128 for a cell that is not finite.
+        "seen": rows and columns of the array. "block": rows and columns of a block. "rows" and
+        "cols": the size of the picture. "scale": the largest magnitude of a cell. "cells": the
+        cells, row by row, as int8 in base64. A cell of q has the value `scale * q / 127`, rounded;
+        q = -128 marks a cell that is not finite.
 
     Examples
     --------
@@ -206,7 +206,8 @@ def heat_map(x: Array | None) -> dict[str, Any] | None:
             size = -(-length // CELLS)
             starts = np.arange(0, length, size)
             counts = np.minimum(size, length - starts)
-            means = np.add.reduceat(means / size, starts, axis)  # first, so that nothing overflows
+            # Divide first, so that no sum overflows.
+            means = np.add.reduceat(means / size, starts, axis)
             means *= size / (counts if axis else counts[:, None])
             block.append(size)
     finite = np.isfinite(means)
@@ -232,45 +233,46 @@ class Event(NamedTuple):
     consumer: Tensor
     node: Tensor
     gradient: float
-    holds: float  # the node, now
-    runs: bool  # whether its vjp may now run
-    does: str  # in words
+    holds: float  # the sum that the node now holds
+    runs: bool  # whether the vjp of the node runs now
+    does: str  # the same, in words
 
 
-# What a node holds and what it sends on, given what it held and the gradient that arrives.
+# (what the node held, the gradient that arrives) -> (what it now holds, what it sends on)
 Rule = Callable[[float, float], tuple[float, float]]
 
 NAIVE: tuple[tuple[str, str, Rule], ...] = (
     (
         "naive, overwriting",
-        "As soon as a gradient arrives, a node forgets what it held and sends the new one on. What "
-        "remains is the last path alone.",
+        "As soon as a gradient arrives, a node forgets the earlier ones, and sends the new one on. "
+        "Only the last path remains.",
         lambda held, g: (g, g),
     ),
     (
         "naive, with partial sums",
-        "As soon as a gradient arrives, a node adds it and sends the sum so far on. What arrived "
-        "first is sent on twice.",
+        "As soon as a gradient arrives, a node adds it, and sends on the sum so far. So it sends "
+        "the first gradient twice.",
         lambda held, g: (held + g, held + g),
     ),
     (
-        "naive, every path on its own",
-        "As soon as a gradient arrives, a node adds it and sends this one alone on. The number is "
-        "right, but all below x runs once for every path: 2 times here, 2**n times below n such "
-        "diamonds.",
+        "naive, every path alone",
+        "As soon as a gradient arrives, a node adds it, and sends on this gradient alone. The "
+        "result is right, but every vjp from x down runs once for every path: 2 times here, and "
+        "2**n times after n diamonds in a row.",
         lambda held, g: (held + g, g),
     ),
 )
 
 
 def diamond() -> dict[str, Any]:
-    """Run the backward pass of a small expression in the right order, and in three naive ones.
+    """Run the backward pass of a small expression in the right order, and in three naive orders.
 
     Returns
     -------
     dict
-        "nodes", the expressions by name; "gradient", dloss/dw; and "orders", the right one first,
-        each with "name", "rule", "events", its "gradient", and the number of its vjp "calls".
+        "nodes": the expressions by name. "gradient": dloss/dw. "orders": the right order first;
+        each has a "name", a "rule" in words, its "events", the "gradient" that came out, and the
+        number of its vjp "calls", in all and of x ("calls_of_x").
 
     Examples
     --------
@@ -308,7 +310,7 @@ def diamond() -> dict[str, Any]:
     orders = [
         order(
             "topological order",
-            "A node sends nothing on before all its consumers have sent: every vjp runs once.",
+            "A node waits until all its consumers have sent their gradients. Every vjp runs once.",
             _in_order(loss, [w, x, a, b, loss]),
         ),
         *(order(name, text, _recursion(loss, 1.0, rule, {})) for name, text, rule in NAIVE),
@@ -323,7 +325,7 @@ def diamond() -> dict[str, Any]:
 
 
 def _in_order(root: Tensor, tensors: list[Tensor]) -> Iterator[Event]:
-    """What arrives, and when, as the engine does it."""
+    """Yield the events in the order of the engine."""
     trace = Trace.of(root)
     by_index = {trace.node(tensor).index: tensor for tensor in tensors}
     for call in trace.calls:
@@ -334,13 +336,13 @@ def _in_order(root: Tensor, tensors: list[Tensor]) -> Iterator[Event]:
                 if consumer == call:
                     tensor, complete = by_index[parent], k == len(arrivals)
                     runs = complete and bool(tensor.parents)
-                    does = ", all of it: its turn comes" if runs else ""
-                    does = does if complete else f", {k} of {len(arrivals)}: it waits"
+                    does = " (the whole sum) and may run its vjp" if runs else ""
+                    does = does if complete else f" ({k} of {len(arrivals)} gradients) and waits"
                     yield Event(by_index[call], tensor, float(gradient), holds, runs, does)
 
 
 def _recursion(node: Tensor, g: float, rule: Rule, held: dict[int, float]) -> Iterator[Event]:
-    """The backward pass that does not wait: what it looks like when written down naively."""
+    """Yield the events of a backward pass that does not wait, as one first writes it."""
     for parent, array in zip(node.parents or (), node.vjp(g), strict=True):
         if parent.requires_grad:
             gradient = float(array)

@@ -1,7 +1,7 @@
-"""Pictures of a run: its losses, its gradient norm, and where its model looks.
+"""Pictures of a run: its losses, its gradient norm, and the attention weights of its model.
 
-`npgpt2 plot RUN` draws metrics.csv; with a prompt also the attention weights of every head. Only
-the drawing needs matplotlib: `read_metrics` and `attention_weights` return plain arrays.
+`npgpt2 plot RUN` draws metrics.csv. With a prompt it also draws the attention weights of every
+head. Only the drawing needs matplotlib: `read_metrics` and `attention_weights` return arrays.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
 
-def main(
+def report(
     directory: str | os.PathLike[str],
     prompt: str | None = None,
     out: str | os.PathLike[str] | None = None,
-) -> None:
-    """Draw a run and print where the picture is; parameters and errors are those of `plot`."""
-    print(plot(directory, prompt, out))
+) -> str:
+    """Draw a run and return the path of the picture; for parameters and errors see `plot`."""
+    return str(plot(directory, prompt, out))
 
 
 def plot(
@@ -42,25 +42,26 @@ def plot(
     prompt: str | None = None,
     out: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Draw the curves of a run, and the attention of its model to a prompt; return the file.
+    """Draw the curves of a run, and the attention maps of a prompt; return the path of the picture.
 
     Parameters
     ----------
     directory
         A run directory.
     prompt
-        Text of at most n_positions characters; None draws the curves alone.
+        Text of at most n_positions characters. Without it, only the curves are drawn.
     out
-        A file that ends in .png or .svg; plot.png in the run directory by default. One that is
-        there is replaced.
+        Path of the picture, which ends in .png or .svg. The default is plot.png in the run
+        directory. An existing file is replaced.
 
     Raises
     ------
     ImportError
         matplotlib is missing.
     OSError, ValueError
-        The directory is no run, or damaged, or has no step yet; the prompt is empty, too long, or
-        has characters that the model does not know; or `out` is no such file.
+        The directory is not a run, is damaged, or has no step yet. The prompt is empty, too long,
+        or has characters that the model does not know. Or `out` does not end in .png or .svg, or
+        cannot be written.
     """
     try:
         from matplotlib import style
@@ -71,23 +72,23 @@ def plot(
     path = run.directory / "plot.png" if out is None else Path(out)
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg"):
-        raise ValueError(f"{path} must end in .png or .svg: that is what can be drawn")
+        raise ValueError(f"{path} must end in .png or .svg; npgpt2 draws no other format")
     metrics = read_metrics(run.metrics_path)
     weights = [] if prompt is None else _of_prompt(run, prompt)
 
-    # Of this style whatever the user's own is, and the same bytes every time.
+    # matplotlib's default style instead of the user's, and the same bytes for the same picture.
     with style.context(["default", {"svg.hashsalt": "npgpt2"}]):
         if prompt is None:
             figure = Figure((9.0, 6.5), layout="constrained")
-            _draw_curves(figure, run, metrics)
+            draw_curves(figure, run, metrics)
         else:
-            most = max(len(weights), len(weights[0]))  # of maps side by side, or one below another
+            most = max(len(weights), len(weights[0]))  # maps in a column, or in a row
             side = min(max(0.11 * len(prompt), 2.0), 6.0, max(30.0 / most, 1.0))  # inches
             size = side * len(weights[0]), (side + 0.3) * len(weights)
             figure = Figure((max(9.0, size[0] + 1.5), size[1] + 7.5), layout="constrained")
             parts: Any = figure.subfigures(2, 1, height_ratios=(6.5, size[1] + 1.0))
-            _draw_curves(parts[0], run, metrics)
-            _draw_attention(parts[1], weights, prompt, fontsize=min(9.0, 60.0 * side / len(prompt)))
+            draw_curves(parts[0], run, metrics)
+            draw_attention(parts[1], weights, prompt, fontsize=min(9.0, 60.0 * side / len(prompt)))
         metadata = {"Date": None} if kind == "svg" else {}
         write_atomically(
             path, lambda file: figure.savefig(file, format=kind, dpi=150, metadata=metadata)
@@ -95,13 +96,13 @@ def plot(
     return path
 
 
-# -- what is drawn ---------------------------------------------------------------------------------
+# -- the numbers -----------------------------------------------------------------------------------
 
 
 def read_metrics(path: str | os.PathLike[str]) -> dict[str, Array]:
-    """Read metrics.csv: each column of `npgpt2.run.Metrics` by name, NaN where it is empty.
+    """Read metrics.csv: each column of `Metrics` by name; empty fields become NaN.
 
-    A last row that is being written is left out.
+    A last row that is not yet complete is left out.
 
     Returns
     -------
@@ -111,9 +112,9 @@ def read_metrics(path: str | os.PathLike[str]) -> dict[str, Array]:
     Raises
     ------
     OSError
-        No such file, or not readable.
+        The file cannot be read.
     ValueError
-        It is empty, has no row of a step yet, or is damaged.
+        The file is empty, is damaged, or has no row of a training step yet.
     """
     path, names = Path(path), [f.name for f in fields(Metrics)]
     try:
@@ -137,28 +138,29 @@ def read_metrics(path: str | os.PathLike[str]) -> dict[str, Array]:
 
 
 def attention_weights(model: GPT2Model, ids: ArrayLike) -> list[Array]:
-    """Return by how much each position attends to each: softmax(q @ k.T / sqrt(D)), masked.
+    """Return the weight of every position for every other: softmax(q @ k.T / sqrt(D)), masked.
 
-    Without dropout. Source: Vaswani et al., arXiv:1706.03762 (2017), section 3.2.
+    The model runs without dropout. Source: Vaswani et al., arXiv:1706.03762 (2017), section 3.2.
 
     Parameters
     ----------
     model
-        L layers of H heads.
+        A model of L layers with H heads each.
     ids
         (T,) integers in [0, V); 1 <= T <= n_positions.
 
     Returns
     -------
     list
-        L arrays (H, T, T). Row t of a head sums to 1, and is 0 right of t.
+        L arrays (H, T, T). Row t of a head has the weights of position t. It sums to 1, and is 0
+        right of column t.
 
     Raises
     ------
     TypeError, IndexError
         Ids are not integers, or out of range.
     ValueError
-        Not of one axis, none, or too many.
+        Ids do not have one axis, are empty, or are more than n_positions.
 
     Examples
     --------
@@ -190,7 +192,7 @@ def attention_weights(model: GPT2Model, ids: ArrayLike) -> list[Array]:
 
 
 def _of_prompt(run: Run, prompt: str) -> list[Array]:
-    """Return the attention weights of a run's model; errors speak of the prompt."""
+    """Return the attention weights of a run's model for a prompt; errors name the prompt."""
     model = run.load()[0]
     P = model.config.n_positions
     if not 1 <= len(prompt) <= P:
@@ -204,8 +206,8 @@ def _of_prompt(run: Run, prompt: str) -> list[Array]:
 # -- drawing ---------------------------------------------------------------------------------------
 
 
-def _draw_curves(figure: FigureBase, run: Run, metrics: dict[str, Array]) -> None:
-    """Losses and gradient norm, one above the other."""
+def draw_curves(figure: FigureBase, run: Run, metrics: dict[str, Array]) -> None:
+    """Draw the losses, and the gradient norm below them; see `read_metrics`."""
     loss, norm = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     step, V = metrics["step"], len(run.vocabulary)
     thin: dict[str, Any] = {"color": "C0", "linewidth": 0.8, "alpha": 0.6}
@@ -231,10 +233,10 @@ def _draw_curves(figure: FigureBase, run: Run, metrics: dict[str, Array]) -> Non
         axes.legend()
 
 
-def _draw_attention(
+def draw_attention(
     figure: FigureBase, weights: Sequence[Array], prompt: str, fontsize: float
 ) -> None:
-    """A map for each head, a row of maps for each layer."""
+    """Draw a map for each head, and a row of maps for each layer; see `attention_weights`."""
     from matplotlib.colors import PowerNorm
 
     L, (H, T, _) = len(weights), weights[0].shape
@@ -243,14 +245,14 @@ def _draw_attention(
     hidden = ~np.tri(T, dtype=bool)
     for layer, head in np.ndindex(L, H):
         axes = maps[layer, head]
-        # By the root: of T weights that sum to 1 most are small.
+        # The colour follows the square root, because most of T weights that sum to 1 are small.
         image = axes.imshow(
             np.ma.masked_array(weights[layer][head], hidden),
             cmap="Blues",
             norm=PowerNorm(0.5, 0.0, 1.0),
             interpolation="nearest",
         )
-        axes.set_facecolor("0.93")  # of what is hidden
+        axes.set_facecolor("0.93")  # for the hidden weights
         axes.set_title(f"layer {layer}, head {head}", fontsize=9)
         axes.set_xticks(range(T), labels, fontsize=fontsize)
         axes.set_yticks(range(T), labels, fontsize=fontsize)
@@ -263,7 +265,7 @@ def _draw_attention(
 
 
 def _visible(text: str) -> str:
-    """Return text with what cannot be drawn as in Python's escapes."""
+    """Return text with Python's escapes for characters that the font cannot draw."""
     from matplotlib import font_manager
 
     known = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap()

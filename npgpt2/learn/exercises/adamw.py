@@ -44,7 +44,8 @@ of g:
 
 >>> import numpy as np
 >>> settings = dict(t=1, lr=0.1, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0)
->>> p, m, v = reference(np.zeros(2), np.array([3.0, -0.001]), np.zeros(2), np.zeros(2), **settings)
+>>> zeros, g = np.zeros(2), np.array([3.0, -0.001])
+>>> p, m, v = reference(zeros, g, zeros, zeros, *settings.values())
 >>> p.round(4)
 array([-0.1,  0.1])
 

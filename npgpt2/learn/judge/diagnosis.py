@@ -1,10 +1,15 @@
-"""From a wrong answer to what is wrong with it.
+"""Find the mistake in a wrong answer.
 
-An answer is given a name only if it equals, on all draws and to nine digits, what the mistake of
-that name makes. It is compared with the exercise's catalogue; with slips that fit any exercise;
-with the terms of the right gradient, of which some may be missing or off by a factor; with slips of
-the pen in the answer written by hand; and with the catalogue times a factor. What several mistakes
-make alike on all draws is named by all of them.
+A mistake is named only if it gives exactly the learner's gradient: on all draws of the arguments,
+to nine digits. The answer is compared with
+
+- the known mistakes of the exercise;
+- slips that fit any exercise, such as a forgotten g;
+- the terms of the right gradient, each with a factor, which may be 0;
+- slips of the pen in the solution, such as another sign;
+- the known mistakes and the slips that fit any exercise, times a factor.
+
+If several mistakes give the same gradient on all draws, the finding lists them all.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ from npgpt2.learn.judge.slips import slips
 Outcome = Array | None  # of one draw; None where the function raised
 Outcomes = Mapping[str, Sequence[Outcome]]  # by gradient and draw
 
-_TOLERANCE = 1e-9  # relative to the largest entry: well above rounding, well below any mistake
+_TOLERANCE = 1e-9  # relative to the largest entry: far above rounding, far below any mistake
 
 
 def close(value: Array, right: Array) -> bool:
@@ -34,7 +39,7 @@ def close(value: Array, right: Array) -> bool:
 
 
 def differ(value: Array, right: Array) -> Array:
-    """Which entries differ by more than rounding. NaN differs from all but NaN."""
+    """Return which entries differ by more than rounding. NaN equals NaN alone."""
     scale = float(np.abs(right[np.isfinite(right)]).max(initial=0.0)) or 1.0
     same = (value == right) | (np.isnan(value) & np.isnan(right))
     different: Array = ~(same | (np.abs(value - right) <= _TOLERANCE * scale))
@@ -46,16 +51,17 @@ Gradients = Callable[..., Mapping[str, Array]]
 
 @dataclass(frozen=True, eq=False)
 class Cause:
-    """Something that an answer may have come out wrong by: a known mistake or a slip.
+    """A possible cause of a wrong answer: a known mistake or a slip.
 
     Attributes
     ----------
     name
-        Short, unique within the exercise.
+        A short name, unique within the exercise.
     lesson
-        What is wrong, in a sentence.
+        A sentence about the mistake.
     gradients
-        Called with the arguments of the exercise, returns the gradients that it changes, by name.
+        A function of the exercise's arguments. It returns, by name, the gradients that come out
+        wrong because of this cause.
     """
 
     name: str
@@ -65,32 +71,42 @@ class Cause:
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with a gradient, in words, and the names of the mistakes."""
+    """The mistake in a gradient: a sentence, and the names of the possible causes."""
 
     text: str
     names: tuple[str, ...]
-    mistakes: tuple[Cause, ...] = ()  # those of the catalogues
+    mistakes: tuple[Cause, ...] = ()  # empty if only factors were found
 
     @classmethod
     def of(cls, mistakes: Sequence[Cause]) -> Finding:
-        """Any of several mistakes, which make the same; three are enough to say."""
+        """Return the finding for mistakes that give the same gradient; it names up to three."""
         text = " Or: ".join(m.lesson for m in mistakes[:3])
         return cls(text, tuple(m.name for m in mistakes[:3]), tuple(mistakes))
 
 
 def diagnose(exercise: Exercise, yours: Outcomes, wrong: Sequence[str]) -> dict[str, Finding]:
-    """Return what is wrong with the wrong ones of all gradients; nothing where it is not known."""
+    """Return a finding for each wrong gradient, by name; none if the mistake is not known.
+
+    Parameters
+    ----------
+    exercise
+        The exercise.
+    yours
+        The learner's gradients, by name: one for each draw, or None if the answer raised.
+    wrong
+        Names of the wrong gradients.
+    """
     findings = {n: finding for n in wrong if (finding := _diagnose(exercise, n, yours, wrong))}
     raised = [i for i, value in enumerate(yours[wrong[0]]) if value is None] if wrong else []
     if raised and not any(_misfits(exercise, n, f.mistakes, raised) for n, f in findings.items()):
-        return {}  # none of these mistakes raises, so that there is another one
+        return {}  # the answer raised, but these mistakes do not: there is another mistake
     return findings
 
 
 def _misfits(
     exercise: Exercise, name: str, mistakes: Sequence[Cause], draws: Sequence[int]
 ) -> bool:
-    """Whether one of the mistakes raises, or has a wrong shape, on one of these draws."""
+    """Whether one of the mistakes raises, or gives a wrong shape, on one of these draws."""
     i = list(exercise.gradients).index(name)
     made = [
         (_made(exercise, m, d).get(name), exercise.expected[d][i]) for m in mistakes for d in draws
@@ -101,12 +117,12 @@ def _misfits(
 def _diagnose(
     exercise: Exercise, name: str, yours: Outcomes, wrong: Sequence[str]
 ) -> Finding | None:
-    def alike(mistakes: Sequence[Cause]) -> list[Cause]:
-        """Those that make the same of this gradient."""
+    def agreeing(mistakes: Sequence[Cause]) -> list[Cause]:
+        """Return the mistakes that give the same values for this gradient."""
         return [m for m in mistakes if _agrees(exercise, m, name, yours)]
 
     def whole(mistakes: Sequence[Cause]) -> list[Cause]:
-        """Those that make the same of all the gradients that they change."""
+        """Return the mistakes that give the same values for every gradient that they change."""
         return [
             m
             for m in mistakes
@@ -116,17 +132,17 @@ def _diagnose(
     if not _has_wrong_numbers(exercise, name, yours):
         return None
     catalogue, general = known_mistakes(exercise), _general(exercise)
-    known = alike(catalogue)
+    known = agreeing(catalogue)
     if found := whole(known):
         return Finding.of(found)
-    pens = alike(_slips(exercise))
-    # Of several wrong gradients, better one slip that explains all than a mistake for each.
+    pens = agreeing(_slips(exercise))
+    # If several gradients are wrong, prefer one slip that explains all to a mistake for each.
     if found := whole(pens) if len(wrong) > 1 else []:
         return Finding.of(found)
-    if known:  # what it does to other gradients too was not done there
+    if known:  # the mistake would change other gradients too, but they do not agree with it
         found_here = Finding.of(known)
-        return replace(found_here, text=f"As far as {name} goes: {found_here.text}")
-    if found := alike(general):
+        return replace(found_here, text=f"In {name} only: {found_here.text}")
+    if found := agreeing(general):
         return Finding.of(found)
     if finding := _of_terms(exercise, name, yours[name]):
         return finding
@@ -136,14 +152,14 @@ def _diagnose(
         single = [_made(exercise, mistake, draw).get(name) for draw in range(len(SIZES))]
         terms = [None if term is None else [term] for term in single]
         symbols = _coefficients(exercise, yours[name], terms)
-        if symbols and symbols[0] != "0":  # what is not there at all has no name
-            text = f"{mistake.lesson} Besides, {_off_by(symbols[0])}."
+        if symbols and symbols[0] != "0":  # times 0, every mistake gives the same
+            text = f"{mistake.lesson} In addition, {_off_by(symbols[0])}."
             return Finding(text, (mistake.name, f"factor {symbols[0]}"), (mistake,))
     return None
 
 
 def _agrees(exercise: Exercise, mistake: Cause, name: str, yours: Outcomes) -> bool:
-    """Whether a mistake makes the same of a gradient, wherever the answer has not raised."""
+    """Whether a mistake gives the same gradient, on all draws on which the answer did not raise."""
     for draw, value in enumerate(yours[name]):
         if value is not None:
             theirs = _made(exercise, mistake, draw).get(name)
@@ -153,7 +169,7 @@ def _agrees(exercise: Exercise, mistake: Cause, name: str, yours: Outcomes) -> b
 
 
 def _has_wrong_numbers(exercise: Exercise, name: str, yours: Outcomes) -> bool:
-    """Whether a gradient has any: answers of NaN alone are all the same, and tell nothing."""
+    """Whether a gradient has finite wrong entries. NaN alone says nothing about its cause."""
     i = list(exercise.gradients).index(name)
     for value, right in zip(yours[name], exercise.expected, strict=True):
         if value is not None:
@@ -164,19 +180,20 @@ def _has_wrong_numbers(exercise: Exercise, name: str, yours: Outcomes) -> bool:
 
 
 def _touched(exercise: Exercise, mistake: Cause) -> set[str]:
+    """Return the names of the gradients that a mistake changes."""
     return {n for draw in range(len(SIZES)) for n in _made(exercise, mistake, draw)}
 
 
-# -- what is known -------------------------------------------------------------------------------
+# -- known mistakes and slips --------------------------------------------------------------------
 
 
 @cache
 def _made(exercise: Exercise, mistake: Cause, draw: int) -> Mapping[str, Array]:
-    """Return what a mistake makes of a draw, by gradient; nothing if it raises."""
+    """Return the gradients that a mistake gives on a draw, by name; none if it raises."""
     with np.errstate(all="ignore"):
         try:
             return mistake.gradients(*exercise.draws[draw])
-        except Exception:  # as the learner's function does, where sizes differ
+        except Exception:  # a wrong transposition raises if the sizes differ, as in an answer
             return {}
 
 
@@ -194,7 +211,7 @@ def known_mistakes(exercise: Exercise) -> tuple[Cause, ...]:
 
 
 def _changed(exercise: Exercise, cause: Cause) -> Iterator[str]:
-    """Yield the names of the gradients that come out wrong, on one draw at least."""
+    """Yield the names of the gradients that come out wrong, once for each draw."""
     for draw, expected in enumerate(exercise.expected):
         made = _made(exercise, cause, draw)
         for (name, value), right in zip(made.items(), expected, strict=bool(made)):
@@ -207,7 +224,7 @@ def _only(names: frozenset[str], gradients: Gradients) -> Gradients:
 
 
 def _by_name(exercise: Exercise, function: Answer) -> Gradients:
-    """Return a function like an answer, which returns its gradients by name."""
+    """Return a function that calls an answer and returns the gradients by name."""
 
     def gradients(*arguments: Any) -> Mapping[str, Array]:
         values = function(*arguments)
@@ -220,11 +237,11 @@ def _by_name(exercise: Exercise, function: Answer) -> Gradients:
 
 @cache
 def _slips(exercise: Exercise) -> tuple[Cause, ...]:
-    """Return the slips in the answer written by hand."""
+    """Return the slips of the pen in the solution."""
     return tuple(
         Cause(
             slip.wrong,
-            f"It is what comes out with `{slip.wrong}` in place of `{slip.right}`.",
+            f"You get this result with `{slip.wrong}` in place of `{slip.right}`.",
             _by_name(exercise, slip.function),
         )
         for slip in slips(exercise.solution)
@@ -254,21 +271,21 @@ def _of_any(exercise: Exercise) -> Iterator[Cause]:
     if next(iter(exercise.arguments)) == "g":
         yield Cause(
             "g-forgotten",
-            "g is forgotten: this is the answer for a g of ones. Asked for is the derivative times "
-            "g, the gradient that comes from above.",
+            "g is forgotten: you get this result if g is 1 everywhere. The answer must use g, the "
+            "gradient of the loss with respect to the output.",
             changed(of_ones),
         )
         for i, name in enumerate(exercise.arguments):
             if isinstance(exercise.draws[0][i], np.ndarray):
                 yield Cause(
                     f"{name}-passed-on",
-                    f"This is {name}, passed on as it is.",
+                    f"This is {name} itself, unchanged.",
                     changed(lambda right, given, i=i: dict.fromkeys(names, given[i])),  # type: ignore[misc]
                 )
     for one, other in itertools.permutations(names, 2):
         yield Cause(
             f"{other}-for-{one}",
-            f"This is {other}, not {one}: the order is {', '.join(names)}.",
+            f"This is {other}, not {one}. Return the gradients in the order {', '.join(names)}.",
             changed(lambda right, _, one=one, other=other: {one: right[other]}),  # type: ignore[misc]
         )
     for n, right in zip(names, exercise.expected[0], strict=True):
@@ -280,8 +297,8 @@ def _of_any(exercise: Exercise) -> Iterator[Cause]:
             )
             yield Cause(
                 f"{n}-transposed{axes}-reshaped",
-                f"{n} was transposed, its axes {axes[0]} and {axes[1]} exchanged, and reshaped "
-                "until it fitted: the right numbers in the wrong places.",
+                f"{n} is transposed, with its axes {axes[0]} and {axes[1]} exchanged, and then "
+                "reshaped to the right shape: it has the right numbers in the wrong places.",
                 changed(
                     lambda right, _, n=n, axes=axes: {  # type: ignore[misc]
                         n: right[n].swapaxes(*axes).reshape(right[n].shape)
@@ -294,7 +311,7 @@ def _of_any(exercise: Exercise) -> Iterator[Cause]:
 
 
 def _of_terms(exercise: Exercise, name: str, yours: Sequence[Outcome]) -> Finding | None:
-    """Take an answer apart into the right gradient's terms; say which have a wrong factor."""
+    """Write an answer as a sum of the right gradient's terms; name those with a wrong factor."""
     by_draw = []
     for arguments, rights in zip(exercise.draws, exercise.expected, strict=True):
         right = rights[list(exercise.gradients).index(name)]
@@ -310,7 +327,7 @@ def _of_terms(exercise: Exercise, name: str, yours: Sequence[Outcome]) -> Findin
 
 
 def _off_by(symbol: str, what: str = "it") -> str:
-    """Say by which factor something is off."""
+    """Return a sentence, without its full stop, about the wrong factor of something."""
     if symbol == "0":
         return f"{what} is {'0 everywhere' if what == 'It' else 'missing'}"
     if symbol == "-1":
@@ -323,7 +340,7 @@ def _off_by(symbol: str, what: str = "it") -> str:
 def _coefficients(
     exercise: Exercise, yours: Sequence[Outcome], terms: Sequence[list[Array] | None]
 ) -> list[str]:
-    """Return the factors c with yours = sum c * term on all draws, as symbols; [] if none are."""
+    """Return symbols for the factors c, where yours = sum of c * term on all draws; [] if none."""
     factors = _factors(exercise)
     possible: list[set[str]] = []
     for draw, (value, parts) in enumerate(zip(yours, terms, strict=True)):
@@ -336,12 +353,12 @@ def _coefficients(
             return []
         c, _, rank, _ = np.linalg.lstsq(matrix, value.ravel())
         if rank < len(parts) or not close(value.ravel(), matrix @ c):
-            return []  # no solution, or several, none of which is sure
+            return []  # no solution, or more than one
         here = [{s for s, f in factors.items() if close(np.array(x), f[draw])} for x in c]
         possible = [a & b for a, b in zip(possible or here, here, strict=True)]
     if not all(possible):
         return []
-    # A number rather than B/T, where all sizes are equal.
+    # Prefer a number to a ratio such as B/T: they are equal if only draws of equal sizes ran.
     numbers = [{s for s in several if s.lstrip("-").isdigit()} for several in possible]
     order = list(factors)
     return [
@@ -352,7 +369,7 @@ def _coefficients(
 
 @cache
 def _factors(exercise: Exercise) -> dict[str, Array]:
-    """Return factors by which one is easily off: by symbol, the simplest first; one a draw."""
+    """Return factors of easy mistakes, by symbol, the simplest first; each has one value a draw."""
     ones = np.ones(len(SIZES))
     letters = {s: np.array([getattr(n, s) for n in SIZES], dtype=float) for s in exercise.letters}
     given = [exercise.factors(*arguments) for arguments in exercise.draws]
@@ -367,7 +384,7 @@ def _factors(exercise: Exercise) -> dict[str, Array]:
     some = {"1": ones, **large, **inverse}
     some |= {f"-{s}": -x for s, x in some.items()} | {"0": 0.0 * ones}
     factors: dict[str, Array] = {}
-    for s, x in some.items():  # the simplest symbol of each
+    for s, x in some.items():  # keep the simplest symbol of each factor
         if not any(np.allclose(x, other, rtol=1e-12, atol=0.0) for other in factors.values()):
             factors[s] = x
     return factors

@@ -149,7 +149,7 @@ class Exercise:
         name = module.__name__.rpartition(".")[2]
         shapes = [*module.ARGUMENTS.values(), *module.GRADIENTS.values()]
         letters = {letter for text in shapes for letter in _shape(text) or ()}
-        defaults = {
+        defaults: dict[str, Any] = {
             "FUNCTION": f"{name}_backward",
             "LETTERS": tuple(f.name for f in fields(Sizes) if f.name in letters),
             "draw": lambda rng, sizes: _normal_numbers(module.ARGUMENTS, rng, sizes),

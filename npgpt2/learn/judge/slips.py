@@ -1,4 +1,4 @@
-"""Slips of the pen: a program with one thing changed in it, in every way that is easily done."""
+"""Slips of the pen: a function with one small change, for every change that is easily made."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from npgpt2.learn.injection import lines_of, with_lines
 
 @dataclass(frozen=True)
 class Slip:
-    """A wrong line, the right one in its place, and the function with it."""
+    """A wrong line, the right line in its place, and the function with the wrong line."""
 
     wrong: str
     right: str
@@ -21,9 +21,9 @@ class Slip:
 
 
 def slips(function: Callable[..., Any]) -> list[Slip]:
-    """Return the function with one slip in it, for all the slips there are.
+    """Return all slips of a function: each changes one expression in one of its lines.
 
-    Its source must be known, and of plain statements.
+    Python must know the source of the function, and its body must consist of plain statements.
 
     >>> from npgpt2.learn.exercises.dropout import solution
     >>> [slip.wrong for slip in slips(solution)][:4]
@@ -59,10 +59,10 @@ _OPPOSITE = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast
 
 
 def _others(node: ast.expr, names: list[str]) -> Iterator[ast.expr]:
-    """Yield what is easily written in the place of an expression."""
+    """Yield the expressions that are easily written by mistake in place of this one."""
     if isinstance(node, ast.BinOp):
         left, op, right = node.left, node.op, node.right
-        yield left  # the other one is forgotten
+        yield left  # one operand is forgotten
         yield right
         if type(op) in _OPPOSITE:
             yield ast.BinOp(left, _OPPOSITE[type(op)](), right)
@@ -90,7 +90,7 @@ def _transposed(node: ast.expr) -> ast.expr:
 
 
 def _other_calls(node: ast.Call) -> Iterator[ast.expr]:
-    """Yield a call forgotten; and sum for mean, over other axes."""
+    """Yield the argument without the call; sum for mean, mean for sum, and other axes."""
     if not isinstance(node.func, ast.Attribute):
         return
     name, value = node.func.attr, node.func.value

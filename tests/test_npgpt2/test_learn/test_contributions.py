@@ -1,4 +1,4 @@
-"""Parts of a gradient are what stopping all other paths leaves, and add up to it."""
+"""The parts add up to the gradient; each is the gradient that remains if other paths are cut."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from npgpt2.learn.contributions import (
     Contributions,
     Stream,
     contributions,
-    contributions_command,
+    report,
     residual_stream,
 )
 from npgpt2.learn.trace import watch
@@ -29,7 +29,7 @@ INPUTS, TARGETS = IDS[:, :-1], IDS[:, 1:]
 
 
 def make_model() -> GPT2Model:
-    """In float64, without dropout, with weights large enough that all paths count."""
+    """Return a float64 model without dropout, with weights so large that all paths matter."""
     made = GPT2Model(CONFIG, dtype=np.float64).eval()
     rng = np.random.default_rng(1)
     for parameter in made.parameters():
@@ -129,10 +129,10 @@ def test_a_gradient_of_zero_has_no_direction() -> None:
     assert "nan" in str(split) and "#" not in str(split)
 
 
-def test_no_part_of_the_loss() -> None:
+def test_a_tensor_that_is_not_part_of_the_loss() -> None:
     x, constant = Tensor([1.0], requires_grad=True), Tensor([2.0])
     loss = (x * constant).sum()
-    with pytest.raises(ValueError, match="no part of the traced graph"):
+    with pytest.raises(ValueError, match="not part of the traced graph"):
         contributions(loss, Tensor([1.0]))
     with pytest.raises(ValueError, match=r"constant of shape \(1,\) requires no gradient"):
         contributions(loss, constant)
@@ -182,7 +182,7 @@ BRANCHES = ["h.1.mlp", "h.1.attn", "h.0.mlp", "h.0.attn"]  # from the loss down
 
 
 def gradient_with_a_cut(made: GPT2Model, start: str, cut: str) -> Any:
-    """dL/dx of the stream before a branch, with that branch or the identity around it cut."""
+    """Return dL/dx of the stream before a branch, with this branch or its identity cut."""
     states, x = {}, made.wte(INPUTS) + made.wpe(np.arange(6))
     for i, block in enumerate(made.h):
         states[f"h.{i}.attn"] = x
@@ -247,7 +247,7 @@ def test_without_watch_branches_have_the_names_of_ops() -> None:
     assert [part.name for part in stream.total.parts] == ["layer_norm", *["linear"] * 4]
 
 
-def test_what_else_reads_the_stream_is_a_part_of_its_own() -> None:
+def test_another_reader_of_the_stream_is_a_separate_part() -> None:
     x = Tensor([1.0, 2.0], requires_grad=True)
     y = x + (x * 3.0 + x.tanh())
     stream = residual_stream((y * 2.0).sum() + x.exp().sum())
@@ -261,11 +261,11 @@ def test_what_else_reads_the_stream_is_a_part_of_its_own() -> None:
 
 def test_a_sum_is_no_residual_sum_of_itself() -> None:
     x = Tensor([1.0, 2.0], requires_grad=True)
-    with pytest.raises(ValueError, match=r"nothing of the form x \+ f\(x\)"):
+    with pytest.raises(ValueError, match=r"this graph contains no x \+ f\(x\)"):
         residual_stream(((x + x) + (x * 2.0 + Tensor([1.0, 1.0]))).sum())
 
 
-def test_what_is_broadcast_or_has_no_gradient_is_not_the_stream() -> None:
+def test_broadcast_operands_and_constants_are_not_the_stream() -> None:
     x, constant = Tensor([1.0], requires_grad=True), Tensor([1.0])
     for out in (x + x * Tensor([1.0, 2.0]), constant + constant * x):
         with pytest.raises(ValueError, match="no residual sum"):
@@ -299,15 +299,15 @@ def test_the_command_takes_short_names() -> None:
         ("lm_head.weight", made.wte.weight),
         ("h.1.attn.c_attn.bias", made.h[1].attn.c_attn.bias),
     ]:
-        text = contributions_command(made, name, INPUTS, TARGETS)
+        text = report(made, name, INPUTS, TARGETS)
         assert text == str(contributions(loss, parameter))
-    text = contributions_command(made, "stream", INPUTS, TARGETS)
+    text = report(made, "stream", INPUTS, TARGETS)
     assert text == str(residual_stream(loss))
 
 
-def test_the_command_knows_close_names() -> None:
+def test_the_command_suggests_close_names() -> None:
     made = make_model()
-    with pytest.raises(ValueError, match=r"no parameter 'h.0.atn.c_attn'; close ones: .*h.0.attn"):
-        contributions_command(made, "h.0.atn.c_attn")
-    with pytest.raises(ValueError, match=r"no parameter '\?'; they are: wte.weight, wpe.weight"):
-        contributions_command(made, "?")
+    with pytest.raises(ValueError, match=r"'h.0.atn.c_attn'; did you mean .*h.0.attn.*\?"):
+        report(made, "h.0.atn.c_attn")
+    with pytest.raises(ValueError, match=r"no parameter '\?'; choose wte.weight, wpe.weight"):
+        report(made, "?")

@@ -61,7 +61,7 @@ def test_a_detector_that_does_not_run_the_function_is_not_called_with_the_bug() 
 
 
 def test_importing_npgpt2_does_not_load_the_study_tools() -> None:
-    code = "import sys, npgpt2; sys.exit('npgpt2.learn' in sys.modules)"
+    code = "import sys, npgpt2, npgpt2.cli; sys.exit('npgpt2.learn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""Numbers in the ledger are those of the run, and it is never too long."""
+"""The numbers in the ledger equal the numbers of the run, and the ledger is never too long."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from autograd import Tensor, record
 from npgpt2 import GPT2Config, GPT2Model, Module
 from npgpt2 import functional as F
-from npgpt2.learn.ledger import explain, explain_command, format_ledger
+from npgpt2.learn.ledger import explain, format_ledger, report
 from npgpt2.learn.trace import Trace, norm, trace_model, watch
 
 SMALL = GPT2Config(vocab_size=13, n_positions=8, n_embd=12, n_layer=1, n_head=2)
@@ -75,13 +75,13 @@ def test_every_node_is_there_with_its_numbers(config: GPT2Config) -> None:
     assert [node.index for node in computed] == trace.calls
     by_name = {node.name: node for node in trace.nodes if node.op == "leaf"}
     assert leaves.keys() == by_name.keys()
-    for name, after in leaves.items():  # where it is complete
+    for name, after in leaves.items():  # a leaf stands below the call that completes it
         assert trace.calls[after - 1] == by_name[name].arrivals[-1][0]
     two = expected_sum(trace, by_name["wte.weight"])
     assert [title for title, _ in two] == ["linear_cross_entropy", "embedding (wte)"]
 
 
-def test_few_nodes_are_shown_in_full_unasked() -> None:
+def test_a_small_graph_is_shown_in_full_by_default() -> None:
     trace = trace_model(GPT2Model(SMALL))
     assert format_ledger(trace) == format_ledger(trace, full=True)
     trace = trace_model(GPT2Model(DEFAULT))
@@ -131,7 +131,7 @@ def test_a_model_of_the_default_depth_is_a_line_a_node() -> None:
     text = format_ledger(trace)
     assert len(text.split("\n")) < 200 and max(map(len, text.split("\n"))) <= 100
     introduction, lines, _ = sections(text)
-    assert "a line each" not in introduction
+    assert "one line each" not in introduction
     rows = rows_of(lines)
     assert len(rows) == len(trace.calls)
     names = set()
@@ -158,7 +158,7 @@ def test_a_deep_model_is_folded_into_modules() -> None:
     text = format_ledger(trace)
     assert len(text.split("\n")) < 200 and max(map(len, text.split("\n"))) <= 100
     introduction, lines, _ = sections(text)
-    assert "24 modules of several nodes are a line each" in introduction
+    assert "24 modules of several nodes are one line each" in introduction
     assert "--full" in introduction
     rows = {title: row for title, *row in rows_of(lines)}
     assert sum(nodes for _, nodes, *_ in rows_of(lines)) == len(trace.calls)
@@ -180,11 +180,11 @@ def test_a_deep_model_is_folded_into_modules() -> None:
 
 def test_a_very_deep_model_is_folded_into_blocks() -> None:
     model = GPT2Model(GPT2Config(13, 8, n_embd=4, n_layer=40, n_head=1))
-    _, lines, _ = sections(explain_command(model))
+    _, lines, _ = sections(report(model))
     rows = rows_of(lines)
     assert len(rows) == 45 and ("h.39", 10) in [row[:2] for row in rows]
     block = next(row for row in rows if row[0] == "h.5")
-    assert [name for name, _ in split_sum(block[3])] == [  # both of its sums are there
+    assert [name for name, _ in split_sum(block[3])] == [  # both sums of the block
         "add (h.6)", "layer_norm (h.6.ln_1)", "add (h.5)", "layer_norm (h.5.ln_2)"
     ]  # fmt: skip
 
@@ -199,7 +199,7 @@ def test_without_modules_the_middle_is_left_out() -> None:
     assert len(explain(x.sum(), full=True).split("\n")) > 1000
 
 
-def test_long_names_have_a_line_of_their_own() -> None:
+def test_a_long_name_stands_alone_in_its_line() -> None:
     class Wrapped(Module):
         def __init__(self) -> None:
             self.a_name_that_is_rather_long_for_a_model = GPT2Model(DEFAULT)
@@ -224,9 +224,9 @@ def test_the_summary_counts() -> None:
         loss = model.loss([[1, 2, 3]], [[2, 3, 4]]) * 2.0
     trace = Trace.of(loss)
     summary = " ".join(sections(explain(loss))[0].split())
-    assert f"value {loss.item()}. Nodes: {len(trace.calls)} computed, " in summary
-    assert "16 leaves with a gradient, 1 constants." in summary
-    assert "No paths" not in summary
+    assert f"value {loss.item()}. Computed nodes: {len(trace.calls)}. " in summary
+    assert "Leaves with a gradient: 16. Constants: 1." in summary
+    assert "with watch(model)" not in summary
     n_bytes = sum(node.nbytes for node in trace.nodes)
     assert f"keeps {n_bytes / 1000:.3g} kB" in summary
     flops = sum(node.flops for node in trace.nodes)
@@ -242,8 +242,7 @@ def test_without_watch_it_says_how_to_get_paths() -> None:
 
 def test_each_vjp_is_shown_once() -> None:
     model = GPT2Model(DEFAULT)
-    text = explain_command(model)
-    _, _, vjps = sections(text)
+    _, _, vjps = sections(report(model))
     titles = re.findall(r"^(\w+), (\d+) calls?$", vjps, re.M)
     assert dict(titles) == {
         "linear_cross_entropy": "1",
@@ -264,7 +263,7 @@ def test_an_op_without_a_file_is_shown_without_its_source() -> None:
     scope: dict[str, Any] = {"record": record}
     exec("def op(a):\n    return record(a.data * 2, (a,), lambda g: (g * 2,))", scope)
     text = explain(scope["op"](Tensor(1.0, requires_grad=True)))
-    assert "op, 1 call\n    (its source is in no file)" in text
+    assert "op, 1 call\n    (no file has its source)" in text
 
 
 def long_formula(a: Tensor) -> Tensor:
@@ -292,7 +291,7 @@ def test_nothing_is_changed() -> None:
     assert model.wte.weight.grad is not None
 
 
-def test_ops_whose_vjps_read_the_same_are_told_apart() -> None:
+def test_ops_with_the_same_vjp_source_are_shown_apart() -> None:
     def double(a: Tensor) -> Tensor:
         """out = 2 a."""
         k = 2.0
@@ -315,7 +314,7 @@ def test_ops_whose_vjps_read_the_same_are_told_apart() -> None:
     assert "\ndouble, 1 call\n" in text and "\ntriple, 1 call\n" in text
 
 
-def test_a_module_that_is_called_several_times_is_as_many_lines() -> None:
+def test_each_call_of_a_module_is_a_line() -> None:
     config = GPT2Config(vocab_size=7, n_positions=4, n_embd=8, n_layer=4, n_head=2)
     model = GPT2Model(config).eval()
     model.h = [model.h[0]] * 4

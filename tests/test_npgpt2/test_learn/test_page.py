@@ -1,6 +1,6 @@
-"""The page: its numbers against those of the run, in the file and in a real browser.
+"""The numbers of the page equal the numbers of the run, in the file and in a real browser.
 
-The browser is driven over the pipe of the Chrome DevTools Protocol, by the class below.
+The class `Browser` below controls Chromium through the pipe of the Chrome DevTools Protocol.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ in_browser = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def trace() -> Trace:
-    """Of the default model of the command line, without dropout."""
+    """A trace of the default model of the command line, without dropout."""
     model = GPT2Model(GPT2Config(65, 64, 128, 4, 4)).eval()
     ids = np.random.default_rng(1).integers(0, 65, (2, 65))
     with watch(model):
@@ -58,7 +58,7 @@ def path(trace: Trace, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(text: str) -> Any:
-    """The numbers in a page, as a browser finds them: up to the first end of a script."""
+    """Return the numbers in a page as a browser finds them: up to the first end of a script."""
     begin = text.index('<script type="application/json" id="run">')
     return json.loads(text[text.index(">", begin) + 1 : text.index("</script", begin)])
 
@@ -75,7 +75,7 @@ def length(x: np.ndarray) -> float:
 # -- the file --------------------------------------------------------------------------------------
 
 
-def test_the_numbers_in_the_file_are_those_of_the_run(path: Path, trace: Trace) -> None:
+def test_the_numbers_in_the_file_equal_the_run(path: Path, trace: Trace) -> None:
     run = read(path.read_text())
     assert run["calls"] == trace.calls and len(run["nodes"]) == len(trace.nodes) > 90
     assert run["left_out"] == 0
@@ -110,7 +110,7 @@ def test_heat_maps_are_block_means_to_a_254th_of_the_scale(path: Path, trace: Tr
     assert len(checked) >= 5
 
 
-def test_one_file_under_5_mb_that_asks_for_nothing(path: Path) -> None:
+def test_one_file_under_5_mb_that_loads_nothing(path: Path) -> None:
     text = path.read_text()
     assert 100_000 < len(text.encode()) < 5_000_000
     for reference in ["http", "src=", "href", "import(", "@import", "url(", "fetch(", "<link"]:
@@ -137,7 +137,7 @@ def test_nothing_in_a_name_ends_the_script() -> None:
     assert "alert(1)" in run["texts"][run["nodes"][1]["source"]]
 
 
-def test_numbers_that_are_not_finite_are_told_as_such() -> None:
+def test_numbers_that_are_not_finite_are_marked() -> None:
     x = Tensor(np.array([[np.nan, 1.0], [np.inf, -3.0]]), requires_grad=True)
     with np.errstate(all="ignore"):
         run = read(page.render(Trace.of((x * x).sum()), "not finite"))
@@ -189,13 +189,12 @@ def test_a_page_is_written_whole_or_not_at_all(
     assert path.read_text() == "before" and os.listdir(tmp_path) == ["run.html"]
 
 
-def test_play_leaves_gradients_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_writes_the_page_and_changes_no_gradient(tmp_path: Path) -> None:
     model = GPT2Model(GPT2Config(7, 4, 8, 1, 2)).eval()
     ids = np.array([[1, 2, 3]])
-    page.play(model, ids, ids, tmp_path / "run.html")
+    line = page.report(model, ids, ids, tmp_path / "run.html")
     loss = model.loss(ids, ids)
-    said = capsys.readouterr().out
-    assert f"loss {loss:.4f}, 31 nodes, 15 vjp calls" in said and str(tmp_path) in said
+    assert f"loss {loss:.4f}, 31 nodes, 15 vjp calls" in line and str(tmp_path) in line
     assert all(parameter.grad is None for parameter in model.parameters())
     assert (
         f"<title>A backward pass of GPT-2, loss {loss:.4f}</title>"
@@ -204,7 +203,7 @@ def test_play_leaves_gradients_alone(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_the_orders_of_the_diamond() -> None:
-    """loss = (6 w)**2 + 3 w at w = 1: 75 by hand. Only one naive way gets it, in more calls."""
+    """loss = (6 w)**2 + 3 w has the slope 75 at w = 1. One naive order gets it, with more calls."""
     told = page.diamond()
     assert told["gradient"] == 75.0
     right, overwriting, partial, paths = told["orders"]
@@ -214,7 +213,7 @@ def test_the_orders_of_the_diamond() -> None:
     assert [(e["from"], e["to"], e["holds"]) for e in right["events"]] == [
         ("loss", "b", 1.0), ("loss", "x", 1.0), ("b", "a", 12.0), ("a", "x", 25.0), ("x", "w", 75.0)
     ]  # fmt: skip
-    assert "1 of 2: it waits" in right["events"][1]["words"]
+    assert "(1 of 2 gradients) and waits" in right["events"][1]["words"]
     assert [(e["to"], e["holds"]) for e in overwriting["events"]] == [
         ("b", 1.0), ("a", 12.0), ("x", 24.0), ("w", 72.0), ("x", 1.0), ("w", 3.0)
     ]  # fmt: skip
@@ -330,7 +329,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def browser(started: Browser) -> Iterator[Browser]:
-    """The browser; afterwards, nothing was complained of, and nothing asked for but the file."""
+    """The browser. Afterwards it has reported no problem, and has loaded the file alone."""
     yield started
     complaints = started.named(
         "Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"
@@ -387,7 +386,7 @@ def test_the_slider_moves_through_all_calls_and_norms_are_those_of_the_run(
 def test_states_waiting_and_memory_at_every_call(
     browser: Browser, path: Path, trace: Trace
 ) -> None:
-    """Against a walk over the calls here, with counters."""
+    """Compare with a walk over the calls that counts the arrivals."""
     browser.open(path)
     seen = browser.js(f"""
         Array.from({{length: {len(trace.calls)}}}, (_, k) => {{
@@ -433,7 +432,7 @@ def test_heat_maps_are_drawn(browser: Browser, path: Path, trace: Trace) -> None
     drawn = np.reshape(pixels, (64, 64, 4))
     assert np.max(np.abs(drawn[..., :3] - (247 + t * (end - 247)))) <= 1
     assert np.all(drawn[..., 3] == 255) and np.ptp(drawn[..., 0]) > 200
-    # what is read under the pointer
+    # the number under the pointer
     box = browser.js("""(() => { const canvas = document.querySelector("#maps figure > canvas");
         canvas.scrollIntoView({block: "center"});
         const box = canvas.getBoundingClientRect(); return [box.x, box.y, box.width / 64]; })()""")
@@ -463,13 +462,13 @@ def test_keys_and_clicks(browser: Browser, path: Path, trace: Trace) -> None:
     browser.js("document.querySelector('#on').focus()")
     browser.press("Enter")
     assert browser.js(step) == [2, 2]
-    # other things with keys of their own keep them
+    # elements that use the arrow keys themselves keep them
     for element in ["#diamond-step", "#source", "[name=order]"]:
         browser.js(f"document.querySelector('{element}').focus()")
         browser.press("ArrowRight")
         assert browser.js(step) == [2, 2], element
     browser.js("document.activeElement.blur()")
-    # a click on a node: to its step; a leaf: to the step at which its gradient is complete
+    # a click on a node goes to its step; on a leaf, to the step that completes its gradient
     browser.press("End")
     leaf = next(node for node in trace.nodes if node.name == "h.2.mlp.c_fc.weight")
     for i in [trace.calls[5], leaf.index]:
@@ -483,14 +482,14 @@ def test_keys_and_clicks(browser: Browser, path: Path, trace: Trace) -> None:
 
 
 @in_browser
-def test_the_graph_is_folded_but_for_what_is_shown(browser: Browser, path: Path) -> None:
+def test_the_graph_is_folded_except_around_the_shown_node(browser: Browser, path: Path) -> None:
     browser.open(path)
     opened = "groups.filter(g => g.details.open).map(g => g.name)"
     assert browser.js(opened) == ["wte"]
     browser.js("jump(nodes.findIndex(node => node.op === 'causal_attention'))")
     assert browser.js(opened) == ["h.0", "attn"]
     assert browser.js("buttons[shown].button.checkVisibility()")
-    browser.js("groups.find(g => g.name === 'wpe').summary.click()")  # one's own choice stays
+    browser.js("groups.find(g => g.name === 'wpe').summary.click()")  # a reader's choice stays
     browser.js("show(0)")
     assert browser.js(opened) == ["wte", "wpe"]
     summary = browser.text("#graph summary").split()
@@ -520,8 +519,8 @@ def test_the_naive_recursion_shows_the_wrong_number(browser: Browser, path: Path
         assert verdict.startswith(
             f"dloss/dw = {order['gradient']:g}: {'right' if right else 'wrong'}"
         )
-        assert ("right is 75" in verdict) != right
-        assert f"{order['calls']} vjp calls, {order['calls_of_x']} of them of x" in verdict
+        assert ("the right value is 75" in verdict) != right
+        assert f"{order['calls']} vjp calls, {order['calls_of_x']} of them for x" in verdict
 
 
 @in_browser
@@ -537,7 +536,7 @@ def test_no_horizontal_overflow(browser: Browser, path: Path, trace: Trace, widt
 
 @in_browser
 def test_light_and_dark(browser: Browser, path: Path) -> None:
-    """Text stands out from its background by 4.5 to 1 (WCAG 2.2, success criterion 1.4.3)."""
+    """The contrast of text and background is at least 4.5 to 1 (WCAG 2.2, criterion 1.4.3)."""
     browser.open(path)
     for scheme in ["light", "dark"]:
         features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -577,13 +576,13 @@ def test_a_page_without_pictures_and_with_numbers_that_are_not_finite(
     assert "no picture, norm only" in browser.text("#maps")
 
 
-def test_what_makes_no_page_is_refused(tmp_path):
+def test_a_trace_without_calls_or_with_too_many_nodes_is_refused(tmp_path):
     x = Tensor(1.0, requires_grad=True)
     with pytest.raises(ValueError, match="the root is a leaf"):
         page.write_page(Trace.of(x), tmp_path / "page.html")
     for _ in range(page.NODES):
         x = -x
-    with pytest.raises(ValueError, match="6,001 nodes is too large for a page, which takes 6,000"):
+    with pytest.raises(ValueError, match="6,001 nodes is too large for a page, which .* 6,000"):
         page.write_page(Trace.of(x), tmp_path / "page.html")
     assert not list(tmp_path.iterdir())
 
@@ -594,10 +593,10 @@ def test_means_of_large_numbers_do_not_overflow():
     assert set(np.frombuffer(base64.b64decode(picture["cells"]), np.int8)) == {127}
 
 
-def test_a_model_is_played_without_dropout_and_stays_in_its_mode(tmp_path, capsys):
+def test_a_report_is_without_dropout_and_the_model_stays_in_its_mode(tmp_path):
     config = GPT2Config(7, 4, 8, n_layer=1, n_head=2, embd_pdrop=0.5, resid_pdrop=0.5)
     model = GPT2Model(config).train()
-    page.play(model, [[1, 2]], [[2, 3]], tmp_path / "page.html")
+    line = page.report(model, [[1, 2]], [[2, 3]], tmp_path / "page.html")
     assert all(module.training for module in model.modules())
     loss = model.eval().loss([[1, 2]], [[2, 3]]).item()
-    assert f"loss {loss:.4f}, " in capsys.readouterr().out
+    assert f"loss {loss:.4f}, " in line

@@ -1,4 +1,4 @@
-"""Pictures of a run: the numbers drawn, the files, and what is said where there is nothing."""
+"""Pictures of a run: the drawn numbers, the files, and the errors if there is nothing to draw."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """A run of characters of all kinds, with two steps of which the second was validated."""
+    """A run with characters of all kinds and two steps, the second with a validation loss."""
     text = TEXT + "a\n\t $x$ \x85\u0301漢🙂\u2028" * 20
     run = Trainer.start(tmp_path_factory.mktemp("runs") / r"a $\frac$ 漢", TINY, text).run
     run.append(Metrics(1, 3.5, None, 1e-3, 2.0, 0.1))
@@ -78,14 +78,14 @@ def test_rows_sum_to_1_and_nothing_right_of_the_diagonal(model):
 
 
 @pytest.mark.parametrize("ids", [[], [0] * 8, [[1, 2]], 3])
-def test_ids_of_another_shape_are_an_error(model, ids):
+def test_ids_of_a_wrong_shape_are_an_error(model, ids):
     with pytest.raises(ValueError, match=r"ids must have shape \(T,\) .* n_positions=7, not \("):
         plots.attention_weights(model, ids)
 
 
 @pytest.mark.parametrize(("ids", "error"), [([11], IndexError), ([-1], IndexError),
                                             ([0.5], TypeError)])  # fmt: skip
-def test_ids_that_are_none_are_an_error(model, ids, error):
+def test_wrong_ids_are_an_error(model, ids, error):
     with pytest.raises(error, match="ids"):
         plots.attention_weights(model, ids)
 
@@ -105,7 +105,7 @@ def test_metrics_are_read_as_they_were_written(directory):
 HEADER = "step,loss,val_loss,lr,grad_norm,seconds\n"
 
 
-def test_a_row_that_is_being_written_is_left_out(tmp_path):
+def test_an_incomplete_last_row_is_left_out(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text(HEADER + "1,2.0,,0.1,3.0,0.5\n2,1.")
     np.testing.assert_array_equal(plots.read_metrics(path)["step"], [1])
@@ -138,18 +138,17 @@ def test_metrics_that_cannot_be_drawn_are_an_error(tmp_path, content, message):
 
 
 @needs("matplotlib")
-def test_curves_are_drawn_into_the_run_directory(directory, capsys):
-    plots.main(directory)
+def test_curves_are_drawn_into_the_run_directory(directory):
     path = directory / "plot.png"
-    assert capsys.readouterr().out == f"{path}\n"
+    assert plots.report(directory) == str(path)
     assert path.read_bytes().startswith(b"\x89PNG")
-    path.unlink()  # and nothing else was written
+    path.unlink()
     assert len(list(directory.iterdir())) == 5
 
 
 @needs("matplotlib")
 def test_a_prompt_of_odd_characters_is_drawn_as_escapes(directory, tmp_path):
-    """Warnings of glyphs that are missing would be errors here, and so would formulas."""
+    """A missing glyph would be a warning, and a wrong formula an error: both fail the test."""
     out = tmp_path / "a.SVG"
     assert plots.plot(directory, "\n $x$漢\u0301", out) == out
     once = out.read_bytes()
@@ -160,8 +159,13 @@ def test_a_prompt_of_odd_characters_is_drawn_as_escapes(directory, tmp_path):
 
 
 @needs("matplotlib")
-def test_characters_that_cannot_be_seen_are_spelled():
-    assert plots._visible("a é\n\t\x85漢🙂\\$") == "a é\\n\\t\\x85\\u6f22\\U0001f642\\$"
+def test_characters_that_cannot_be_drawn_are_spelled_out():
+    from matplotlib.figure import Figure
+
+    figure, prompt = Figure(), "a é\n\t\x85漢🙂\\$"
+    plots.draw_attention(figure, [np.eye(len(prompt))[None]], prompt, 9.0)
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == "a|\u2423|é|\\n|\\t|\\x85|\\u6f22|\\U0001f642|\\|$".split("|")
 
 
 @needs("matplotlib")
@@ -170,7 +174,7 @@ def test_labels_titles_and_numbers_of_the_picture(directory):
 
     figure = Figure()
     run = Run.open(directory)
-    plots._draw_curves(figure, run, plots.read_metrics(run.metrics_path))
+    plots.draw_curves(figure, run, plots.read_metrics(run.metrics_path))
     loss, norm = figure.axes
     assert loss.get_ylabel() == "loss (nats per character)" and norm.get_xlabel() == "step"
     drawn = {line.get_label(): line for axes in (loss, norm) for line in axes.lines}
@@ -183,7 +187,7 @@ def test_labels_titles_and_numbers_of_the_picture(directory):
 
     figure = Figure()
     weights = [np.tri(2)[None] / [[1.0], [2.0]], np.eye(2)[None]]
-    plots._draw_attention(figure, weights, "a ", 9.0)
+    plots.draw_attention(figure, weights, "a ", 9.0)
     maps = figure.axes[:2]
     assert [axes.get_title() for axes in maps] == ["layer 0, head 0", "layer 1, head 0"]
     for axes, w in zip(maps, weights, strict=True):
@@ -219,7 +223,7 @@ def test_files_are_png_or_svg(directory, tmp_path, name):
 
 
 @needs("matplotlib")
-def test_a_directory_that_is_not_there_or_no_run_is_an_error(directory, tmp_path):
+def test_a_directory_that_is_missing_or_no_run_is_an_error(directory, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere is not a directory"):
         plots.plot(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="is not a run directory"):
@@ -238,7 +242,7 @@ def test_a_run_without_metrics_is_an_error(tmp_path):
         plots.plot(run.directory)
 
 
-def test_matplotlib_is_asked_for_when_something_is_drawn_and_not_before():
+def test_matplotlib_is_imported_only_for_drawing():
     code = (
         "import sys\n"
         "from npgpt2.learn import plots\n"

@@ -335,7 +335,7 @@ def test_one_slip_is_blamed_once():
     verdict = check("causal_attention", answer)
     assert verdict.headline == "causal_attention: dq, dk, dv are wrong, by one mistake."
     assert verdict.diagnosis == (
-        "It is what comes out with `S = q @ k.swapaxes(-1, -2) / D` "
+        "You get this result with `S = q @ k.swapaxes(-1, -2) / D` "
         "in place of `S = q @ k.swapaxes(-1, -2) / np.sqrt(D)`."
     )
     assert str(verdict).count("The same mistake as in dq") == 2
