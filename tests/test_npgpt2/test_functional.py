@@ -60,63 +60,68 @@ def torch_dropout(seed: int, p: float) -> Any:
     return dropout
 
 
-def make_cases(
-    seed: int, largest: int, smallest: int = 1
-) -> dict[str, tuple[Any, Any, list[NDArray]]]:
-    """For each op: it (of a module and Tensors), the same of torch, and float64 inputs.
+class Draws:
+    """Sizes, token ids and normal numbers from a seed. The letters are those of functional.py."""
 
-    The inputs are float32 numbers, so that the float32 and the float64 computation have the same.
-    """
-    rng = np.random.default_rng(seed)
-    B, T, H, D, V = (int(n) for n in rng.integers(smallest, largest + 1, 5))
-    C = H * D
-    W = C + 2  # one channel normalises to 0 and two to +-1: gradients would be rounding errors
-    ids, targets = rng.integers(0, V, (2, B, T))
-    some = np.where(rng.random((B, T)) < 0.4, -100, targets)
-    some[0, 0] = 0  # one counts at least
+    def __init__(self, seed, largest, smallest=1):
+        self.seed, self.rng = seed, np.random.default_rng(seed)
+        sizes = self.rng.integers(smallest, largest + 1, 5)
+        self.B, self.T, self.H, self.D, self.V = (int(n) for n in sizes)
+        self.C = self.H * self.D
+        # Wider by 2: one channel normalises to 0, two to +-1. Gradients would be rounding errors.
+        self.W = self.C + 2
+        self.ids, self.targets = self.rng.integers(0, self.V, (2, self.B, self.T))
+        self.some = np.where(self.rng.random((self.B, self.T)) < 0.4, -100, self.targets)
+        self.some[0, 0] = 0  # one counts at least
 
-    def normal(*shape: int) -> NDArray:
-        return rng.standard_normal(shape, dtype=np.float32).astype(np.float64)
+    def normal(self, *shape):
+        """Return float64 numbers that float32 holds exactly, so that both compute from the same."""
+        return self.rng.standard_normal(shape, dtype=np.float32).astype(np.float64)
 
-    def same_draws() -> np.random.Generator:
-        return np.random.default_rng(seed)
+    def same_draws(self):
+        return np.random.default_rng(self.seed)
 
-    def torch_loss(labels: NDArray) -> Any:
-        def loss(z: torch.Tensor) -> torch.Tensor:
-            flat = torch.from_numpy(labels).flatten()
-            return tF.cross_entropy(z.flatten(0, 1), flat, ignore_index=-100)
 
-        return loss
-
-    x, gain, shift, qkv, logits = (
-        normal(*shape) for shape in ((B, T, W), (W,), (W,), (B, T, 3 * C), (B, T, V))
-    )
+def linear_cases(d):
+    x, w, b = d.normal(d.B, d.T, d.W), d.normal(d.V, d.W), d.normal(d.V)
     return {
         "linear": (
             lambda F, x, w, b: F.linear(x, w, b),
             lambda x, w, b: tF.linear(x, w, b),
-            [x, normal(V, W), normal(V)],
+            [x, w, b],
         ),
         "linear without bias": (
             lambda F, x, w: F.linear(x, w),
             lambda x, w: tF.linear(x, w),
-            [x, normal(V, W)],
+            [x, w],
         ),
         "embedding": (
-            lambda F, w: F.embedding(w, ids),
-            lambda w: tF.embedding(torch.from_numpy(ids), w),
-            [normal(V, C)],
+            lambda F, w: F.embedding(w, d.ids),
+            lambda w: tF.embedding(torch.from_numpy(d.ids), w),
+            [d.normal(d.V, d.C)],
         ),
+    }
+
+
+def layer_norm_cases(d):
+    operands = [d.normal(d.B, d.T, d.W), d.normal(d.W), d.normal(d.W)]
+    return {
         "layer_norm": (
             lambda F, x, w, b: F.layer_norm(x, w, b),
-            lambda x, w, b: tF.layer_norm(x, (W,), w, b),
-            [x, gain, shift],
+            lambda x, w, b: tF.layer_norm(x, (d.W,), w, b),
+            operands,
         ),
         "layer_norm, eps 0.5": (
             lambda F, x, w, b: F.layer_norm(x, w, b, 0.5),
-            lambda x, w, b: tF.layer_norm(x, (W,), w, b, 0.5),
-            [x, gain, shift],
+            lambda x, w, b: tF.layer_norm(x, (d.W,), w, b, 0.5),
+            operands,
         ),
+    }
+
+
+def elementwise_cases(d):
+    x = d.normal(d.B, d.T, d.W)
+    return {
         "gelu": (
             lambda F, x: F.gelu(x),
             lambda x: tF.gelu(x, approximate="tanh"),
@@ -125,44 +130,65 @@ def make_cases(
         "softmax": (
             lambda F, x: F.softmax(x),
             lambda x: torch.softmax(x, dim=-1),
-            [2.0 * logits],
+            [2.0 * d.normal(d.B, d.T, d.V)],
         ),
         "dropout": (
-            lambda F, x: F.dropout(x, P_DROP, same_draws()),
-            torch_dropout(seed, P_DROP),
+            lambda F, x: F.dropout(x, P_DROP, d.same_draws()),
+            torch_dropout(d.seed, P_DROP),
             [x],
         ),
+    }
+
+
+def attention_cases(d):
+    qkv = d.normal(d.B, d.T, 3 * d.C)
+    return {
         "causal_attention": (
-            lambda F, qkv: F.causal_attention(qkv, H),
-            torch_attention(H, seed, 0.0),
+            lambda F, qkv: F.causal_attention(qkv, d.H),
+            torch_attention(d.H, d.seed, 0.0),
             [qkv],
         ),
         "causal_attention with dropout": (
-            lambda F, qkv: F.causal_attention(qkv, H, P_DROP, same_draws()),
-            torch_attention(H, seed, P_DROP),
+            lambda F, qkv: F.causal_attention(qkv, d.H, P_DROP, d.same_draws()),
+            torch_attention(d.H, d.seed, P_DROP),
             [qkv],
         ),
-        "cross_entropy": (
-            lambda F, z: F.cross_entropy(z, targets),
-            torch_loss(targets),
-            [2.0 * logits],
-        ),
-        "cross_entropy with ignored targets": (
-            lambda F, z: F.cross_entropy(z, some),
-            torch_loss(some),
-            [2.0 * logits],
-        ),
-        "linear_cross_entropy": (
-            lambda F, x, w: F.linear_cross_entropy(x, w, targets),
-            lambda x, w: torch_loss(targets)(tF.linear(x, w)),
-            [x, normal(V, W)],
-        ),
-        "linear_cross_entropy with ignored targets": (
-            lambda F, x, w: F.linear_cross_entropy(x, w, some),
-            lambda x, w: torch_loss(some)(tF.linear(x, w)),
-            [x, normal(V, W)],
-        ),
     }
+
+
+def cross_entropy_cases(d):
+    logits = 2.0 * d.normal(d.B, d.T, d.V)
+    x, w = d.normal(d.B, d.T, d.W), d.normal(d.V, d.W)
+    cases = {}
+    for labels, more in ((d.targets, ""), (d.some, " with ignored targets")):
+        cases[f"cross_entropy{more}"] = (
+            lambda F, z, labels=labels: F.cross_entropy(z, labels),
+            torch_loss(labels),
+            [logits],
+        )
+        cases[f"linear_cross_entropy{more}"] = (
+            lambda F, x, w, labels=labels: F.linear_cross_entropy(x, w, labels),
+            lambda x, w, labels=labels: torch_loss(labels)(tF.linear(x, w)),
+            [x, w],
+        )
+    return cases
+
+
+def torch_loss(labels):
+    def loss(z):
+        flat = torch.from_numpy(labels).flatten()
+        return tF.cross_entropy(z.flatten(0, 1), flat, ignore_index=-100)
+
+    return loss
+
+
+def make_cases(seed, largest, smallest=1):
+    """For each op: it (of a module and Tensors), the same of torch, and float64 inputs."""
+    d = Draws(seed, largest, smallest)
+    families = (
+        linear_cases, layer_norm_cases, elementwise_cases, attention_cases, cross_entropy_cases,
+    )  # fmt: skip
+    return {name: case for family in families for name, case in family(d).items()}
 
 
 OPS = list(make_cases(0, 2))
