@@ -1,6 +1,6 @@
 """Ranks: processes that train one model together, each on its share of every batch.
 
-`pip install 'npgpt2[mpi]'` installs mpi4py and an MPI. Then start the ranks with its launcher:
+`pip install 'npgpt2[mpi]'` installs mpi4py and an MPI. Then start the ranks with mpiexec:
 
     mpiexec -n 2 npgpt2 train --text book.txt --out runs/book
     mpiexec -n 2 npgpt2 train --resume runs/book
@@ -15,6 +15,7 @@
 - The ranks on one machine share its cores out: each rank uses as many threads as its share has
   cores. To prevent this, set OMP_NUM_THREADS, OPENBLAS_NUM_THREADS or MKL_NUM_THREADS, or pass
   `--no-tuning`.
+- All this was tried with MPICH, on one machine.
 
 How it works. The loss of a batch is the mean over its B rows. A rank has b of these rows, and
 computes their mean. The loss is the sum over all ranks of b/B times that mean, and its gradient is
