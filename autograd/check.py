@@ -43,7 +43,7 @@ _DEFAULTS = {
         "complex": (1e-20, 1e-4, 1e-5),
     },
 }
-_SEARCH_LIMIT = 20_000  # entries in which a failed directional check still looks for the worst one
+_SEARCH_LIMIT = 20_000  # entries of the largest input that is searched for its worst entry
 
 
 @dataclass(frozen=True)

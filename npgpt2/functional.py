@@ -44,9 +44,10 @@ _ROWS = 64  # of attention weights at a time
 # more NumPy calls. Measure it with `python -m tests.benchmarks.step char gpt2`.
 _SCORES = 1 << 17
 
-# From this number of rows on, BLAS computes rows @ w.T. For fewer rows, the copy of w that BLAS
-# makes first takes too long, so (w @ rows.T).T is computed, and only this small result is copied.
-# Measure it with `python -m tests.benchmarks.decode gpt2`, the first token: its prompt has 16 rows.
+# From this number of rows on, linear computes rows @ w.T. For fewer rows (but not for one), the
+# copy of w that BLAS makes first takes too long, so linear computes (w @ rows.T).T, and copies only
+# this small result. Measure it with `python -m tests.benchmarks.decode gpt2`: for the first token,
+# the prompt has 16 rows.
 _FEW = 32
 
 # Logits in memory at a time, if no gradient is wanted. With more, the loss takes more memory; with
@@ -295,7 +296,7 @@ def causal_attention(
     Raises
     ------
     TypeError, ValueError
-        n_head does not fit the shape, p is outside [0, 1), or p > 0 without a generator.
+        n_head or the shape does not fit, p is outside [0, 1), or p > 0 without a generator.
     """
     qkv, n_head = as_tensor(qkv), validate.integer("n_head", n_head)
     if qkv.ndim != 3 or not qkv.shape[1] or qkv.shape[2] % (3 * n_head):
@@ -472,8 +473,8 @@ def linear_cross_entropy(
         total = sum(_cross_entropy_inplace(counted[i] @ w.T, columns[i]) for i in parts)
 
     def vjp(g: Array) -> tuple[Array, Array]:
-        # forward: z = counted @ w.T. dz is the gradient for g = 1. The results are multiplied by g,
-        # because dz is larger than they are.
+        # forward: z = counted @ w.T. dz is the gradient for g = 1. Multiply (n, C) arrays by g, and
+        # not dz, which is larger.
         share = g / n
         return _scatter_rows((dz @ w) * share, rows, shape), dz.T @ (counted * share)
 

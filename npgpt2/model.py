@@ -205,8 +205,8 @@ class GPT2Model(Module):
         input_ids
             (B, T) integers in [0, V), array-like; 1 <= T <= n_positions.
         cache
-            The tokens read before. input_ids follow them, and are added to the cache. Use it only
-            inside `with model.evaluating():`, because no gradient goes through a cache.
+            Holds the tokens read before. input_ids follow them, and are added to the cache. Use it
+            only inside `with model.evaluating():`, because no gradient goes through a cache.
 
         Returns
         -------

@@ -1,7 +1,7 @@
 """Optimizers, gradient clipping, and the learning-rate schedule that GPT models are trained with.
 
-Read `AdamW._change` for the formula. The rest of AdamW only decides which parameters it changes
-together.
+`AdamW._change` has the formula. The rest of the code for a step, here and in `machine/packs.py`,
+only decides which parameters are changed together.
 """
 
 from __future__ import annotations

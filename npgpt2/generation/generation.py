@@ -118,8 +118,8 @@ def generate(
         An argument is outside its limits, or the text outgrows n_positions without a sliding
         window.
     FloatingPointError
-        The model's logits are not finite. The message names the first parameter, or otherwise the
-        first block, that has such a value.
+        The model's logits are not finite. The message names the first parameter that is not finite,
+        or, if all are, the first block whose output is not.
     """
     rows = _rows(input_ids, model.config.vocab_size)
     if len(set(map(len, rows))) > 1:
@@ -143,8 +143,8 @@ def complete(
 ) -> list[Completion]:
     """Continue prompts of any lengths, and return how probable the new tokens were.
 
-    Arguments and errors are those of `generate`. With greedy decoding, or with one seed per row,
-    each row gets the tokens that it would get alone.
+    `generate` describes the arguments and the errors. With greedy decoding, or with one seed per
+    row, each row gets the tokens that it would get alone.
 
     Examples
     --------
@@ -176,8 +176,9 @@ def stream(
 ) -> Iterator[Step]:
     """Yield the new tokens as they are drawn, one `Step` at a time.
 
-    Arguments and errors are those of `complete`. The arguments are checked at once, before you ask
-    for the first token. The iterator ends early once every row has met a stop id.
+    `generate` describes the arguments and the errors; prompts may have any lengths, as in
+    `complete`. The arguments are checked at once, before you ask for the first token. The iterator
+    ends early once every row has met a stop id.
     """
     validate.integer("max_new_tokens", max_new_tokens, minimum=0)
     P = model.config.n_positions

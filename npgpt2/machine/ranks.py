@@ -146,8 +146,8 @@ class MPIRanks(Ranks):
     def cores(self) -> int:
         """Return this rank's share of the cores of its machine, at least 1.
 
-        It is the same whether all ranks may run on all cores, or the launcher gives each rank cores
-        of its own.
+        It is the same whether all ranks may run on all cores, or the launcher gives each rank
+        separate cores.
         """
         here = self._world.Split_type(self._mpi.COMM_TYPE_SHARED)
         cores = set().union(*here.allgather(process.cores()))

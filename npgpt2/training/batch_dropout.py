@@ -21,6 +21,8 @@ from npgpt2.module import Module
 def dropout_of_batch(model: Module, batch_size: int, rows: slice) -> Iterator[None]:
     """Inside this block, dropout treats the model's input as these rows of a larger batch.
 
+    Not thread-safe: it replaces the generators of dropout for every thread that uses this model.
+
     Parameters
     ----------
     model
