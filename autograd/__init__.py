@@ -6,7 +6,9 @@
 >>> x.grad
 array([2., 4., 6.])
 
-`backward.py` is the algorithm, `tensor.py` the Tensor and its ops, `check.py` the gradient checks.
+Read `backward.py` first: it is the algorithm. `tensor.py` has Tensor and its ops. `ownership.py`
+and `rows.py` save copies and memory. `check.py` checks gradients. `testing/` helps you to test ops
+of your own; it alone needs more than NumPy.
 """
 
 from autograd.check import GradientMismatch, GradientReport, gradcheck

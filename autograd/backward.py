@@ -1,12 +1,16 @@
-"""The backward pass: the whole of reverse-mode differentiation, in one sitting.
+"""The backward pass: all of reverse-mode differentiation, short enough for one sitting.
 
-An expression is a graph of nodes. Each node knows its parents (what it was computed from) and
-its vjp (vector-Jacobian product): given the cotangent g = dL/dnode, one gradient per parent.
-The chain rule is then two sentences. A node's cotangent is the sum of what its consumers send
-back. A node may send back only after all its consumers have, so nodes are visited in reverse
-topological order, each exactly once.
+An expression is a graph of nodes. Each node knows its parents, the nodes it was computed from. It
+also knows its vjp (vector-Jacobian product): a function that takes the node's cotangent,
+g = dL/dnode, and returns one gradient per parent.
 
-Nothing here knows of arrays: gradients are whatever the vjps return, as long as `add` adds them.
+The chain rule then takes two sentences. A node's cotangent is the sum of the gradients that its
+consumers (the nodes computed from it) send back. A node can send gradients to its parents only
+after all its consumers have sent theirs, so the pass visits the nodes in reverse topological order,
+each exactly once.
+
+This file knows nothing of arrays: a gradient is whatever a vjp returns, as long as `add` can add
+two of them.
 
 Source: Griewank & Walther, Evaluating Derivatives, 2nd ed. 2008, section 3.2 (reverse mode).
 """
@@ -16,32 +20,33 @@ from typing import Any, Protocol
 
 
 class Node(Protocol):
-    """What the walk asks of a node."""
+    """The attributes and methods that the backward pass needs of a node."""
 
     @property
     def requires_grad(self) -> bool:
-        """Whether a gradient is wanted here: of this leaf, or of some leaf below."""
+        """Whether this leaf, or a leaf that this node was computed from, wants a gradient."""
 
     @property
     def parents(self) -> "Sequence[Node] | None":
-        """What the node was computed from: empty at a leaf, None once freed."""
+        """The nodes that this one was computed from: empty at a leaf, None once freed."""
 
     def vjp(self, g: Any) -> tuple[Any, ...]:
-        """One gradient per parent, given the cotangent g of this node."""
+        """Return one gradient per parent, given the cotangent g of this node."""
 
     def free(self) -> None:
-        """Drop the parents and what the vjp saved."""
+        """Drop the parents, and everything that the vjp saved."""
 
 
 def topological_order(root: Node) -> list[Node]:
-    """List the nodes below `root` that require a gradient, every node after its parents.
+    """List `root` and every node below it that requires a gradient, each after its parents.
 
-    Iterative, so the depth of a graph is not limited by the interpreter's stack.
+    The nodes below a node are its parents, their parents, and so on. The walk is a loop without
+    recursion, so a graph may be deeper than the interpreter's stack.
 
     Raises
     ------
     RuntimeError
-        A node of the graph was freed by an earlier backward pass.
+        An earlier backward pass has freed a node of the graph.
     """
     order: list[Node] = []
     seen = {id(root)}
@@ -69,7 +74,7 @@ def _parents(node: Node) -> Sequence[Node]:
 
 
 def plus(so_far: Any, gradient: Any) -> Any:
-    """so_far + gradient, as a new sum."""
+    """Return so_far + gradient, and change neither of them."""
     return so_far + gradient
 
 
@@ -78,11 +83,12 @@ def backward(
 ) -> list[tuple[Node, Any]]:
     """Send the cotangent `g` of `root` down to the leaves; return (leaf, gradient) pairs.
 
-    Only this function adds gradients up, with `add`, which must not change a gradient that others
-    hold too: one may be shared (addition returns the same one twice) or be a view of another.
+    No other function adds gradients up. It uses `add`, which must not change a gradient that
+    somebody else holds too: two parents may share one gradient (addition returns the same one
+    twice), and a gradient may be a view of another.
 
-    Every node is freed as soon as it has sent its gradients on, unless `retain_graph`: what it
-    saved for its vjp goes while the pass is still running.
+    Unless `retain_graph` is true, a node is freed as soon as it has sent its gradients on. So the
+    memory of saved values is released while the pass is still running.
     """
     order = topological_order(root)
     cotangents = {id(root): g}

@@ -1,16 +1,16 @@
-"""Gradient checks: the analytic vjp against numbers that do not use it.
+"""Gradient checks: compare the gradients of a vjp with derivatives computed without it.
 
-For outputs f(x) and a random cotangent g, let L(x) = <g, f(x)>. The vjp claims dL/dx; L itself
-can be evaluated at points near x, which tests the claim in three ways:
+Let L(x) = <g, f(x)> for a function f and a random cotangent g. The vjp claims to return dL/dx. A
+check tests this claim by evaluating L at points near x, in one of three modes:
 
-- "directional": (L(x + h v) - L(x - h v)) / 2h against <dL/dx, v> along random unit directions
-  v. Two evaluations a direction, whatever the size: the check for whole models.
-- "full": the same along every single entry.
-- "complex": Im L(x + i h e_j) / h for every entry j. Nothing is subtracted, so h can be 1e-30
-  and the result is exact to rounding; needs ops that accept complex arrays.
+- "directional": compare (L(x + h v) - L(x - h v)) / 2h with <dL/dx, v>, along random unit
+  directions v. A direction takes two evaluations, whatever the size of x: use it for whole models.
+- "full": compare the same along every single entry of x.
+- "complex": compare Im L(x + i h e_j) / h with every entry j of dL/dx. Nothing is subtracted, so h
+  can be 1e-30, and the result is exact up to rounding. The ops must accept complex arrays.
 
-The cotangent is random because special ones hide mistakes: with g = 1 everywhere, a vjp that
-forgets g passes, and softmax has a gradient of 0.
+The cotangent is random because special cotangents hide mistakes: with g = 1 everywhere, a vjp that
+forgets g passes, and the gradient of softmax is 0.
 
 Sources: Baydin et al., Automatic differentiation in machine learning: a survey, JMLR 18 (2018),
 section 2.1 (the best h of a central difference is near the cube root of the rounding error);
@@ -30,7 +30,7 @@ from autograd.tensor import Tensor, enable_grad, no_grad
 
 Mode = Literal["directional", "full", "complex"]
 
-# h, rtol and atol. For a difference, h is near the cube root of the rounding error.
+# (h, rtol, atol). For a difference, h is near the cube root of the rounding error.
 _DEFAULTS = {
     "float64": {
         "directional": (6e-6, 1e-6, 1e-8),
@@ -43,27 +43,27 @@ _DEFAULTS = {
         "complex": (1e-20, 1e-4, 1e-5),
     },
 }
-_SEARCH_LIMIT = 20_000  # entries; beyond, a failed directional check does not look for the worst
+_SEARCH_LIMIT = 20_000  # entries of the largest input that is searched for its worst entry
 
 
 @dataclass(frozen=True)
 class GradientReport:
-    """Where analytic and numeric derivative differ the most, relative to what is allowed.
+    """The place where analytic and numeric derivative differ most, relative to the tolerance.
 
     Attributes
     ----------
     mode
-        The check that was made.
+        The mode of the check.
     input
         Name or position of the worst input.
     index
-        Its worst entry; None if only directions were compared.
+        The worst entry of that input; None if only directions were compared.
     analytic, numeric
-        The derivative there, from the vjp and without it.
+        The derivative there: from the vjp, and computed without it.
     tolerance
         The largest difference allowed there.
     checked
-        How many derivatives were compared.
+        Number of derivatives that were compared.
     """
 
     mode: Mode
@@ -81,7 +81,7 @@ class GradientReport:
 
     @property
     def relative_error(self) -> float:
-        """Absolute error over the larger magnitude of the two; 0 where both are 0."""
+        """absolute_error / max(|analytic|, |numeric|); 0 if both derivatives are 0."""
         return self.absolute_error / (max(abs(self.analytic), abs(self.numeric)) or 1.0)
 
     @property
@@ -101,11 +101,11 @@ class GradientReport:
 
 
 class GradientMismatch(AssertionError):
-    """A vjp disagrees with the numbers; `.report` says where."""
+    """A gradient is wrong; `.report` says where."""
 
     @property
     def report(self) -> GradientReport:
-        """The worst disagreement."""
+        """The report of the check that failed."""
         report: GradientReport = self.args[0]
         return report
 
@@ -123,46 +123,50 @@ def gradcheck(
     rng: np.random.Generator | int = 0,
     force: bool = False,
 ) -> GradientReport:
-    """Check the gradients of f with respect to every input; return the report or raise it.
+    """Check the gradients of f with respect to every input; return a report, or raise one.
 
     Parameters
     ----------
     f
-        Called as f(*inputs), returns a Tensor of any shape. Must be deterministic.
+        Called as f(*inputs), returns a Tensor of any shape. It must be deterministic.
     inputs
-        float64 arrays or Tensors; or a mapping of names to Tensors, which f may also read from
-        where they live: `gradcheck(lambda *_: loss(model), dict(model.named_parameters()))`.
-        Given Tensors have the same data and `.grad` afterwards as before.
+        float64 arrays or Tensors; or a mapping of names to Tensors. f may ignore its arguments and
+        read the Tensors from the model that owns them:
+        `gradcheck(lambda *_: loss(model), dict(model.named_parameters()))`.
+        The Tensors keep their data and their `.grad`.
     mode
-        See the head of this module.
+        See the top of this module.
     cotangent
         Array-like of the output's shape; standard normal by default.
     directions
         Number of random directions for each input, in directional mode.
     rtol, atol
-        Allowed is atol + rtol * scale, where scale is the larger of the two derivatives or, for
-        a direction, of the numeric one and the root mean square of the gradient's entries, the
-        size that <gradient, v> typically has. Default: 1e-6 and 1e-8; for the complex step 1e-11
-        and 1e-13. Of float32: 1e-2 and 1e-3; 1e-4 and 1e-5.
+        The tolerance is atol + rtol * scale. For an entry, scale is the larger of |analytic| and
+        |numeric|. For a direction v, scale is the larger of |numeric| and the root mean square of
+        the gradient's entries, the typical size of <gradient, v>. Defaults: 1e-6 and 1e-8, for the
+        complex step 1e-11 and 1e-13. Defaults for float32: 1e-2 and 1e-3, for the complex step
+        1e-4 and 1e-5.
     step
-        h. Default: 6e-6, near the cube root of the float64 rounding error, where truncation and
-        rounding balance; 1e-30 for the complex step. Of float32: 5e-3; 1e-20.
+        h. Default: 6e-6, near the cube root of the float64 rounding error, where truncation error
+        and rounding error balance; for the complex step 1e-30. Default for float32: 5e-3, for the
+        complex step 1e-20.
     rng
-        Seed or generator of cotangent and directions.
+        Seed or generator for the cotangent and the directions.
     force
-        Take float32 inputs too, and judge them as coarsely as they allow.
+        Accept float32 inputs too, and use the larger tolerances for float32.
 
     Raises
     ------
     GradientMismatch
-        They disagree. After a directional check the worst entry is looked for.
+        A gradient is wrong. In directional mode, the check then looks for the worst entry of that
+        input, if the input has at most 20,000 entries.
     TypeError
-        f does not return a Tensor. Or an input is complex; or float32, and not forced: a difference
-        of float32 values is accurate to 1e-3 or so, which cannot tell a right gradient from a
-        slightly wrong one.
+        f does not return a Tensor. Or an input is complex. Or an input is float32, without `force`:
+        a difference of float32 values is accurate to about 1e-3, which cannot tell a correct
+        gradient from a slightly wrong one.
     ValueError
-        No inputs, or one that is not a leaf; f is not deterministic; a cotangent of the wrong
-        shape; no directions; a step that is not positive.
+        There are no inputs, or an input is not a leaf; f is not deterministic; the cotangent has
+        the wrong shape; there are no directions; the step is not positive.
 
     Examples
     --------
@@ -203,9 +207,9 @@ def gradcheck(
 def _leaves(
     inputs: Sequence[Tensor | ArrayLike] | Mapping[str, Tensor], force: bool
 ) -> dict[str, Tensor]:
-    """Return the inputs as leaves, by name or position; raise for those that cannot be checked."""
+    """Return the inputs as leaves, by name or position; raise if an input cannot be checked."""
     if isinstance(inputs, Tensor | np.ndarray):
-        raise TypeError("inputs are a sequence or a mapping: for a single one, write [x]")
+        raise TypeError("inputs must be a sequence or a mapping; for a single input, write [x]")
     named = inputs if isinstance(inputs, Mapping) else {str(i): x for i, x in enumerate(inputs)}
     if not named:
         raise ValueError("gradcheck needs at least one input")
@@ -228,11 +232,11 @@ def _cotangent(
     given: ArrayLike | None,
     rng: np.random.Generator,
 ) -> Array:
-    """Return the cotangent of f's output, random if none is given; f must be deterministic."""
+    """Return the cotangent of f's output, by default random; raise if f is not deterministic."""
     value = _evaluate(f, leaves)
     if not np.array_equal(value, _evaluate(f, leaves), equal_nan=True):
         raise ValueError(
-            "f gave two values for the same inputs: not deterministic; "
+            "f is not deterministic: it returned two different values for the same inputs; "
             "for dropout, make a generator with the same seed inside f"
         )
     g = rng.standard_normal(value.shape) if given is None else np.asarray(given)
@@ -243,7 +247,7 @@ def _cotangent(
 
 @dataclass(frozen=True)
 class _Check:
-    """L(x) = <g, f(x)>, the gradients that the vjp claims, and how far numbers may be off."""
+    """L(x) = <g, f(x)>, the gradients that the vjp claims, and the tolerances."""
 
     f: Callable[..., Tensor]
     leaves: dict[str, Tensor]
@@ -300,7 +304,7 @@ def _worst(rows: list[GradientReport]) -> GradientReport:
 def _evaluate(
     f: Callable[..., Tensor], leaves: dict[str, Tensor], name: str = "", change: Any = None
 ) -> Array:
-    """f(*leaves) without a graph, the data of one leaf changed for the time being."""
+    """Return f(*leaves), without a graph; during the call, add `change` to the leaf `name`."""
     if not name:
         with no_grad():
             out = f(*leaves.values())
@@ -309,7 +313,7 @@ def _evaluate(
         return np.array(out.data)
     leaf = leaves[name]
     original = leaf.data
-    # In the leaf's own precision, or else a forced check would be one of float64.
+    # Keep the leaf's precision: otherwise a forced check of float32 would compute in float64.
     kind = original.dtype if np.isrealobj(change) else np.result_type(original, np.complex64)
     leaf.data = np.asarray(original + change, dtype=kind)
     try:
@@ -319,7 +323,7 @@ def _evaluate(
 
 
 def _analytic(f: Callable[..., Tensor], leaves: dict[str, Tensor], g: Array) -> dict[str, Array]:
-    """<g, f> differentiated by the backward pass; zeros where f does not depend on a leaf."""
+    """Return dL/dleaf by the backward pass; zeros if f does not depend on the leaf."""
     before = {k: (leaf.requires_grad, leaf.grad) for k, leaf in leaves.items()}
     try:
         for leaf in leaves.values():

@@ -1,12 +1,12 @@
-"""When a gradient may be kept or changed without copying it: when nobody else holds it.
+"""Keep or change a gradient without copying it, if nobody else holds it.
 
-What a vjp returns may be shared between two parents, may be a view of another array, or may be kept
-by the vjp itself. So a sum must not change it, and a leaf must not keep it. Copying it every time
-would be right, and slow: the gradient of a large weight is a large array.
+A vjp may return one array for two parents, or a view of another array, or an array that it keeps
+itself. So in general a sum must not change a gradient, and a leaf must not keep it. Copying every
+gradient would be correct but slow: the gradient of a large weight is a large array.
 
 Python counts the references to every object, and a view of an array holds a reference to that
-array. An array with the fewest references possible is therefore held by its caller alone. Such an
-array can be changed in place, or become a leaf's `.grad`, and nobody sees it.
+array. So if an array has the fewest references possible, only the caller holds it. Such an array
+can be changed in place, or become a leaf's `.grad`, and nobody else notices.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from autograd.rows import Array, Rows
 
 
 def own(gradient: Any) -> Array:
-    """Return the gradient itself if only the caller holds it, else a copy.
+    """Return the gradient itself if only the caller holds it, otherwise a copy.
 
-    It is `Rows` or array-like; the result is an array. The caller must pass its only variable.
+    The gradient is `Rows` or array-like; the result is an array. The caller must hold the gradient
+    in one variable only, and pass that variable.
     """
     if _is_plain_array(gradient) and sys.getrefcount(gradient) == _SOLE_OWNER_REFCOUNT:
         return gradient  # type: ignore[no-any-return]
@@ -41,15 +42,16 @@ def accumulate(so_far: Any, gradient: Any) -> Any:
 
 
 def _is_plain_array(gradient: object) -> bool:
-    """Whether this is a writeable array with memory of its own, not a view."""
+    """Whether this is a writeable array that owns its memory, and not a view."""
     return type(gradient) is np.ndarray and gradient.base is None and gradient.flags.writeable
 
 
 def _sole_owner_refcount() -> int:
     """Count the references that a function sees to an array held by one variable of its caller.
 
-    The number differs between versions of Python, so it is measured. It is 3 at most. A debugger
-    may hold more while it is measured here; a number that is too low only means more copies.
+    The number differs between versions of Python, so it is measured. It is 3 at most; a debugger
+    may hold further references during the measurement. A number that is too low only means more
+    copies.
     """
 
     def references(array: Array) -> int:

@@ -1,4 +1,4 @@
-"""Rows: the gradient of a table of which only some rows were used."""
+"""Rows: the gradient of a table when only some of its rows were used."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ Array: TypeAlias = NDArray[Any]
 
 
 class Rows:
-    """A table that is 0 but for some rows. A vjp may return one in place of an array.
+    """A table that is 0 except in some rows. A vjp may return `Rows` instead of an array.
 
-    A batch of tokens uses a few hundred rows of an embedding of 50,257. The engine adds such a
-    gradient to others by touching these rows alone; what ends up in `.grad` is an array.
+    A batch of tokens uses a few hundred of the 50,257 rows of an embedding. To add such a gradient
+    to another one, the engine touches only these rows. `.grad` is always an array.
 
     Parameters
     ----------
     shape
-        (V, C), that of the table.
+        (V, C), the shape of the table.
     ids
-        (N,) integers in [0, V).
+        (N,) integers in [0, V), the numbers of the rows.
     values
-        (N, C), the rows at these ids; those of one id are added up.
+        (N, C), the rows. Rows with the same id are added up.
 
     Attributes
     ----------
     shape
-        The shape given.
+        (V, C).
     ids
-        (n,), each of the ids once, ascending.
+        (n,) integers, each id once, in ascending order.
     values
-        (n, C), the sum of each one's rows.
+        (n, C), for each id the sum of its rows.
 
     Examples
     --------
@@ -47,7 +47,7 @@ class Rows:
            [6., 9.]])
     """
 
-    __array_ufunc__ = None  # so that array + rows is left to __radd__
+    __array_ufunc__ = None  # so that NumPy leaves array + rows to __radd__
 
     def __init__(self, shape: tuple[int, ...], ids: ArrayLike, values: ArrayLike) -> None:
         ids, values = np.asarray(ids), np.asarray(values)
@@ -65,7 +65,7 @@ class Rows:
         return self.values.dtype
 
     def add_to(self, table: Array) -> None:
-        """Add to the rows of a table, in place."""
+        """Add these rows to an array of the table's shape, in place."""
         table[self.ids] += self.values
 
     def __repr__(self) -> str:

@@ -1,17 +1,17 @@
-"""The primitive ops, each with its vjp beneath it; and Tensor, which has them as methods.
+"""The primitive ops, each with its vjp beneath it; and Tensor, which has the ops as methods.
 
-How to read an op. It computes its value from the arrays of its operands; then comes an inner
-`vjp(g)` (vector-Jacobian product), the answer to the question one does on paper: *given the
-cotangent g = dL/dout, what are dL/da and dL/db?* A vjp is pure: it changes nothing and returns
-one gradient per parent. It closes over arrays, never over the result Tensor, so that no reference
-cycle keeps memory alive. It can be called at the prompt:
+How to read an op. First it computes its value from the arrays of its operands. Then an inner
+function `vjp(g)` (vector-Jacobian product) answers the question that you answer on paper: *given
+the cotangent g = dL/dout, what are dL/da and dL/db?* A vjp is pure: it changes nothing, and returns
+one gradient per parent. It closes over arrays, never over the result Tensor, so no reference cycle
+keeps memory alive. You can call it at the prompt:
 
 >>> a, b = Tensor([2.0, 3.0], requires_grad=True), Tensor([10.0, 20.0], requires_grad=True)
 >>> out = a * b
 >>> out.vjp([1.0, 0.5])  # da = g * b,  db = g * a
 (array([10., 10.]), array([2. , 1.5]))
 
-An op of one's own needs nothing but `record`:
+To write your own op, you need only `record`:
 
 >>> def square(a):
 ...     x = a.data
@@ -22,17 +22,17 @@ An op of one's own needs nothing but `record`:
 >>> a.grad
 array([4., 6.])
 
-An op keeps the arrays it was given instead of copying them, so they must stay as they are until
-the backward pass is done: change `x.data` between backward and the next forward.
+An op keeps the arrays it was given and does not copy them. Do not change them before the backward
+pass is done: change `x.data` between backward and the next forward.
 
 Dtypes. float32 stays float32 and float64 stays float64: a constant takes the dtype of the Tensor
-it meets, and two Tensors of different precision are an error. Analytic ops accept complex arrays
-in the forward pass, which is what complex-step derivative checks need. There is no backward pass
-for complex values, and there are no derivatives of derivatives.
+it meets, and two Tensors of different precision are an error. Analytic ops also accept complex
+arrays in the forward pass, because complex-step derivative checks need them. There is no backward
+pass for complex values, and there are no derivatives of derivatives.
 
-Threads. `no_grad` is of one thread. Several threads may build graphs and walk them at once, and get
-the same bits as alone, as long as no two of them leave gradients in the same leaf: adding to
-`.grad` is not locked.
+Threads. `no_grad` affects only the thread that calls it. Several threads may build graphs and run
+backward passes at once. Each gets the same bits as if it ran alone, as long as no two threads leave
+gradients in the same leaf: adding to `.grad` is not locked.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _recording(wanted: bool) -> Iterator[None]:
 
 
 def no_grad() -> AbstractContextManager[None]:
-    """Record no graph inside this block (of this thread): values only, nothing saved.
+    """Record no graph inside this block, in this thread: ops compute values and save nothing.
 
     >>> x = Tensor(3.0, requires_grad=True)
     >>> with no_grad():
@@ -88,35 +88,35 @@ def no_grad() -> AbstractContextManager[None]:
 
 
 def enable_grad() -> AbstractContextManager[None]:
-    """Record the graph inside this block, even where it stands inside `no_grad`."""
+    """Record the graph inside this block, even if the block stands inside `no_grad`."""
     return _recording(True)
 
 
 def is_recorded(*parents: Tensor) -> bool:
-    """Whether `record` would remember these parents: what a vjp needs is worth saving only then."""
+    """Whether `record` would remember these parents; if not, an op need not save anything."""
     return _mode.recording and any([parent.requires_grad for parent in parents])
 
 
 def record(data: ArrayLike, parents: tuple[Tensor, ...], vjp: Vjp) -> Tensor:
     """Return `data` as a Tensor that remembers how it was computed.
 
-    Under `no_grad`, or where no parent requires a gradient, parents and vjp are dropped.
+    Under `no_grad`, or if no parent requires a gradient, it remembers neither parents nor vjp.
 
     Parameters
     ----------
     data
         The forward value.
     parents
-        The Tensors it was computed from.
+        The Tensors that `data` was computed from.
     vjp
-        A pure function: given g of the shape and dtype of `data`, it returns one gradient per
-        parent, each an array of that parent's shape and dtype, or `Rows`. An array that nobody
-        else holds may be added to, or become a `.grad`.
+        A pure function. It takes g, an array with the shape and dtype of `data`, and returns a
+        tuple with one gradient per parent: an array of the parent's shape and dtype, or `Rows`. If
+        nobody else holds a returned array, the engine may add to it, or keep it as a `.grad`.
 
     Raises
     ------
     TypeError
-        Data and parents are not all of one precision.
+        Data and parents do not all have the same precision.
     """
     out = Tensor(data)
     dtype = out.data.dtype
@@ -134,10 +134,10 @@ def record(data: ArrayLike, parents: tuple[Tensor, ...], vjp: Vjp) -> Tensor:
 
 
 def op_name(vjp: Vjp) -> str:
-    """Return the name of the op that a vjp belongs to: of the function it was defined in.
+    """Return the name of the op that a vjp belongs to: the function that the vjp was defined in.
 
-    A vjp may be any callable. If it was not defined inside a function, its own name is returned; if
-    it has no name, the name of its type.
+    A vjp may be any callable. If it was not defined inside a function, its own name is returned. If
+    it has no name, the name of its type is returned.
 
     >>> def square(a):
     ...     return record(a.data**2, (a,), lambda g: (g * 2.0 * a.data,))
@@ -151,9 +151,10 @@ def op_name(vjp: Vjp) -> str:
 
 
 def as_tensor(x: Operand, like: Operand | None = None) -> Tensor:
-    """Return x if it is a Tensor, else a constant: of the dtype of `like`, if that is a Tensor.
+    """Return x if it is a Tensor, otherwise a constant Tensor made from it.
 
-    So a Python or NumPy number never changes a precision: `t * np.float64(2)` has t's dtype.
+    If `like` is a Tensor, the constant takes its dtype. So a Python or NumPy number never changes
+    the precision: `t * np.float64(2)` has t's dtype.
     """
     if isinstance(x, Tensor):
         return x
@@ -170,8 +171,8 @@ def _operands(a: Operand, b: Operand) -> tuple[Tensor, Tensor]:
 def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
     """Sum g over the axes along which `shape` was broadcast to g.shape.
 
-    Broadcasting uses one value many times; its gradient is the sum over all those uses. That
-    holds for new leading axes and for axes of size 1 alike.
+    Broadcasting uses one value many times, so the value's gradient is the sum over all those uses.
+    This is true of new leading axes, and of axes of size 1.
 
     >>> unbroadcast(np.ones((4, 2, 3)), (2, 1))
     array([[12.],
@@ -324,13 +325,13 @@ def sqrt(a: Operand) -> Tensor:
 
 
 def where(condition: ArrayLike, a: Operand, b: Operand) -> Tensor:
-    """out = a where the condition holds, else b;  da = g there,  db = g elsewhere.
+    """out = a where the condition holds, otherwise b;  da = g there,  db = g elsewhere.
 
-    A branch that is not chosen gets a gradient of 0, but what it was computed from may still get
-    NaN, from 0 * inf: write sqrt(where(x > 0, x, 1)) instead of where(x > 0, sqrt(x), 0).
+    The branch that is not chosen gets a gradient of 0. Its own operands may still get NaN, from
+    0 * inf: write sqrt(where(x > 0, x, 1)) instead of where(x > 0, sqrt(x), 0).
     """
     a, b = _operands(a, b)
-    # A copy of the condition, as the caller may change it before the backward pass.
+    # The condition is copied because the caller may change it before the backward pass.
     a_shape, b_shape, condition = a.shape, b.shape, np.array(condition, dtype=bool)
 
     def vjp(g: Array) -> tuple[Array, Array]:
@@ -344,7 +345,7 @@ def where(condition: ArrayLike, a: Operand, b: Operand) -> Tensor:
 
 
 def _expand(reduced: Array, axis: Axis, keepdims: bool) -> Array:
-    """Give a reduced array its reduced axes back, with size 1, so that it broadcasts."""
+    """Put the reduced axes back into a reduced array, with size 1, so that it broadcasts."""
     return reduced if keepdims or axis is None else np.expand_dims(reduced, axis)
 
 
@@ -360,14 +361,14 @@ def sum(a: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 
 def mean(a: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """out = sum(a) / n, where n elements are averaged into each."""
+    """out = sum(a) / n over axis, where n is the number of elements in each sum."""
     a = as_tensor(a)
     axes = range(a.ndim) if axis is None else np.atleast_1d(axis)
     return sum(a, axis, keepdims) / prod(a.shape[i] for i in axes)
 
 
 def max(a: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """out = largest of a over axis;  da = g at the largest, shared equally between ties."""
+    """out = largest of a over axis;  da = g at the largest, split equally between ties."""
     a = as_tensor(a)
     x = a.data
     out = x.max(axis=axis, keepdims=keepdims)
@@ -384,7 +385,7 @@ def max(a: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 
 def reshape(a: Operand, *shape: int | tuple[int, ...]) -> Tensor:
-    """out = a in another shape, a tuple or separate integers;  da = g in a's shape."""
+    """out = a in another shape, given as a tuple or as integers;  da = g in a's shape."""
     a = as_tensor(a)
     a_shape = a.shape
 
@@ -395,7 +396,7 @@ def reshape(a: Operand, *shape: int | tuple[int, ...]) -> Tensor:
 
 
 def transpose(a: Operand, *axes: int | Sequence[int]) -> Tensor:
-    """out = a with its axes in the order given, or else reversed;  da = g, permuted back."""
+    """out = a with its axes in the given order, by default reversed;  da = g, permuted back."""
     a = as_tensor(a)
     given: Any = axes[0] if len(axes) == 1 and isinstance(axes[0], tuple | list) else axes
     order = normalize_axis_tuple(given or range(a.ndim)[::-1], a.ndim)
@@ -417,9 +418,10 @@ def swapaxes(a: Operand, axis1: int, axis2: int) -> Tensor:
 
 
 def getitem(a: Operand, index: Any) -> Tensor:
-    """out = a[index];  da = 0, with g added at index: once for every time it was selected.
+    """out = a[index];  da = 0, plus g at index, added once for every time an entry was selected.
 
-    index: whatever NumPy takes: integers, slices, None, ..., integer or boolean arrays, tuples.
+    The index may be any that NumPy takes: integers, slices, None, ..., integer or boolean arrays,
+    or a tuple of these.
     """
     a = as_tensor(a)
     x = a.data
@@ -441,7 +443,7 @@ def getitem(a: Operand, index: Any) -> Tensor:
 
 
 def concatenate(tensors: Iterable[Operand], axis: int = 0) -> Tensor:
-    """out = the tensors joined along an existing axis;  each gets its own stretch of g."""
+    """out = the tensors joined along an existing axis;  each one's gradient is its part of g."""
     tensors = list(tensors)
     if not tensors:
         raise ValueError("concatenate needs at least one Tensor")
@@ -460,38 +462,38 @@ _GRADIENTS = (np.ndarray, np.generic, Rows)  # what a vjp may return
 
 
 class Tensor:
-    """An array, and how it was computed.
+    """An array that remembers how it was computed.
 
     Parameters
     ----------
     data
-        Anything `np.asarray` takes. Arrays of float32, float64 or complex numbers are used as
-        they are, without a copy; integers and booleans become float64.
+        Anything that `np.asarray` takes. Arrays of float32, float64 or complex numbers are used
+        without a copy; integers and booleans become float64.
     requires_grad
-        Whether `backward` shall leave a gradient in `.grad`.
+        Whether `backward` leaves a gradient in `.grad`.
 
     Attributes
     ----------
     data
         The array.
     grad
-        dL/ddata, an array of the same shape and dtype, once `backward` has reached this leaf;
-        None before. Later backward passes add to it; set it to None to start anew.
+        dL/ddata, an array with the shape and dtype of `data`. It is None until `backward` has
+        reached this leaf. Later backward passes add to it; set it to None to start anew.
     requires_grad
-        True for leaves made so, and for everything computed from them.
+        True for leaves made with requires_grad=True, and for everything computed from them.
     parents
-        The Tensors this one was computed from: empty at a leaf, None once freed.
+        The Tensors that this one was computed from: empty at a leaf, None once freed.
     grad_fn
         The vjp function of the op that made this Tensor: None at a leaf, and once freed.
 
     Raises
     ------
     TypeError
-        Data of another dtype (float16, text, objects), or a gradient asked of a complex leaf.
+        The data has another dtype (float16, text, objects), or a complex leaf asks for a gradient.
     """
 
     __slots__ = ("__weakref__", "data", "grad", "grad_fn", "parents", "requires_grad")
-    __array_ufunc__ = None  # so that `array * tensor` is left to Tensor.__rmul__
+    __array_ufunc__ = None  # so that NumPy leaves `array * tensor` to Tensor.__rmul__
 
     def __init__(self, data: ArrayLike, requires_grad: bool = False) -> None:
         array = np.asarray(data)
@@ -520,7 +522,7 @@ class Tensor:
     def vjp(self, g: ArrayLike) -> tuple[Any, ...]:
         """Return one gradient per parent, given the cotangent g = dL/dself. Changes nothing.
 
-        This calls `grad_fn`, and checks what goes in and what comes out.
+        This method calls `grad_fn`, and checks g and the gradients.
 
         Parameters
         ----------
@@ -533,7 +535,7 @@ class Tensor:
             This Tensor is a leaf, or an earlier backward pass has freed the graph.
         TypeError, ValueError
             g is a Tensor or has another shape. Or the op is wrong: its vjp did not return a tuple
-            of one gradient per parent, each an array (or Rows) of that parent's shape and dtype.
+            with one gradient per parent, an array (or Rows) of that parent's shape and dtype.
         """
         if self.grad_fn is None or self.parents is None:
             raise RuntimeError(
@@ -556,22 +558,22 @@ class Tensor:
         return gradients
 
     def backward(self, g: ArrayLike | None = None, retain_graph: bool = False) -> None:
-        """Add dL/dleaf to the `.grad` of every leaf this Tensor was computed from.
+        """Add dL/dleaf to the `.grad` of every leaf that this Tensor was computed from.
 
         Parameters
         ----------
         g
             The cotangent dL/dself; see `cotangent`.
         retain_graph
-            Keep the graph for another backward pass. By default the pass frees it as it runs.
+            Keep the graph for another backward pass. By default the pass frees it while it runs.
 
         Raises
         ------
         RuntimeError
-            Nothing here requires a gradient, or an earlier backward pass has freed the graph.
+            This Tensor requires no gradient, or an earlier backward pass has freed the graph.
         TypeError, ValueError
-            g does not fit; an op is wrong (see `vjp`); or a leaf has a `.grad` of another shape or
-            dtype than its data. No `.grad` changes if there is an error.
+            g does not fit; or an op is wrong (see `vjp`); or the shape or dtype of a leaf's `.grad`
+            differs from its data. If there is an error, no `.grad` changes.
         """
         g = self.cotangent(g)
         leaves = cast(
@@ -597,7 +599,7 @@ class Tensor:
         Parameters
         ----------
         g
-            Array-like of this Tensor's shape. None means 1, if there is only one element.
+            Array-like of this Tensor's shape. None means 1, for a Tensor of one element.
 
         Raises
         ------
@@ -606,8 +608,8 @@ class Tensor:
         TypeError
             g is a Tensor: derivatives of derivatives are not supported. Or this Tensor is complex.
         ValueError
-            g has another shape or holds no real numbers; or g is None, and this Tensor has more
-            than one element.
+            g has another shape or does not hold real numbers. Or g is None, and this Tensor does
+            not have exactly one element.
         """
         data = self.data
         if not self.requires_grad:
@@ -640,7 +642,7 @@ class Tensor:
         return array.astype(data.dtype, copy=False)
 
     def free(self) -> None:
-        """Forget the parents and what the vjp saved (backward does this as it goes)."""
+        """Forget the parents and the arrays that the vjp saved; `backward` calls this."""
         self.parents, self.grad_fn = None, None
 
     def detach(self) -> Tensor:
@@ -674,7 +676,7 @@ class Tensor:
         return self.data.size
 
     def item(self) -> Any:
-        """Return the one element as a Python number; ValueError if there are more."""
+        """Return the only element as a Python number; ValueError if there are more."""
         return self.data.item()
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
@@ -772,7 +774,7 @@ class Tensor:
         return cast(Array, self.data >= np.asarray(other))
 
 
-# -- what an op may have done wrong ---------------------------------------------------------------
+# -- the errors for a wrong op -------------------------------------------------------------------
 
 
 def _wrong_number(op: str, gradients: object, parents: int) -> Exception:
@@ -786,7 +788,7 @@ def _wrong_number(op: str, gradients: object, parents: int) -> Exception:
 
 
 def _wrong_gradient(op: str, gradient: Any, i: int, data: Array) -> Exception:
-    """Return the error for a gradient that is no array, or does not fit parent i."""
+    """Return the error for a gradient that is not an array, or does not fit parent i."""
     if not isinstance(gradient, _GRADIENTS):
         return TypeError(f"the vjp of {op} returned {gradient!r} for parent {i}, not an array")
     return ValueError(

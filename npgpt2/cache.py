@@ -1,8 +1,10 @@
-"""Keys and values of the tokens that a model has read, so that it reads each of them once.
+"""A cache for the keys and values of the tokens that a model has read, so that it reads each once.
 
-In causal attention a token's query meets the keys and values of the tokens up to it, and those stay
-what they are when tokens are added. So a model that keeps them continues a text with the work of
-one token for each new one, instead of that of the whole text.
+In causal attention, the query of a token meets only the keys and values of tokens up to its own
+position. They do not change when more tokens follow. So a model that keeps them can continue a text
+with the work of one token per new token, instead of the work of the whole text.
+
+Letters: see `config.py`.
 """
 
 from __future__ import annotations
@@ -20,30 +22,30 @@ from npgpt2.config import GPT2Config
 class KVCache:
     """The keys and values of every layer, in arrays that are allocated once.
 
-    `model(input_ids, cache=cache)` reads input_ids after the tokens that the cache has, and adds
-    them. Rows may have different lengths: fill shorter ones up at their end with any ids, and set
-    `lengths` to the true numbers afterwards.
+    `model(input_ids, cache=cache)` reads input_ids after the tokens in the cache, and adds them to
+    the cache. Rows may have different lengths: fill the shorter rows up at their end with any ids,
+    and pass the true lengths to `truncate` afterwards.
 
     Parameters
     ----------
     config
-        That of the model.
+        The configuration of the model.
     batch_size
-        B, number of rows.
+        B, the number of rows.
     capacity
-        Number of positions to make room for: n_positions, unless a smaller number will do.
+        Number of positions that the cache has room for, at most n_positions, which is the default.
     dtype
-        That of the model.
+        The dtype of the model.
 
     Attributes
     ----------
     capacity
-        As given.
+        Number of positions that the cache has room for.
 
     Raises
     ------
     TypeError, ValueError
-        An argument outside its limits.
+        An argument lies outside its limits.
 
     Examples
     --------
@@ -73,18 +75,18 @@ class KVCache:
             raise ValueError(f"capacity={capacity} must be at most n_positions={P}")
         self._lengths = _constant(np.zeros(B, dtype=np.intp))
         self._fits = (config.n_layer, config.n_head, config.head_size, validate.dtype(dtype))
-        # Zeros, which take no memory until they are written to: what lies beyond a row's length
-        # is multiplied by 0, and must not be NaN.
+        # Zeros take no memory until they are written to. Entries beyond a row's length are
+        # multiplied by 0, so they must not be NaN.
         shape = (2, B, config.n_head, self.capacity, config.head_size)
         self._layers = [np.zeros(shape, self._fits[-1]) for _ in range(config.n_layer)]
 
     @property
     def lengths(self) -> Array:
-        """Number of tokens read in each row, (B,) integers; read-only, see `truncate`."""
+        """Number of tokens read in each row, (B,) integers. Read-only; `truncate` lowers them."""
         return self._lengths
 
     def truncate(self, lengths: ArrayLike) -> None:
-        """Take back the last tokens of each row, so that `lengths` tokens of it remain.
+        """Remove the last tokens of each row, so that row b keeps its first lengths[b] tokens.
 
         Parameters
         ----------
@@ -94,20 +96,20 @@ class KVCache:
         Raises
         ------
         TypeError, ValueError
-            The lengths are not such numbers. Nothing has changed.
+            The lengths do not fit. The cache has not changed.
         """
         new = np.asarray(lengths)
         if new.dtype.kind not in "iu":
             raise TypeError(f"lengths must be integers, not {new.dtype}")
         if new.shape != self._lengths.shape or (new < 0).any() or (new > self._lengths).any():
             raise ValueError(
-                f"lengths={new.tolist()} must be {len(self._lengths)} numbers from 0 to what has "
-                f"been read, {self._lengths.tolist()}"
+                f"lengths={new.tolist()} must be {len(self._lengths)} numbers from 0 to the number "
+                f"of tokens read, {self._lengths.tolist()}"
             )
         self._lengths = _constant(new.astype(np.intp))
 
     def require_model(self, config: GPT2Config, dtype: DTypeLike) -> None:
-        """Check that the cache is one for such a model; ValueError if not."""
+        """Raise ValueError unless the cache fits a model of this configuration and dtype."""
         fits = (config.n_layer, config.n_head, config.head_size, np.dtype(dtype))
         if fits != self._fits or self.capacity > config.n_positions:
             raise ValueError(
@@ -117,14 +119,19 @@ class KVCache:
             )
 
     def reserve(self, B: int, T: int) -> tuple[list[Past], Array]:
-        """Return what T more tokens of each row follow, for each layer, and their positions (B, T).
+        """Make room for T more tokens in each of B rows.
 
-        They count as read after `advance(T)`.
+        The tokens count as read after `advance(T)`.
+
+        Returns
+        -------
+        list of Past, array
+            A `Past` for each layer; and the positions of the new tokens, (B, T).
 
         Raises
         ------
         ValueError
-            Not the cache's number of rows, or no room for T more.
+            The cache has another number of rows, or no room for T more tokens.
         """
         if len(self._lengths) != B:
             raise ValueError(f"a cache of {len(self._lengths)} rows cannot take {B}")
@@ -150,18 +157,18 @@ def _constant(array: Array) -> Array:
 
 @dataclass(slots=True)
 class Past:
-    """Where the new tokens of one layer stand, and the keys and values of those before.
+    """The keys and values of one layer, and the positions of the new tokens.
 
     Attributes
     ----------
     kv
-        (2, B, H, capacity, D): keys, and values.
+        (2, B, H, capacity, D): the keys, then the values.
     positions
-        (B, T) integers, of the new tokens.
+        (B, T) integers, the positions of the new tokens.
     end
-        One past the largest of them.
+        S, the largest of these positions + 1.
     start
-        The position that the new tokens of all rows begin at; None if rows differ.
+        The position at which the new tokens of all rows begin; None if it differs between rows.
     """
 
     kv: Array
@@ -170,7 +177,7 @@ class Past:
     start: int | None
 
     def extend(self, kv: Array) -> Array:
-        """Add the new keys and values, (2, B, H, T, D); return all, (2, B, H, end, D)."""
+        """Add the new keys and values, (2, B, H, T, D); return all of them, (2, B, H, S, D)."""
         if self.start is not None:
             self.kv[:, :, :, self.start : self.end] = kv
         else:

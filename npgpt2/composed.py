@@ -1,7 +1,10 @@
-"""The ops of GPT-2 spelled in autograd primitives: the definitions that `functional.py` must equal.
+"""The ops of GPT-2 written in autograd primitives: the definitions that `functional.py` must equal.
 
-Read these first. Same names, same arguments, same shapes as there; no derivative is written by
-hand here, the engine derives them all. Nor are arguments checked: see there for their limits.
+Read this file before `functional.py`. Each op has the name, the arguments and the shapes of its
+twin there. No derivative is written by hand here; the engine derives all of them. The ops do not
+check their arguments; `functional.py` states the limits and checks them.
+
+Letters: see `config.py`; also N, all leading axes multiplied.
 """
 
 from __future__ import annotations
@@ -38,13 +41,13 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def softmax(x: Tensor) -> Tensor:
-    """out = exp(x) / sum(exp(x)), over the last axis; shifted so that exp cannot overflow."""
+    """out = exp(x) / sum(exp(x)), over the last axis; x is shifted so that exp cannot overflow."""
     e = exp(x - x.detach().max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
 
 
 def dropout(x: Tensor, p: float, rng: np.random.Generator) -> Tensor:
-    """out = x * mask / (1 - p), where each entry of mask is 0 with probability p and else 1."""
+    """out = x * mask / (1 - p), where each entry of mask is 0 with probability p, otherwise 1."""
     if p == 0.0:
         return x
     mask = rng.random(x.shape, dtype=np.float32) >= p
@@ -54,7 +57,7 @@ def dropout(x: Tensor, p: float, rng: np.random.Generator) -> Tensor:
 def causal_attention(
     qkv: Tensor, n_head: int, p: float = 0.0, rng: np.random.Generator | None = None
 ) -> Tensor:
-    """out = softmax(q @ k.T / sqrt(D), masked) @ v, for every head;  (B, T, 3C) -> (B, T, C)."""
+    """out = softmax(masked q @ k.T / sqrt(D)) @ v, for every head;  (B, T, 3C) -> (B, T, C)."""
     B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     D = C // n_head
     q, k, v = (
@@ -82,5 +85,5 @@ def cross_entropy(logits: Tensor, targets: ArrayLike, ignore_index: int = -100) 
 def linear_cross_entropy(
     x: Tensor, weight: Tensor, targets: ArrayLike, ignore_index: int = -100
 ) -> Tensor:
-    """The head and its loss;  (..., C) -> ()."""
+    """cross_entropy(linear(x, weight), targets, ignore_index);  (..., C) -> ()."""
     return cross_entropy(linear(x, weight), targets, ignore_index)

@@ -1,9 +1,20 @@
-"""GPT2Config: the hyperparameters of a GPT-2, checked, and the four sizes that were published.
+"""Hyperparameters, checked: GPT2Config for a model, TrainingConfig for a run; the published sizes.
 
-Letters used throughout: B batch, T time, C channels (n_embd), H heads, D = C/H channels of a
-head, V vocabulary, P positions.
+All files use these letters for sizes:
 
-Source: Radford et al., Language Models are Unsupervised Multitask Learners (2019), table 2.
+    B  batch: rows of a batch
+    T  time: tokens of a row
+    C  channels of the residual stream, n_embd
+    H  heads, n_head
+    D  channels of a head, C/H
+    V  vocabulary: number of token ids, vocab_size
+    P  positions: the longest sequence, n_positions
+    S  positions read so far, the cached ones included
+
+A file that uses more letters declares them at its top. In shapes, `...` means any leading axes.
+
+Source of the sizes: Radford et al., Language Models are Unsupervised Multitask Learners (2019),
+table 2.
 """
 
 from __future__ import annotations
@@ -18,7 +29,7 @@ set_field = object.__setattr__  # a frozen dataclass sets its own fields this wa
 
 SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner")
 
-CHECKS: dict[str, Callable[[str, object], float]] = {  # field: what returns its value, or raises
+CHECKS: dict[str, Callable[[str, object], float]] = {  # field -> function that checks its value
     **dict.fromkeys(SIZES, validate.integer),
     "resid_pdrop": validate.fraction,
     "embd_pdrop": validate.fraction,
@@ -32,33 +43,34 @@ CHECKS: dict[str, Callable[[str, object], float]] = {  # field: what returns its
 class GPT2Config:
     """Hyperparameters of a GPT-2.
 
-    Frozen; `dataclasses.replace` makes a changed copy. With a new n_embd, pass it n_inner=None
-    too: else n_inner keeps its number.
+    A configuration is frozen; `dataclasses.replace` makes a changed copy. When you change n_embd,
+    pass n_inner=None too, otherwise n_inner keeps its old number.
 
     Parameters
     ----------
     vocab_size
-        V, number of token ids.
+        V, the number of token ids.
     n_positions
         P, the longest sequence.
     n_embd
-        C, channels of the residual stream; a multiple of n_head.
+        C, the channels of the residual stream; a multiple of n_head.
     n_layer, n_head
-        Number of blocks, and of attention heads in each.
+        Number of blocks, and number of attention heads in each block.
     n_inner
-        Hidden channels of the MLP; None means 4 * n_embd, and is replaced by that number.
+        Hidden channels of the MLP. None means 4 * n_embd, and is replaced by that number.
     resid_pdrop, embd_pdrop, attn_pdrop
-        Dropout probabilities in [0, 1): of what each sublayer adds to the residual stream, of
-        the embeddings, of the attention weights.
+        Dropout probabilities in [0, 1): for the output of each sublayer before it is added to the
+        residual stream, for the sum of the embeddings, and for the attention weights.
     layer_norm_epsilon
-        Added to the variance.
+        Added to the variance in each layer norm.
     initializer_range
         Standard deviation of the initial weights.
 
     Raises
     ------
     TypeError, ValueError
-        A value of the wrong kind or outside its limits; the message has the name and the limit.
+        A value has the wrong type or lies outside its limits. The message names the field and the
+        limit.
 
     Examples
     --------
@@ -132,34 +144,34 @@ def _option(default: Any, help: str) -> Any:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Hyperparameters of a run; `fields(TrainingConfig)` has the meaning of each as metadata.
+    """Hyperparameters of a training run. The metadata of each field says what the field means.
 
-    The defaults are the setting that nanoGPT gives for a CPU.
+    The defaults are nanoGPT's settings for a CPU.
 
     Raises
     ------
     TypeError, ValueError
-        A value of the wrong kind or outside its limits.
+        A value has the wrong type or lies outside its limits.
     """
 
     n_layer: int = _option(4, "number of blocks")
-    n_head: int = _option(4, "attention heads in each")
+    n_head: int = _option(4, "attention heads in each block")
     n_embd: int = _option(128, "channels, a multiple of n_head")
     n_positions: int = _option(64, "context, in characters")
-    dropout: float = _option(0.0, "dropout probability, in all three places")
-    batch_size: int = _option(12, "windows in a batch")
+    dropout: float = _option(0.0, "probability of all three kinds of dropout")
+    batch_size: int = _option(12, "windows of text in a batch")
     steps: int = _option(2000, "optimizer steps")
     lr: float = _option(1e-3, "learning rate after the warm-up")
-    min_lr: float = _option(1e-4, "learning rate at the end of the cosine")
-    warmup_steps: int = _option(100, "steps of linear warm-up, at most a tenth of all")
-    beta1: float = _option(0.9, "AdamW's decay rate of the first moment")
-    beta2: float = _option(0.99, "AdamW's decay rate of the second moment")
-    weight_decay: float = _option(0.1, "AdamW's decay of matrices")
-    max_grad_norm: float = _option(1.0, "gradients are clipped to this norm")
-    val_fraction: float = _option(0.1, "part of the text kept for validation, at its end")
-    eval_every: int = _option(100, "steps between validations, each followed by a checkpoint")
+    min_lr: float = _option(1e-4, "learning rate at the end of the cosine schedule")
+    warmup_steps: int = _option(100, "steps of linear warm-up, at most a tenth of all steps")
+    beta1: float = _option(0.9, "AdamW's decay rate for the first moment")
+    beta2: float = _option(0.99, "AdamW's decay rate for the second moment")
+    weight_decay: float = _option(0.1, "AdamW's weight decay, for matrices only")
+    max_grad_norm: float = _option(1.0, "largest norm of all gradients together, after clipping")
+    val_fraction: float = _option(0.1, "fraction of the text, at its end, kept for validation")
+    eval_every: int = _option(100, "steps between validations; each is followed by a checkpoint")
     eval_batches: int = _option(20, "batches in a validation, the same ones every time")
-    seed: int = _option(0, "seed of weights, batches and dropout")
+    seed: int = _option(0, "seed for weights, batches and dropout")
     dtype: str = _option("float32", "float32 or float64")
 
     def __post_init__(self) -> None:
@@ -178,7 +190,7 @@ class TrainingConfig:
         self.model_config(vocab_size=1)
 
     def model_config(self, vocab_size: int) -> GPT2Config:
-        """Return the configuration of the model."""
+        """Return the configuration of the run's model."""
         return GPT2Config(
             vocab_size=vocab_size,
             n_positions=self.n_positions,

@@ -1,18 +1,20 @@
 """The ops of GPT-2, each fused into one node, with its vjp derived by hand right below.
 
-Every function has a twin of the same name and arguments in `composed.py`, spelled in autograd
-primitives. The twin is the definition; the one here is the same mathematics in fewer passes over
-memory, and the tests hold both together. (`cached_attention` has none: it is a part of
-`causal_attention`, without a gradient.)
+Each op has a twin in `composed.py` with the same name and arguments, written in autograd
+primitives. The twin is the definition. The op here computes the same in fewer passes over memory,
+and the tests compare both. (`cached_attention` has no twin: it computes a part of
+`causal_attention`, without a gradient.) The line "Derivation" in a docstring names the command that
+prints how the gradient is derived on paper.
 
-Letters: B batch, T time, C channels, H heads, D = C/H, V vocabulary; `...` any leading axes; N
-all of them multiplied. All ops keep the caller's dtype (float32 or float64), and accept complex
-arrays in the forward pass for complex-step checks: hence no `abs`, and comparisons on `.real`.
-An array in place of a Tensor is a constant.
+Letters: see `config.py`; also N, all leading axes `...` multiplied, and n, the targets that count.
 
-Where an op makes several passes over its operands, it does so block by block: a block stays in
-the processor's cache from the first pass to the last. Sums over rows or channels are products with
-a vector, which BLAS does faster than `sum`.
+All ops keep the caller's dtype (float32 or float64). In the forward pass they also accept complex
+arrays, for complex-step checks; this is why they avoid `abs`, and compare only `.real`. An array in
+place of a Tensor is a constant.
+
+An op that makes several passes over its operands makes them block by block, so that a block stays
+in the processor's cache from the first pass to the last. Sums over rows or channels are products
+with a vector of ones, because BLAS computes them faster than `sum` does.
 """
 
 from __future__ import annotations
@@ -30,15 +32,33 @@ from npgpt2 import validate
 from npgpt2.cache import Past
 from npgpt2.machine.work import blocks
 
-# Sizes, in elements, that were found to be the fastest.
+# Sizes of parts, chosen for speed on 2 cores of an AMD EPYC (Zen 3). To choose one for another
+# machine, change it and compare the times that the command prints.
+
+# Rows of attention weights in a block. With more rows, a block computes more weights that the
+# causal mask hides; with fewer, there are more and smaller matrix products. Measure it with
+# `python -m tests.benchmarks.step base`: the other configs have at most 64 positions.
 _ROWS = 64  # of attention weights at a time
-_SCORES = 1 << 17  # attention weights at a time
-_FEW = 32  # rows, for a product with a large matrix
-_LOGITS = 1 << 22  # logits at a time, where no gradient is wanted
+
+# Attention weights in a block. With more, a block does not stay in the cache; with fewer, there are
+# more NumPy calls. Measure it with `python -m tests.benchmarks.step char gpt2`.
+_SCORES = 1 << 17
+
+# From this number of rows on, linear computes rows @ w.T. For fewer rows (but not for one), the
+# copy of w that BLAS makes first takes too long, so linear computes (w @ rows.T).T, and copies only
+# this small result. Measure it with `python -m tests.benchmarks.decode gpt2`: for the first token,
+# the prompt has 16 rows.
+_FEW = 32
+
+# Logits in memory at a time, if no gradient is wanted. With more, the loss takes more memory; with
+# fewer, there are more passes over the weight. Measure it with `npgpt2 eval` on a GPT-2 directory.
+_LOGITS = 1 << 22
 
 
 def linear(x: Operand, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """out = x @ weight.T + bias.
+
+    Derivation: `npgpt2 practice linear --derivation` (npgpt2.learn.exercises).
 
     Parameters
     ----------
@@ -85,6 +105,8 @@ def linear(x: Operand, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def embedding(weight: Tensor, ids: ArrayLike) -> Tensor:
     """out = weight[ids]: the rows of a table.
 
+    Derivation: `npgpt2 practice embedding --derivation` (npgpt2.learn.exercises).
+
     Parameters
     ----------
     weight
@@ -100,9 +122,9 @@ def embedding(weight: Tensor, ids: ArrayLike) -> Tensor:
     Raises
     ------
     TypeError, IndexError
-        An id is not an integer, or out of range (negative ids too).
+        An id is not an integer, or is out of range; negative ids are out of range too.
     ValueError
-        The weight is not a table of two axes.
+        The weight does not have two axes.
     """
     if weight.ndim != 2:
         raise ValueError(f"embedding: the weight must have shape (V, C), not {weight.shape}")
@@ -110,7 +132,7 @@ def embedding(weight: Tensor, ids: ArrayLike) -> Tensor:
     indices = validate.ids("ids", ids, w.shape[0])
 
     def vjp(g: Array) -> tuple[Rows]:
-        # Row v of the table receives the sum of g over all the places where v was looked up.
+        # The gradient of row v is the sum of g over all places where v was looked up.
         return (Rows(w.shape, indices.reshape(-1), g.reshape(-1, w.shape[1])),)
 
     return record(w[indices], (weight,), vjp)
@@ -121,6 +143,7 @@ def layer_norm(x: Operand, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> T
 
     The variance is the biased one (divided by C). Source: Ba, Kiros & Hinton, Layer
     Normalization, arXiv:1607.06450 (2016), section 3.
+    Derivation: `npgpt2 practice layer_norm --derivation` (npgpt2.learn.exercises).
 
     Parameters
     ----------
@@ -153,10 +176,10 @@ def layer_norm(x: Operand, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> T
     xhat = np.multiply(centred, rstd, out=centred)
 
     def vjp(g: Array) -> tuple[Array, Array, Array]:
-        # forward: xhat = (x - mean) * rstd. Both mean and rstd depend on all of x, and so
-        # dx = rstd * (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat)): what dxhat has along 1
-        # and along xhat is taken out, as moving x in those directions leaves xhat unchanged.
-        # With dxhat = g * w, the means are products with w: of g, and of g * xhat.
+        # forward: xhat = (x - mean) * rstd. Both mean and rstd depend on all of x, so
+        # dx = rstd * (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat)). The last two terms remove
+        # the components of dxhat along 1 and along xhat, because moving x in these directions
+        # leaves xhat unchanged. With dxhat = g * w, the means are g @ w / C and g_xhat @ w / C.
         g = g.reshape(-1, C)
         g_xhat = g * xhat
         dw, db = _sum_rows(g_xhat), _sum_rows(g)
@@ -174,8 +197,8 @@ def gelu(x: Operand) -> Tensor:
     """out = x/2 * (1 + tanh(u)),  u = sqrt(2/pi) * (x + 0.044715 x**3).
 
     Source: Hendrycks & Gimpel, Gaussian Error Linear Units, arXiv:1606.08415 (2016), section 2.
-    This tanh form is the one that GPT-2 was trained with; it differs from the erf form by up to
-    4.8e-4.
+    GPT-2 was trained with this tanh form, which differs from the erf form by up to 4.8e-4.
+    Derivation: `npgpt2 practice gelu --derivation` (npgpt2.learn.exercises).
     """
     x = as_tensor(x)
     a, c = 0.044715, math.sqrt(2.0 / math.pi)
@@ -213,7 +236,10 @@ def gelu(x: Operand) -> Tensor:
 
 
 def softmax(x: Operand) -> Tensor:
-    """out = exp(x) / sum(exp(x)), over the last axis; ValueError if there is none."""
+    """out = exp(x) / sum(exp(x)), over the last axis; ValueError if x has no axis.
+
+    Derivation: `npgpt2 practice softmax --derivation` (npgpt2.learn.exercises).
+    """
     x = as_tensor(x)
     if not x.ndim:
         raise ValueError("softmax: x must have shape (..., n), not ()")
@@ -227,10 +253,11 @@ def softmax(x: Operand) -> Tensor:
 
 
 def dropout(x: Operand, p: float, rng: np.random.Generator) -> Tensor:
-    """out = x * mask / (1 - p), where each entry of mask is 0 with probability p and else 1.
+    """out = x * mask / (1 - p), where each entry of mask is 0 with probability p, otherwise 1.
 
-    Source: Srivastava et al., Dropout, JMLR 15 (2014), section 10 (the inverted form). With
-    p = 0 the result is x itself and nothing is drawn.
+    With p = 0 the result is x itself, and nothing is drawn.
+    Source: Srivastava et al., Dropout, JMLR 15 (2014), section 10 (the inverted form).
+    Derivation: `npgpt2 practice dropout --derivation` (npgpt2.learn.exercises).
     """
     x = as_tensor(x)
     if validate.fraction("p", p) == 0.0:
@@ -246,18 +273,20 @@ def dropout(x: Operand, p: float, rng: np.random.Generator) -> Tensor:
 def causal_attention(
     qkv: Operand, n_head: int, p: float = 0.0, rng: np.random.Generator | None = None
 ) -> Tensor:
-    """out = softmax(q @ k.T / sqrt(D), over the positions up to one's own) @ v, for every head.
+    """out = softmax(masked q @ k.T / sqrt(D)) @ v, per head; position t sees positions 0 to t.
 
     Source: Vaswani et al., Attention Is All You Need, arXiv:1706.03762 (2017), section 3.2.
+    Derivation: `npgpt2 practice causal_attention --derivation` (npgpt2.learn.exercises).
 
     Parameters
     ----------
     qkv
-        (B, T, 3C): queries, keys and values, C channels each; head h has channels hD to (h+1)D.
+        (B, T, 3C): queries, keys and values, C channels each. In each of them, head h has the
+        channels from hD up to, but without, (h+1)D.
     n_head
         H.
     p, rng
-        Dropout probability of the attention weights and its generator; see `dropout`.
+        Probability and generator for dropout of the attention weights; see `dropout`.
 
     Returns
     -------
@@ -267,7 +296,7 @@ def causal_attention(
     Raises
     ------
     TypeError, ValueError
-        n_head or the shape do not fit, p is outside [0, 1), or p > 0 without a generator.
+        n_head or the shape does not fit, p is outside [0, 1), or p > 0 without a generator.
     """
     qkv, n_head = as_tensor(qkv), validate.integer("n_head", n_head)
     if qkv.ndim != 3 or not qkv.shape[1] or qkv.shape[2] % (3 * n_head):
@@ -284,8 +313,8 @@ def causal_attention(
             raise ValueError(f"attention dropout with p={p} needs a generator")
         scaled_mask = _dropout_mask((B, n_head, T, T), q.real.dtype, p, rng)
 
-    # Block by block: of the batch, and of rows t of the (T, T) weights. Row t sees columns 0 to t,
-    # so that what lies right of a block is never computed.
+    # A block is a part b of the batch, and some rows t of the (T, T) weights. Row t sees columns 0
+    # to t, so nothing to the right of a block is computed.
     out, saved = np.empty((B, T, C), dtype=q.dtype), []
     for b, t in _attention_blocks(B, n_head, T, T):
         seen = slice(t.stop)
@@ -303,8 +332,8 @@ def causal_attention(
         dqkv = np.zeros((B, T, 3, n_head, D), dtype=g.dtype)
         dq, dk, dv = dqkv.transpose(2, 0, 3, 1, 4)
         dout = _heads(g, n_head)  # (B, H, T, D)
-        # forward: weights = softmax(scores). Its vjp needs sum_j dweights_ij * weights_ij, which
-        # is also <dout_i, out_i>: a sum over D entries instead of T.
+        # forward: weights = softmax(scores). Its vjp needs sum_j dweights_ij * weights_ij. This sum
+        # equals <dout_i, out_i>, which adds D terms instead of T.
         inner = _dot(dout, _heads(out, n_head))[..., None]
         for b, t, weights, kept in saved:
             seen = slice(t.stop)
@@ -325,14 +354,18 @@ def causal_attention(
 
 
 def cached_attention(qkv: Operand, n_head: int, past: Past) -> Tensor:
-    """causal_attention for the rows that follow those in a cache; values only, no gradient.
+    """causal_attention for T new positions that follow the cached ones; no gradient.
+
+    Derivation: `npgpt2 practice causal_attention --derivation` (npgpt2.learn.exercises).
 
     Parameters
     ----------
-    qkv, n_head
-        As for `causal_attention`; the rows of qkv stand at `past.positions`.
+    qkv
+        (B, T, 3C), as for `causal_attention`, of the new positions `past.positions`.
+    n_head
+        H.
     past
-        The keys and values of the rows before; those of qkv are added.
+        The cached keys and values. The op adds the new ones, which makes S positions.
 
     Returns
     -------
@@ -360,6 +393,8 @@ def cached_attention(qkv: Operand, n_head: int, past: Past) -> Tensor:
 def cross_entropy(logits: Operand, targets: ArrayLike, ignore_index: int = -100) -> Tensor:
     """Mean of -log softmax(logits)[target], in nats, over the targets that are not ignored.
 
+    Derivation: `npgpt2 practice cross_entropy --derivation` (npgpt2.learn.exercises).
+
     Parameters
     ----------
     logits
@@ -367,7 +402,7 @@ def cross_entropy(logits: Operand, targets: ArrayLike, ignore_index: int = -100)
     targets
         (...) integers in [0, V), or `ignore_index` where no loss is wanted.
     ignore_index
-        Mark of targets that count neither in the sum nor in the mean.
+        Targets with this value do not count, neither in the sum nor in the number of targets.
 
     Returns
     -------
@@ -377,9 +412,9 @@ def cross_entropy(logits: Operand, targets: ArrayLike, ignore_index: int = -100)
     Raises
     ------
     TypeError, IndexError
-        A target is not an integer, or out of range.
+        A target is not an integer, or is out of range.
     ValueError
-        Targets of the wrong shape, or all of them ignored (their mean would be 0/0).
+        The targets have the wrong shape, or all are ignored (their mean would be 0/0).
     """
     logits = as_tensor(logits)
     rows, columns = _counted(logits.shape, targets, ignore_index)
@@ -398,9 +433,12 @@ def linear_cross_entropy(
 ) -> Tensor:
     """cross_entropy(linear(x, weight), targets, ignore_index), without keeping the logits.
 
-    Of a vocabulary of 50,257, logits are the largest array of a small GPT-2. There is one array
-    of their size here, of which the backward pass has the use. Without a graph there is none: the
-    loss is summed up over parts of the rows, and may differ in its last bits.
+    With a vocabulary of 50,257, the logits are the largest array of a small GPT-2. This op makes
+    only one array of that size: the forward pass turns the logits into their gradient, which the
+    backward pass uses. If no graph is recorded, it makes none: it adds up the loss over parts of
+    the rows, so the last bits of the loss may differ.
+    Derivation: `npgpt2 practice linear --derivation` (npgpt2.learn.exercises).
+    Derivation: `npgpt2 practice cross_entropy --derivation` (npgpt2.learn.exercises).
 
     Parameters
     ----------
@@ -409,7 +447,7 @@ def linear_cross_entropy(
     weight
         (V, C).
     targets, ignore_index
-        As for `cross_entropy`; so are the errors.
+        As for `cross_entropy`. The errors are the same too.
 
     Returns
     -------
@@ -435,7 +473,8 @@ def linear_cross_entropy(
         total = sum(_cross_entropy_inplace(counted[i] @ w.T, columns[i]) for i in parts)
 
     def vjp(g: Array) -> tuple[Array, Array]:
-        # forward: z = counted @ w.T; dz is that of a cotangent of 1, and g may wait: dz is large.
+        # forward: z = counted @ w.T. dz is the gradient for g = 1. Multiply (n, C) arrays by g, and
+        # not dz, which is larger.
         share = g / n
         return _scatter_rows((dz @ w) * share, rows, shape), dz.T @ (counted * share)
 
@@ -446,14 +485,14 @@ def linear_cross_entropy(
 
 
 def _times_transposed(rows: Array, w: Array) -> Array:
-    """rows @ w.T: of few rows, in the order in which BLAS does not copy all of w first."""
+    """Return rows @ w.T; for few rows, in an order in which BLAS does not copy all of w first."""
     if 1 < len(rows) < _FEW and w.flags.c_contiguous:
         return np.ascontiguousarray((w @ rows.T).T)
     return rows @ w.T
 
 
 def _plus(out: Array, b: Array) -> Array:
-    """out + b, in place unless b alone is complex."""
+    """Return out + b, computed in place unless only b is complex."""
     if b.dtype == out.dtype:
         out += b
         return out
@@ -461,7 +500,7 @@ def _plus(out: Array, b: Array) -> Array:
 
 
 def _counted(shape: tuple[int, ...], targets: ArrayLike, ignore_index: int) -> tuple[Array, Array]:
-    """Which of the N rows of (..., V) logits count: (their indices, their targets), each (n,)."""
+    """Return the rows of (..., V) logits that count: (their indices, their targets), each (n,)."""
     if not shape:
         raise ValueError("cross_entropy: logits must have shape (..., V), not ()")
     labels = validate.ids("targets", targets, shape[-1], ignore=ignore_index)
@@ -496,7 +535,7 @@ def _cross_entropy_inplace(z: Array, columns: Array) -> Any:
 
 
 def _scatter_rows(values: Array, rows: Array, shape: tuple[int, ...]) -> Array:
-    """Put (n, C) values at these rows of an array of a shape (..., C), 0 elsewhere."""
+    """Return an array of shape (..., C) with the (n, C) values at these rows, 0 elsewhere."""
     if values.size == math.prod(shape):
         return values.reshape(shape)
     out = np.zeros((math.prod(shape[:-1]), shape[-1]), dtype=values.dtype)
@@ -505,25 +544,25 @@ def _scatter_rows(values: Array, rows: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _sum_rows(rows: Array) -> Array:
-    """(N, C) -> (C,): a product with ones, for BLAS sums faster than `sum`."""
+    """Sum the rows, (N, C) -> (C,), as a product with ones: BLAS is faster than `sum`."""
     return _ones(len(rows), rows.dtype) @ rows
 
 
 def _sum_channels(rows: Array) -> Array:
-    """(..., C) -> (..., 1), likewise."""
+    """Sum the channels, (..., C) -> (..., 1), as a product with ones."""
     return rows @ _ones(rows.shape[-1], rows.dtype)[:, None]
 
 
 @lru_cache(maxsize=64)
 def _ones(n: int, dtype: np.dtype[Any]) -> Array:
-    """(n,) ones, for all to share."""
+    """Return (n,) ones, read-only because all callers share them."""
     ones = np.ones(n, dtype=dtype)
     ones.setflags(write=False)
     return ones
 
 
 def _attention_blocks(B: int, H: int, T: int, S: int) -> Iterator[tuple[slice, slice]]:
-    """Cut (B, H, T, S) weights into blocks: slices of the batch, and in each, slices of rows."""
+    """Cut (B, H, T, S) weights into blocks; yield (slice of the batch, slice of the rows)."""
     rows = min(T, _ROWS)
     step = max(1, _SCORES // (H * rows * S))
     return (
@@ -535,20 +574,20 @@ def _attention_blocks(B: int, H: int, T: int, S: int) -> Iterator[tuple[slice, s
 
 @lru_cache(maxsize=64)
 def _hidden(n: int) -> Array:
-    """(n, n): True right of the diagonal, which is what the causal mask hides."""
+    """Return (n, n) booleans: True right of the diagonal, where the causal mask hides weights."""
     hidden = ~np.tri(n, dtype=bool)
     hidden.setflags(write=False)
     return hidden
 
 
 def _dot(a: Array, b: Array) -> Array:
-    """Sum a * b over the last axis: (..., n), (..., n) -> (...), of complex numbers too."""
+    """Sum a * b over the last axis, also for complex numbers;  (..., n), (..., n) -> (...)."""
     products: Array = np.vecdot(a.conj(), b)  # which conjugates a; of real numbers it is itself
     return products
 
 
 def _softmax_inplace(z: Array) -> Array:
-    """Softmax over the last axis, written into z."""
+    """Write the softmax of z, over the last axis, into z; return z."""
     z -= np.maximum.reduce(z.real, axis=-1, keepdims=True)
     np.exp(z, out=z)
     z /= _sum_channels(z)
@@ -558,12 +597,12 @@ def _softmax_inplace(z: Array) -> Array:
 def _dropout_mask(
     shape: tuple[int, ...], dtype: np.dtype[Any], p: float, rng: np.random.Generator
 ) -> Array:
-    """0 with probability p, else 1/(1-p); the same draws for every dtype."""
+    """Draw entries: 0 with probability p, otherwise 1/(1-p); the same draws for every dtype."""
     keep = rng.random(shape, dtype=np.float32) >= p
     return keep.astype(dtype) * (1.0 / (1.0 - p))
 
 
 def _heads(a: Array, n_head: int) -> Array:
-    """View (B, T, C) as (B, H, T, D)."""
+    """Return a view of (B, T, C) as (B, H, T, D)."""
     B, T, C = a.shape
     return a.reshape(B, T, n_head, C // n_head).transpose(0, 2, 1, 3)

@@ -1,6 +1,7 @@
-"""The layers GPT-2 is made of: Linear, Embedding, LayerNorm, Dropout.
+"""The layers of GPT-2: Linear, Embedding, LayerNorm, Dropout.
 
-Weights start at 0 unless an `rng` is given: GPT2Model initialises all of its own in one place.
+A layer draws its weights only if you pass an `rng`; otherwise they are 0. `GPT2Model` initialises
+all its weights in one place.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from npgpt2.module import Module, Parameter
 def _weight(
     shape: tuple[int, int], rng: np.random.Generator | int | None, dtype: DTypeLike
 ) -> Parameter:
-    """N(0, 0.02), GPT-2's initial scale, or zeros without an rng."""
+    """Return a weight drawn from N(0, 0.02), GPT-2's initial scale, or of zeros without an rng."""
     parameter = Parameter(np.zeros(shape, dtype=validate.dtype(dtype)))
     if rng is not None:
         fill_normal(parameter.data, 0.02, np.random.default_rng(rng))
@@ -25,7 +26,7 @@ def _weight(
 
 
 def fill_normal(array: NDArray[np.floating], std: float, rng: np.random.Generator) -> None:
-    """Fill with N(0, std) draws, the same for every dtype up to rounding."""
+    """Fill an array with draws from N(0, std), which are equal for all dtypes up to rounding."""
     array[...] = rng.standard_normal(array.shape, dtype=np.float32)
     array *= std
 
@@ -36,7 +37,7 @@ class Linear(Module):
     Attributes
     ----------
     in_features, out_features
-        The numbers of channels.
+        Number of channels of the input, and of the output.
     weight
         (out_features, in_features), as in torch.
     bias
@@ -68,7 +69,7 @@ class Embedding(Module):
     Attributes
     ----------
     num_embeddings, embedding_dim
-        Number of ids, and of channels.
+        Number of ids, and number of channels.
     weight
         (num_embeddings, embedding_dim).
     """
@@ -86,7 +87,7 @@ class Embedding(Module):
         self.weight = _weight((self.num_embeddings, self.embedding_dim), rng, dtype)
 
     def forward(self, ids: ArrayLike) -> Tensor:
-        """(...) -> (..., embedding_dim); IndexError for ids out of range."""
+        """(...) -> (..., embedding_dim); IndexError if an id is out of range."""
         return F.embedding(self.weight, ids)
 
 
@@ -122,7 +123,7 @@ class Dropout(Module):
     p
         Probability in [0, 1).
     rng
-        The generator that masks are drawn from.
+        The generator that draws the masks.
     """
 
     def __init__(self, p: float, rng: np.random.Generator | int = 0) -> None:

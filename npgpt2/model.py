@@ -2,10 +2,12 @@
 
     ids (B, T) -> wte + wpe -> drop -> h[0] ... h[n_layer-1] -> ln_f -> lm_head -> logits (B, T, V)
 
-Names are those of the published checkpoints. Weights are 0 until GPT2Model draws them, all in one
-place; the `rng` of the parts is that of dropout. Source: Radford et al., Language Models are
-Unsupervised Multitask Learners (2019), section 2.3: layer norm moved to the input of each
-sublayer, one more after the last block, residual projections initialised smaller.
+The published checkpoints use the same names. `GPT2Model` draws all weights in one place; until then
+they are 0. The `rng` of the other classes is for dropout only. Letters: see `config.py`.
+
+Source: Radford et al., Language Models are Unsupervised Multitask Learners (2019), section 2.3:
+layer norm moved to the input of each sublayer, one more layer norm after the last block, smaller
+initial weights in the residual projections.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ class CausalSelfAttention(Module):
         self.resid_dropout = Dropout(config.resid_pdrop, rng)
 
     def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C); with a past, of rows that follow others."""
+        """(B, T, C) -> (B, T, C); with a past, x stands at the positions that follow it."""
         qkv = self.c_attn(x)  # (B, T, C) -> (B, T, 3C)
         if past is None:
             drop = self.attn_dropout
@@ -62,7 +64,7 @@ class CausalSelfAttention(Module):
 
 
 class MLP(Module):
-    """Two linear layers with a GELU between;  (B, T, C) -> (B, T, n_inner) -> (B, T, C)."""
+    """Two linear layers with a GELU between them;  (B, T, C) -> (B, T, n_inner) -> (B, T, C)."""
 
     def __init__(
         self,
@@ -80,7 +82,7 @@ class MLP(Module):
 
 
 class TransformerBlock(Module):
-    """Attention and MLP, each reading a normalised copy of the residual stream and adding to it."""
+    """Attention, then MLP; each reads the normalised residual stream and adds its output to it."""
 
     def __init__(
         self,
@@ -95,7 +97,7 @@ class TransformerBlock(Module):
         self.mlp = MLP(config, rng, dtype)
 
     def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C); with a past, of rows that follow others."""
+        """(B, T, C) -> (B, T, C); with a past, x stands at the positions that follow it."""
         x = x + self.attn(self.ln_1(x), past)
         return x + self.mlp(self.ln_2(x))
 
@@ -108,29 +110,29 @@ class GPT2Model(Module):
     config
         The hyperparameters.
     rng
-        Seed or generator: of the initial weights, and of dropout afterwards.
+        Seed or generator. It draws the initial weights first, then the dropout masks.
     dtype
         float32 or float64.
     init_weights
-        False leaves weights at 0, and draws nothing, for those who load others next.
+        False leaves the weights at 0 and draws nothing. Use it if you load weights next.
 
     Attributes
     ----------
     config
-        The config given.
+        The hyperparameters.
     wte, wpe
         Embeddings of tokens (V, C) and of positions (P, C).
     drop
-        Dropout of their sum.
+        Dropout of the sum of both embeddings.
     h
         The blocks, a list.
     ln_f
         The last layer norm.
     lm_head
-        Linear without bias; its weight *is* `wte.weight`, one Parameter with two uses.
+        Linear without bias. Its weight *is* `wte.weight`: one Parameter with two uses.
         Source: Press & Wolf, arXiv:1608.05859 (2016), section 2.
     rng
-        The generator that dropout draws from in training mode.
+        The generator for dropout in training mode.
 
     Examples
     --------
@@ -165,10 +167,10 @@ class GPT2Model(Module):
             self._init_weights()
 
     def _init_weights(self) -> None:
-        """Draw weights from N(0, initializer_range); biases stay 0 and gains 1.
+        """Draw the weights from N(0, initializer_range); biases stay 0, and gains stay 1.
 
-        The projections that add to the residual stream (2 * n_layer of them) are scaled by
-        1/sqrt(2 * n_layer), so that its variance does not grow with depth.
+        The 2 * n_layer projections that add to the residual stream are scaled by
+        1/sqrt(2 * n_layer), so that the variance of the stream does not grow with depth.
         """
         std = self.config.initializer_range
         for name, parameter in self.named_parameters():
@@ -178,17 +180,17 @@ class GPT2Model(Module):
                 fill_normal(parameter.data, std * scale, self.rng)
 
     def forward(self, input_ids: ArrayLike, cache: KVCache | None = None) -> Tensor:
-        """Return the logits of the next token at every position: before softmax, (B, T, V).
+        """Return the logits (before softmax) of the next token at every position, (B, T, V).
 
-        Parameters and errors are those of `hidden`.
+        `hidden` describes the parameters and the errors.
         """
         return self.lm_head(self.hidden(input_ids, cache))  # (B, T, C) -> (B, T, V)
 
     def loss(self, input_ids: ArrayLike, targets: ArrayLike, ignore_index: int = -100) -> Tensor:
         """Return the cross entropy of the logits, in nats, without keeping the logits.
 
-        The same as `functional.cross_entropy(model(input_ids), targets, ignore_index)`, in less
-        memory and time; parameters and errors are those of `hidden` and of `cross_entropy`.
+        It equals `functional.cross_entropy(model(input_ids), targets, ignore_index)`, and takes
+        less memory and time. `hidden` and `cross_entropy` describe the parameters and the errors.
         """
         if self.lm_head.bias is not None:  # a head of one's own
             return F.cross_entropy(self(input_ids), targets, ignore_index)
@@ -196,15 +198,15 @@ class GPT2Model(Module):
         return F.linear_cross_entropy(x, self.lm_head.weight, targets, ignore_index)
 
     def hidden(self, input_ids: ArrayLike, cache: KVCache | None = None) -> Tensor:
-        """Return what the head reads: the residual stream after the last layer norm.
+        """Return the input of the head: the residual stream after the last layer norm.
 
         Parameters
         ----------
         input_ids
             (B, T) integers in [0, V), array-like; 1 <= T <= n_positions.
         cache
-            What has been read before: input_ids follow it, and are added to it. For values alone,
-            inside `with model.evaluating():`.
+            Holds the tokens read before. input_ids follow them, and are added to the cache. Use it
+            only inside `with model.evaluating():`, because no gradient goes through a cache.
 
         Returns
         -------
@@ -214,10 +216,11 @@ class GPT2Model(Module):
         Raises
         ------
         TypeError, IndexError, ValueError
-            Ids are not integers, out of range, not of two axes, none, or too many in a row; or the
-            cache is one for another model or number of rows, or has no room for them.
+            The ids are not integers, are out of range, do not have two axes, are empty, or are too
+            many in a row. Or the cache belongs to another model, has another number of rows, or has
+            no room for the ids.
         RuntimeError
-            A cache while training: neither gradients nor dropout go through it.
+            There is a cache, but dropout is on, or a graph is being recorded.
         """
         ids = np.asarray(input_ids)
         if ids.ndim != 2 or not ids.size:
@@ -251,7 +254,7 @@ class GPT2Model(Module):
         return KVCache(self.config, batch_size, capacity, self.wte.weight.dtype)
 
     def get_num_params(self) -> int:
-        """Count the entries of all parameters, the tied one once."""
+        """Return the number of entries of all parameters; the tied one counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def generate(
@@ -271,11 +274,11 @@ class GPT2Model(Module):
         Parameters
         ----------
         input_ids, max_new_tokens, rng
-            See `npgpt2.generation.generation.generate`; so are the errors.
+            See `npgpt2.generation.generation.generate`, also for the errors.
         temperature, top_k, top_p
-            How a token is drawn; see `Sampling`.
+            How a token is drawn; see `npgpt2.generation.sampling.Sampling`.
         stop, sliding_window, vocab_size
-            What ends a text, and what may be drawn; see `Limits`.
+            When a text ends, and which ids may be drawn; see `npgpt2.generation.sampling.Limits`.
         """
         sampling, limits = (
             Sampling(temperature, top_k, top_p),
@@ -284,12 +287,12 @@ class GPT2Model(Module):
         return generate(self, input_ids, max_new_tokens, sampling, rng, limits)
 
     def where_not_finite(self, input_ids: ArrayLike) -> str:
-        """Say where the first value stands that is infinite or NaN: a parameter, or a block.
+        """Say which parameter or block has the first value that is infinite or NaN.
 
         Returns
         -------
         str
-            A sentence; empty if there is no such value in what the head reads.
+            A sentence. It is empty if all parameters and the outputs of all blocks are finite.
         """
         for name, parameter in self.named_parameters():
             finite = np.isfinite(parameter.data)
@@ -314,22 +317,22 @@ class GPT2Model(Module):
         arrays: Iterable[tuple[str, Array]],
         dtype: DTypeLike = np.float32,
     ) -> GPT2Model:
-        """Make a model of arrays, in eval mode.
+        """Make a model from arrays, in eval mode.
 
         Parameters
         ----------
         config
             The hyperparameters.
         arrays
-            (name, array) for every parameter, of this dtype. The arrays become the parameters; they
-            are not copied. An iterator is asked for one array at a time.
+            (name, array) for every parameter, in the given dtype. The arrays become the parameters
+            without a copy. If this is an iterator, only one array at a time is taken from it.
         dtype
             float32 or float64.
 
         Raises
         ------
         KeyError
-            A name is not that of a parameter.
+            No parameter has this name.
         """
         model = cls(config, dtype=dtype, init_weights=False).eval()
         parameters = dict(model.named_parameters())
@@ -343,10 +346,10 @@ class GPT2Model(Module):
     def from_pretrained(
         cls, directory: str | os.PathLike[str], dtype: DTypeLike = np.float32
     ) -> GPT2Model:
-        """Read a directory that transformers has written, in eval mode.
+        """Read a model from a directory that transformers has written, in eval mode.
 
-        Errors are those of `npgpt2.disk.huggingface.read` and of `Pretrained.arrays`, which also
-        says what is mapped and what is copied.
+        `npgpt2.disk.huggingface.read` and `Pretrained.arrays` describe the errors, and which arrays
+        are mapped or copied.
         """
         from npgpt2.disk import huggingface
 
@@ -364,12 +367,12 @@ class GPT2Model(Module):
 
     @classmethod
     def load_npz(cls, path: str | os.PathLike[str]) -> GPT2Model:
-        """Read a model written by `save_npz`, in the dtype it was saved in, in eval mode.
+        """Read a model that `save_npz` has written, in the dtype of the file, in eval mode.
 
         Raises
         ------
         OSError
-            No such file, or not readable.
+            The file does not exist, or cannot be read.
         ValueError
             The file is not a checkpoint of npgpt2, or is damaged.
         """
@@ -379,7 +382,7 @@ class GPT2Model(Module):
 
     @classmethod
     def from_checkpoint(cls, saved: Checkpoint) -> GPT2Model:
-        """Make the model of a checkpoint; ValueError if it does not hold a whole one."""
+        """Make a model from a checkpoint; ValueError if it does not hold a whole model."""
         size = count_parameters(saved.config)
         held = sum(array.size for array in saved.parameters.values())
         try:

@@ -1,4 +1,7 @@
-"""Module: a thing with parameters, found by walking its attributes. No registration, no magic."""
+"""Module: the base of layers and models. It finds its parameters by walking its attributes.
+
+There is no registration and no magic: an attribute that is a Parameter is a parameter.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from npgpt2 import validate
 
 
 class Parameter(Tensor):
-    """A leaf Tensor that a Module owns and an optimizer changes."""
+    """A leaf Tensor that requires a gradient; a Module owns it, and an optimizer changes it."""
 
     __slots__ = ()
 
@@ -25,20 +28,20 @@ class Parameter(Tensor):
 class Module:
     """Base of all layers: subclasses set Parameters, Modules and lists of Modules as attributes.
 
-    The attribute path is the parameter's name: `model.h[0].attn.c_attn.weight` is
-    "h.0.attn.c_attn.weight". A Parameter reached by several paths (a tied weight) is one
-    parameter: it is counted, listed and saved once, under the first of them.
+    The path of attributes is the parameter's name: `model.h[0].attn.c_attn.weight` has the name
+    "h.0.attn.c_attn.weight". If several paths lead to a Parameter (a tied weight), it is still one
+    parameter: it is counted, listed and saved once, under its first path.
 
     Attributes
     ----------
     training
-        Whether dropout is active; set by `train()` and `eval()`.
+        Whether dropout is active; `train()` and `eval()` set it.
     """
 
     training: bool = True
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute the output; every subclass has its own."""
+        """Compute the output. Every subclass defines this method."""
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -46,7 +49,7 @@ class Module:
         return self.forward(*args, **kwargs)
 
     def children(self) -> Iterator[tuple[str, Parameter | Module]]:
-        """Yield (name, Parameter or Module) for each attribute that is one or a list of them."""
+        """Yield (name, child) for each Parameter or Module in an attribute, or in a list there."""
         for name, value in vars(self).items():
             several = isinstance(value, list | tuple)
             for i, item in enumerate(value if several else [value]):
@@ -54,13 +57,13 @@ class Module:
                     yield f"{name}.{i}" if several else name, item
 
     def modules(self) -> Iterator[Module]:
-        """Yield this module and all below it, each once, parents first."""
+        """Yield this module and all modules below it, each once, parents first."""
         return (module for _, module in self.named_modules())
 
     def named_modules(self) -> Iterator[tuple[str, Module]]:
-        """Yield (path, module) for this module and all below it, each once, parents first.
+        """Yield (path, module) for this module and all modules below it, each once, parents first.
 
-        The path of this module is empty. A module reached by several paths has the first of them.
+        The path of this module is "". If several paths lead to a module, it has the first of them.
 
         >>> from npgpt2 import MLP, GPT2Config
         >>> [path for path, _ in MLP(GPT2Config(n_embd=4, n_head=1)).named_modules()]
@@ -77,7 +80,7 @@ class Module:
                 stack.extend((f"{path}.{n}" if path else n, child) for n, child in reversed(below))
 
     def named_parameters(self, aliases: bool = False) -> Iterator[tuple[str, Parameter]]:
-        """Yield (name, parameter), each parameter once; under all its names with `aliases`."""
+        """Yield (name, parameter) for each parameter, once, or with `aliases` for each name."""
         seen: set[int] = set()
         for name, parameter in self._parameter_paths():
             if aliases or id(parameter) not in seen:
@@ -92,16 +95,16 @@ class Module:
                 yield from ((f"{name}.{path}", p) for path, p in child._parameter_paths())
 
     def parameters(self) -> Iterator[Parameter]:
-        """Yield every parameter once."""
+        """Yield each parameter once."""
         return (parameter for _, parameter in self.named_parameters())
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Set the gradients of all parameters to None."""
         for parameter in self.parameters():
             parameter.grad = None
 
     def train(self, mode: bool = True) -> Self:
-        """Switch dropout on (or off) in all modules; return self."""
+        """Switch dropout on in all modules, or off if mode is False; return self."""
         for module in self.modules():
             module.training = mode
         return self
@@ -111,14 +114,14 @@ class Module:
         return self.train(False)
 
     def evaluating(self) -> AbstractContextManager[None]:
-        """Inside this block: no dropout and no graph. Afterwards all is as it was before.
+        """Use no dropout and record no graph inside this block; afterwards restore both.
 
-        Of one thread at a time, as dropout is switched off for all of them.
+        Not thread-safe: it switches dropout off for every thread that uses this model.
         """
         return evaluating(list(self.modules()))
 
     def astype(self, dtype: DTypeLike) -> Self:
-        """Convert all parameters to float32 or float64, in place; return self. Ties stay."""
+        """Convert all parameters to float32 or float64, in place; return self. Ties are kept."""
         dtype = validate.dtype(dtype)
         for parameter in self.parameters():
             parameter.data = parameter.data.astype(dtype, copy=False)
@@ -133,21 +136,21 @@ class Module:
     def load_state_dict(self, state: Mapping[str, ArrayLike], assign: bool = False) -> None:
         """Copy arrays into the parameters, converting them to each parameter's dtype.
 
-        A tied parameter may come under several of its names, if the arrays are equal.
+        The state may have a tied parameter under several of its names, if the arrays are equal.
 
         Parameters
         ----------
         state
             An array for each parameter, by name.
         assign
-            Give the parameters the arrays themselves, where the dtype is theirs, instead of
-            copying into the arrays they have; other arrays are converted, and keep their layout.
+            Make each array itself the parameter's data, instead of copying it. An array of another
+            dtype is converted first; it keeps its memory layout.
 
         Raises
         ------
         ValueError
-            Names are missing or unexpected, shapes differ, values are not real numbers, or tied
-            names disagree: all of it in one error, and no parameter has been changed.
+            Names are missing or unexpected, shapes differ, values are not real numbers, or arrays
+            of a tied parameter differ. One error lists all problems; no parameter has changed.
         """
         own = dict(self.named_parameters())
         aliases = dict(self.named_parameters(aliases=True))
@@ -179,7 +182,11 @@ class Module:
 
 @contextmanager
 def evaluating(modules: Sequence[Module]) -> Iterator[None]:
-    """`Module.evaluating` for modules that are known: to find them takes longer than a token."""
+    """Do the same as `Module.evaluating`, for modules that you have listed already.
+
+    Generation lists the modules once, because in a small model that takes a good part of the time
+    of a token. Not thread-safe: it switches dropout off for every thread that uses this model.
+    """
     training = [module for module in modules if module.training]
     for module in training:
         module.training = False

@@ -1,4 +1,8 @@
-"""Optimizers, gradient clipping, and the learning-rate schedule GPT models are trained with."""
+"""Optimizers, gradient clipping, and the learning-rate schedule that GPT models are trained with.
+
+`AdamW._change` has the formula. The rest of the code for a step, here and in `machine/packs.py`,
+only decides which parameters are changed together.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +19,26 @@ from npgpt2.machine import process, work
 from npgpt2.machine.packs import flattened, make_packs
 from npgpt2.machine.work import blocks
 
-_LARGE = 1 << 20  # entries of the largest parameter that make threads worth their while
-_STRETCH = 1 << 17  # entries to change at a time; found to be the fastest
+# AdamW uses threads if the largest parameter has more entries than this. For a smaller one, handing
+# tasks to threads (0.1 ms each) takes longer than the threads save. Measure it with
+# `python -m tests.benchmarks.step char gpt2 --threads 2`: char has no such parameter, gpt2 has.
+_LARGE = 1 << 20
+
+# Entries that AdamW changes at a time. With more, the five arrays of the formula do not stay in the
+# cache; with fewer, there are more NumPy calls. It was chosen for speed on 2 cores of an AMD EPYC
+# (Zen 3). Measure it with `python -m tests.benchmarks.step char gpt2`, the time of the optimizer.
+_STRETCH = 1 << 17
 
 
 class Optimizer:
-    """What AdamW and SGD share: the list of parameters, each once, and the learning rate.
+    """The common part of AdamW and SGD: the list of parameters, and the learning rate.
 
     Attributes
     ----------
     parameters
-        The Parameters (or other leaf Tensors), each once, however often it was given.
+        The Parameters (or other leaf Tensors), each once, even if it was given several times.
     lr
-        Learning rate of the next step; may be set at any time.
+        Learning rate of the next step. You may set it at any time.
     """
 
     def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
@@ -37,19 +48,19 @@ class Optimizer:
         addresses = [p.data.__array_interface__["data"][0] for p in self.parameters if p.size]
         if len(set(addresses)) < len(addresses):
             raise ValueError(
-                "two parameters have the same array, so that each step would change it twice; "
-                "where they are one, let them be the same Parameter"
+                "two parameters have the same array, so each step would change it twice; if they "
+                "are tied, make them the same Parameter"
             )
         self.lr = validate.number("lr", lr)
 
     def zero_grad(self) -> None:
-        """Forget the gradients of all parameters."""
+        """Set the gradients of all parameters to None."""
         for parameter in self.parameters:
             parameter.grad = None
 
 
 def _distinct(parameters: Iterable[Tensor]) -> list[Tensor]:
-    """Return each parameter once; TypeError for what no backward pass leaves a gradient in."""
+    """Return each parameter once; TypeError if one is not a leaf that can get a gradient."""
     distinct = list({id(p): p for p in parameters}.values())
     for p in distinct:
         if not (isinstance(p, Tensor) and p.requires_grad and p.parents == ()):
@@ -61,18 +72,19 @@ def _distinct(parameters: Iterable[Tensor]) -> list[Tensor]:
 
 
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay, on matrices only: not on biases, gains and shifts.
+    """Adam with decoupled weight decay. Only matrices decay, not biases, gains and shifts.
 
-    With g the gradient at step t (counted from 1, once a step, whatever the number of parameters):
+    g is the gradient at step t. Steps count from 1, and all parameters share the count:
 
         m = beta1 m + (1 - beta1) g             v = beta2 v + (1 - beta2) g**2
         p = p - lr * weight_decay * p           p = p - lr * (m / (1 - beta1**t))
                                                         / (sqrt(v / (1 - beta2**t)) + eps)
 
-    A parameter whose gradient is None is left alone, its moments too.
+    If the gradient of a parameter is None, neither the parameter nor its moments change.
 
     Sources: Kingma & Ba, arXiv:1412.6980 (2014), algorithm 1; Loshchilov & Hutter,
     arXiv:1711.05101 (2017), algorithm 2.
+    Derivation: `npgpt2 practice adamw --derivation` (npgpt2.learn.exercises).
 
     Parameters
     ----------
@@ -81,23 +93,25 @@ class AdamW(Optimizer):
     lr
         Learning rate.
     betas
-        Decay rates of the two moments, in [0, 1).
+        beta1 and beta2, the decay rates of the two moments, in [0, 1).
     eps
         Added to the root of the second moment.
     weight_decay
-        Share of a matrix that a step with lr = 1 would take away.
+        A step shrinks a matrix by the factor 1 - lr * weight_decay.
 
     Attributes
     ----------
     step_count
         Number of steps done.
     m, v
-        Moments, a list of one array for each parameter; to change one, write into the array.
+        First and second moments: a list with one array per parameter. To change a moment, write
+        into its array.
 
     Notes
     -----
-    Small parameters are changed together, packed into one array, as the number of NumPy calls is
-    all that they take time for; large ones block by block, and side by side if there are cores.
+    Small parameters are packed into one array and changed together, because for them the number of
+    NumPy calls decides the time. Large parameters are changed block by block, and in several
+    threads if there are several cores.
     """
 
     def __init__(
@@ -117,12 +131,12 @@ class AdamW(Optimizer):
 
     @property
     def m(self) -> list[Array]:
-        """First moments, one array for each parameter."""
+        """First moments, one array per parameter."""
         return self._moments("m")
 
     @property
     def v(self) -> list[Array]:
-        """Second moments, likewise."""
+        """Second moments, one array per parameter."""
         return self._moments("v")
 
     def _moments(self, name: str) -> list[Array]:
@@ -139,8 +153,8 @@ class AdamW(Optimizer):
         Raises
         ------
         ValueError
-            A gradient has not its parameter's shape, or a parameter no longer the size it had.
-            Nothing has been changed.
+            The shape of a gradient differs from its parameter's, or the size of a parameter has
+            changed. Nothing has been changed yet.
         """
         self._require_fitting_gradients()
         self.step_count += 1
@@ -160,7 +174,7 @@ class AdamW(Optimizer):
                     )
 
     def _change(self, parameters: list[Tensor], m: Array, v: Array) -> None:
-        """Do the step for parameters of one kind, given their moments, flat."""
+        """Do one step for these parameters, given their moments as flat arrays."""
         beta1, beta2 = self.betas
         # With r = sqrt(1 - beta2**t):  m/(1 - beta1**t) / (sqrt(v)/r + eps)
         #                            =  m * (r/(1 - beta1**t)) / (sqrt(v) + r eps)
@@ -186,7 +200,7 @@ class AdamW(Optimizer):
                 p -= update
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy of what a resumed run needs: step count and moments."""
+        """Return a copy of everything that a resumed run needs: step count and moments."""
         return {
             "step_count": self.step_count,
             "m": [m.copy() for m in self.m],
@@ -194,13 +208,13 @@ class AdamW(Optimizer):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state made by `state_dict` for the same parameters.
+        """Load a state that `state_dict` has returned for the same parameters.
 
         Raises
         ------
         TypeError, ValueError
-            Something is missing, or the moments do not have the parameters' number and shapes;
-            nothing has been changed.
+            Something is missing, or the number or shapes of the moments do not match the
+            parameters. Nothing has been changed.
         """
         missing = {"step_count", "m", "v"} - state.keys()
         if missing:
@@ -231,7 +245,7 @@ class SGD(Optimizer):
     lr
         Learning rate.
     momentum
-        In [0, 1); 0 is plain gradient descent.
+        In [0, 1); with 0 this is plain gradient descent.
     """
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.0) -> None:
@@ -266,7 +280,7 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
     """
     max_norm = validate.positive("max_norm", max_norm)
     gradients = [p.grad for p in _distinct(parameters) if p.grad is not None]
-    # Block by block: a sum of squares in float32 loses its last digits over millions of entries.
+    # The sum runs block by block, because a float32 sum over millions of squares loses digits.
     flat = [g.reshape(-1) for g in gradients]
     norm = math.sqrt(math.fsum(float(np.vdot(g[n], g[n])) for g in flat for n in blocks(g)))
     if not math.isfinite(norm):
@@ -281,7 +295,7 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
 def cosine_schedule(
     step: int, *, max_lr: float, min_lr: float, warmup_steps: int, total_steps: int
 ) -> float:
-    """Learning rate of a step: linear warm-up to max_lr, then half a cosine down to min_lr.
+    """Return the learning rate of a step: linear warm-up to max_lr, then half a cosine to min_lr.
 
     Source: Loshchilov & Hutter, arXiv:1608.03983 (2016), equation 5, without restarts; with the
     warm-up of GPT (Radford et al. 2018, section 4.1).
@@ -289,13 +303,13 @@ def cosine_schedule(
     Parameters
     ----------
     step
-        Counted from 0.
+        Number of the step, counted from 0.
     max_lr, min_lr
-        Peak and end of the schedule.
+        Learning rate at the peak, and at the end.
     warmup_steps
-        Steps until the peak; step s of them has max_lr * (s + 1) / warmup_steps.
+        Steps until the peak. Step s of the warm-up has the rate max_lr * (s + 1) / warmup_steps.
     total_steps
-        From this step on, min_lr.
+        From this step on, the rate is min_lr.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""How the parameters of a GPT-2 add up, row by row: arithmetic alone, no weights are made.
+"""How the parameters of a GPT-2 add up, row by row. This is arithmetic only; no weights are made.
 
 >>> config = GPT2Config(vocab_size=65, n_positions=64, n_embd=128, n_layer=4, n_head=4)
 >>> print(format_table(config))
@@ -19,6 +19,8 @@ lm_head            tied: it is wte  =              0
 total without linear biases         =        805,248
 linear biases                       =          4,608
 total                               =        809,856
+
+Letters: see `config.py`; also L, the number of blocks.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from npgpt2.config import GPT2Config
 
 @dataclass(frozen=True)
 class Row:
-    """A layer: its name, its weights as a calculation and as a number, its linear bias."""
+    """A layer: its name, its weights as a calculation and as a number, its number of biases."""
 
     name: str
     calculation: str
@@ -47,7 +49,7 @@ def _layer_norm(name: str, channels: int) -> Row:
 
 
 def block_rows(config: GPT2Config) -> list[Row]:
-    """Return the layers of one block."""
+    """Return one row for each layer of a block."""
     C, n_inner = config.n_embd, config.n_inner
     return [
         _layer_norm("ln_1", C),
@@ -60,7 +62,7 @@ def block_rows(config: GPT2Config) -> list[Row]:
 
 
 def parameter_table(config: GPT2Config) -> list[Row]:
-    """Return the rows that add up to the whole model; all blocks together are one row."""
+    """Return the rows that add up to the whole model; one row stands for all blocks."""
     V, P, C, L = config.vocab_size, config.n_positions, config.n_embd, config.n_layer
     block = block_rows(config)
     weights, biases = sum(row.weights for row in block), sum(row.biases for row in block)
@@ -74,12 +76,12 @@ def parameter_table(config: GPT2Config) -> list[Row]:
 
 
 def count_parameters(config: GPT2Config) -> int:
-    """Return the number of parameters, the tied ones once."""
+    """Return the number of parameters; the tied ones count once."""
     return sum(row.weights + row.biases for row in parameter_table(config))
 
 
 def format_table(config: GPT2Config) -> str:
-    """Return the table as text, with both totals: with and without biases of linear layers."""
+    """Return the table as text, with two totals: with and without the biases of linear layers."""
     block, whole = block_rows(config), parameter_table(config)
     one = Row("one block", "", sum(r.weights for r in block), sum(r.biases for r in block))
     weights, biases = sum(row.weights for row in whole), sum(row.biases for row in whole)

@@ -1,4 +1,4 @@
-"""Progress of long work: one line that is rewritten on a terminal, plain lines elsewhere."""
+"""Progress of long work: on a terminal one line that is rewritten, elsewhere plain lines."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import TextIO
 
 
 class Progress:
-    """Shows the state of a run.
+    """Show how far a run has come.
 
-    On a terminal every update rewrites the same line, ten times a second at most. Elsewhere
-    (a file, a pipe) an update becomes a line of its own if it is a milestone, or if ten seconds
-    have gone by since the last.
+    On a terminal, every update rewrites the same line, at most ten times a second. In a file or a
+    pipe, an update adds a line if it is a milestone, or if ten seconds have passed since the last
+    line.
 
     Parameters
     ----------
     total
         Number of steps of the whole run.
     done
-        Number of steps done before, which the estimate of the time left does not count.
+        Number of steps done before. They do not count in the estimate of the time left.
     stream
         Where to write; standard error by default.
     """
@@ -32,7 +32,7 @@ class Progress:
         self.width = 0
 
     def update(self, step: int, text: str, milestone: bool = False) -> None:
-        """Show "step/total  text  time left"; milestones are always shown."""
+        """Show "step S/TOTAL  text  TIME left", always if this is a milestone."""
         now = time.monotonic()
         if not milestone and now - self.last < (0.1 if self.terminal else 10.0):
             return
@@ -47,7 +47,7 @@ class Progress:
         self.stream.flush()
 
     def close(self) -> None:
-        """End the line on a terminal, so that what follows begins on a new one."""
+        """End the line on a terminal, so that the next output begins on a new line."""
         if self.terminal and self.width:
             self.stream.write("\n")
             self.stream.flush()
@@ -55,7 +55,7 @@ class Progress:
 
 
 def format_seconds(seconds: float) -> str:
-    """Return m:ss or h:mm:ss.
+    """Return seconds as m:ss or h:mm:ss.
 
     >>> format_seconds(83.4), format_seconds(3723)
     ('1:23', '1:02:03')

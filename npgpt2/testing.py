@@ -1,7 +1,8 @@
-"""For people who test GPT-2s: strategies of token ids and small models, and specs of its ops.
+"""Tools for people who test GPT-2s: strategies for small models and token ids, specs of the ops.
 
-Needs hypothesis (`pip install 'npgpt2[testing]'`). Importing this module adds the ops of
-`npgpt2.functional` to `autograd.testing.OPS`, each with its composed twin as the reference.
+This module needs hypothesis (`pip install 'npgpt2[testing]'`). Importing it adds the ops of
+`npgpt2.functional` to `autograd.testing.OPS`. The reference of each op is its twin in
+`npgpt2.composed`.
 
 >>> from hypothesis import given
 >>> from npgpt2 import GPT2Model
@@ -35,7 +36,7 @@ from npgpt2.config import GPT2Config
 def configs(
     draw: DrawFn, max_layers: int = 3, max_heads: int = 4, dropout: bool = False
 ) -> GPT2Config:
-    """Draw configurations of small models: a forward and backward pass takes milliseconds.
+    """Draw configurations of models so small that a forward and backward pass takes milliseconds.
 
     Parameters
     ----------
@@ -63,7 +64,7 @@ def configs(
 def token_batches(
     draw: DrawFn, config: GPT2Config, max_batch: int = 3, ignored: bool = False
 ) -> Array:
-    """Draw (B, T) ids for a model; with `ignored`, targets, of which some may be -100, not all."""
+    """Draw (B, T) ids for a model. With `ignored`, some may be -100, as in targets, but not all."""
     B, T = draw(st.integers(1, max_batch)), draw(st.integers(1, config.n_positions))
     return draw(_ids((B, T), config.vocab_size, ignored))
 
@@ -98,8 +99,8 @@ def _embeddings(draw: DrawFn) -> Sizes:
 @st.composite
 def _layer_norms(draw: DrawFn) -> Sizes:
     x = draw(shapes(min_dims=1))
-    # An eps near the variance of what is drawn; where x is constant, a small one makes
-    # derivatives too large for difference quotients.
+    # An eps near the variance of the entries. If x is constant, a small eps makes the derivatives
+    # too large for difference quotients.
     eps = draw(st.sampled_from([0.25, 1.0]))
     channels = max(x[-1], 1)
     return ((*x[:-1], channels), (channels,), (channels,)), {"eps": eps}
@@ -212,7 +213,7 @@ _SPECS: dict[str, tuple[Any, SearchStrategy[Sizes], tuple[Refusal, ...]]] = {
 
 
 def _of_arrays(op: Any) -> Any:
-    """Return the composed twin of an op as a function of arrays."""
+    """Return the twin of an op in `composed`, as a function of arrays."""
 
     def reference(*operands: Array, **keywords: Any) -> Array:
         value: Tensor = op(composed, *map(Tensor, operands), **keywords)

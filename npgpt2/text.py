@@ -1,4 +1,4 @@
-"""A model together with its tokenizer: text in, text out."""
+"""A model together with its tokenizer, opened from a directory: text in, text out."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from npgpt2.training.run import Run
 
 @dataclass(frozen=True)
 class TextModel:
-    """What `open` finds in a directory.
+    """A model and its tokenizer; `open` makes one from a directory.
 
     Attributes
     ----------
     model
-        In eval mode.
+        The model, in eval mode.
     tokenizer
-        The one that it was trained with.
+        The tokenizer that the model was trained with.
     end
-        Ids that end a text: `<|endoftext|>` of GPT-2, none of a model of characters.
+        Ids that end a text: `<|endoftext|>` for GPT-2, none for a model of characters.
     """
 
     model: GPT2Model
@@ -42,20 +42,20 @@ class TextModel:
         if len(self.tokenizer) > self.model.config.vocab_size:
             raise ValueError(
                 f"the tokenizer has {len(self.tokenizer)} ids, but the model "
-                f"vocab_size={self.model.config.vocab_size}: take the tokenizer that it was "
+                f"vocab_size={self.model.config.vocab_size}: take the tokenizer that the model was "
                 "trained with, without tokens that were added later"
             )
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> TextModel:
-        """Open a run directory, or a Hugging Face one with its tokenizer.
+        """Open a run directory, or a Hugging Face directory that has a tokenizer.
 
         Raises
         ------
         ImportError
             A package that Hugging Face directories need is missing.
         OSError, ValueError
-            The directory is neither, or is damaged: all that is wrong with it.
+            The directory is neither of these, or is damaged. The message lists all problems.
         """
         if _is_run(directory):
             run = Run.open(directory)
@@ -83,35 +83,34 @@ class TextModel:
         rng: Seed = None,
         stop: str | Sequence[str] | None = None,
     ) -> Iterator[str]:
-        """Yield what follows a prompt, as it is generated.
+        """Continue a prompt; yield the new text piece by piece, while it is generated.
 
         Parameters
         ----------
         prompt
-            Text to continue; None begins a new one.
+            Text to continue. None begins a new text.
         max_new_tokens
-            The number of tokens after which it ends, unless it does so by itself. Past n_positions
-            it goes on with a shorter context, see
-            `npgpt2.generation.generation`.
+            Largest number of new tokens; the text may end earlier. If the text outgrows
+            n_positions, it continues with a shorter context; see `npgpt2.generation.generation`.
         sampling
             How tokens are drawn.
         rng
-            Seed or generator; None draws a new seed from the operating system.
+            Seed or generator. None takes a new seed from the operating system.
         stop
-            String or strings at which the text ends; they are not part of it.
+            String or strings at which the text ends. They do not become part of it.
 
         Yields
         ------
         str
-            What is certain once a token has been drawn, for each token: nothing, as long as the
-            token may be the beginning of a stop string or is a part of a character. Then the rest,
-            which may be nothing too.
+            One piece after each token: the text that cannot change any more. The piece is empty if
+            the token may begin a stop string, or is only a part of a character. After the last
+            token, the rest of the text, which may be empty too.
 
         Raises
         ------
         ValueError, TypeError
-            An argument outside its limits, among them a prompt that has no tokens, or characters
-            that the tokenizer does not know. This is found before anything is generated.
+            An argument lies outside its limits, or the prompt has no tokens, or has characters that
+            the tokenizer does not know. This is checked before any text is generated.
         FloatingPointError
             See `npgpt2.generation.generation.generate`.
         """
@@ -138,7 +137,7 @@ class TextModel:
         yield text.close()
 
     def _beginning(self) -> Array:
-        """Return what a text follows: the end of one, or a new line, or any token."""
+        """Return the token before a new text: the end of a text, or a newline, or any token."""
         if self.end:
             return np.array(self.end[:1])
         try:
@@ -148,10 +147,10 @@ class TextModel:
 
 
 class TextStream:
-    r"""The text of tokens that come one by one, each part as soon as it cannot change any more.
+    r"""Decode tokens one by one; return each part of the text once it cannot change any more.
 
-    A character may be split over several tokens, so a single token has no text of its own. What
-    `push` returned, one after the other, and then `close`, is `tokenizer.decode` of all tokens; or
+    A character may be split over several tokens, so a token alone may have no text. All results of
+    `push` joined together, plus the result of `close`, equal `tokenizer.decode` of all tokens; or
     the part of it before a stop string.
 
     Parameters
@@ -159,13 +158,13 @@ class TextStream:
     tokenizer
         A `Vocabulary`, or the tokenizer of a directory.
     stop
-        String or strings at which the text ends. The first to be complete counts (of two, the
-        longer), and is not returned.
+        String or strings at which the text ends. The first one to be complete counts; if two are
+        complete at once, the longer one counts. It is not returned.
 
     Attributes
     ----------
     stopped
-        Whether a stop string was met. What is pushed afterwards is ignored.
+        Whether a stop string was found. Later tokens are ignored.
 
     Raises
     ------
@@ -194,25 +193,26 @@ class TextStream:
         self._held = ""  # text that may be the beginning of a stop string
 
     def push(self, token: int) -> str:
-        """Add a token; return the text that is complete with it, often that of the token."""
+        """Add a token; return the text that cannot change any more."""
         recent = [*self._recent, token]
         text = self._tokenizer.decode(recent)
         new = text[self._settled : _settled(text)]
-        # What does not yet make a character has 3 bytes at most. So has the rest of a character
-        # whose beginning is dropped here, and 4 characters have 4 bytes: the two do not meet.
+        # An incomplete character at the end has at most 3 bytes. If dropping the first token cuts a
+        # character, its rest has at most 3 bytes too. The tail has at least 4 characters, so at
+        # least 4 bytes: the two pieces do not meet.
         while len(tail := self._tokenizer.decode(recent[1:])) >= 4:
             recent, text = recent[1:], tail
         self._recent, self._settled = recent, _settled(text)
         return self._until_stop(new)
 
     def close(self) -> str:
-        """Return the rest of the text, with U+FFFD for a character that was not completed."""
+        """Return the rest of the text, with U+FFFD for an incomplete character."""
         rest = self._until_stop(self._tokenizer.decode(self._recent)[self._settled :])
         rest, self._held, self._recent, self._settled = rest + self._held, "", [], 0
         return rest
 
     def _until_stop(self, new: str) -> str:
-        """Return what of the held and the new text surely comes before a stop string."""
+        """Return the part of the held and the new text that cannot belong to a stop string."""
         if self.stopped:
             return ""
         text = self._held + new
@@ -228,12 +228,12 @@ class TextStream:
 
 
 def _settled(text: str) -> int:
-    """Return how many characters more bytes cannot change: all but a last U+FFFD."""
+    """Return the number of characters that further bytes cannot change: all but a last U+FFFD."""
     return len(text.removesuffix("\ufffd"))
 
 
 def read_config(directory: str | os.PathLike[str]) -> GPT2Config:
-    """Read the configuration of the model alone; errors as for `TextModel.open`."""
+    """Read only the configuration of a directory's model; `TextModel.open` has the errors."""
     if not _is_run(directory):
         return huggingface.read_config(directory)
     run = Run.open(directory)
@@ -241,7 +241,7 @@ def read_config(directory: str | os.PathLike[str]) -> GPT2Config:
 
 
 def _is_run(directory: str | os.PathLike[str]) -> bool:
-    """Whether it is the directory of a run, or nothing yet; else it may be a Hugging Face one."""
+    """Whether this is a run directory, empty or missing; otherwise it may be a Hugging Face one."""
     path = Path(directory)
     names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
     if names & {"model.safetensors", "model.safetensors.index.json", "tokenizer.json"}:
@@ -250,16 +250,15 @@ def _is_run(directory: str | os.PathLike[str]) -> bool:
 
 
 def export(run: Run, directory: str | os.PathLike[str]) -> None:
-    """Write model and vocabulary of a run as a new Hugging Face directory.
+    """Write the model and the vocabulary of a run to a new Hugging Face directory.
 
-    If it fails the directory is left empty; if it is killed, without config.json.
+    If the export fails, it leaves the directory empty. If the process is killed, the directory has
+    no config.json.
 
     Raises
     ------
-    ImportError
-        safetensors is missing.
     FileExistsError
-        The directory is there already, and not empty.
+        The directory exists and is not empty.
     OSError, ValueError
         The run is damaged, or a file cannot be written.
     """

@@ -1,4 +1,8 @@
-"""Checks of arguments: each returns the value in plain form, or raises naming value and limit."""
+"""Checks of arguments. Each returns the value as a plain type, or raises an error.
+
+The errors are TypeError, ValueError or IndexError. Their messages name the argument, its value and
+the limit.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +42,7 @@ def positive(name: str, value: object) -> float:
 
 
 def fraction(name: str, value: object) -> float:
-    """Return value as a float in [0, 1), as a dropout probability must be."""
+    """Return value as a float in [0, 1), the limits of a dropout probability."""
     value = _real(name, value)
     if not 0.0 <= value < 1.0:
         raise ValueError(f"{name}={value} must lie in [0, 1)")
@@ -63,24 +67,24 @@ def dtype(value: DTypeLike) -> np.dtype[Any]:
 
 
 def ids(name: str, values: ArrayLike, limit: int, ignore: int | None = None) -> NDArray[Any]:
-    """Return a copy of values, np.intp, all in [0, limit) except those equal to `ignore`.
+    """Return a copy of values as np.intp, all in [0, limit), except values equal to `ignore`.
 
-    NumPy would take -1 for the last row in silence; here it is an error.
+    A negative id is an error here. NumPy would silently read it as an index from the end.
 
     Raises
     ------
     TypeError
         The values are not integers.
     IndexError
-        One is out of range; the message has its value, its position and the limit.
+        A value is out of range. The message has the value, its position and the limit.
     """
     given = np.asarray(values)
     if given.size and given.dtype.kind not in "iu":
         raise TypeError(
             f"{name} must be integers, not {given.dtype}; convert with .astype(np.int64)"
         )
-    # A copy, as the caller may reuse the array before the backward pass; and signed and wide,
-    # since NumPy before 2.3 can crash when it compares unsigned integers with -100.
+    # The array is copied because the caller may reuse it before the backward pass. The copy is
+    # signed, because NumPy before 2.3 can crash when it compares unsigned integers with -100.
     array = given.astype(np.intp)
     wrong = (array < 0) | (array >= limit)
     if ignore is not None:
@@ -95,7 +99,7 @@ def ids(name: str, values: ArrayLike, limit: int, ignore: int | None = None) -> 
 
 
 class Problems(ValueError):
-    """Everything that is wrong with something, in one error: `str()` has a problem a line.
+    """One error that lists all problems: `str()` gives one problem per line, `line` gives one line.
 
     >>> error = Problems("gpt2 cannot be read", ["config.json is missing", "wte.weight is missing"])
     >>> print(error)
@@ -108,7 +112,7 @@ class Problems(ValueError):
     Attributes
     ----------
     heading
-        What the problems are about.
+        A statement that the problems explain.
     problems
         The problems, a tuple of strings.
     """
@@ -119,7 +123,7 @@ class Problems(ValueError):
 
     @property
     def line(self) -> str:
-        """The same in one line."""
+        """Heading and problems in one line."""
         return f"{self.heading}: {'; '.join(self.problems)}"
 
     def __str__(self) -> str:

@@ -1,10 +1,10 @@
-"""For people who test ops: what an op is, which ops there are, and what must hold of every one.
+"""Tools for people who test ops: describe an op, then check all properties of a correct op.
 
-Needs hypothesis (`pip install 'npgpt2[testing]'`), which nothing else in this package does.
+These tools need hypothesis (`pip install 'npgpt2[testing]'`). The rest of autograd does not.
 
-An `OpSpec` tells what an op computes and from what, where it has kinks, and what it refuses. Each
-function in `PROPERTIES` states something that is true of every right op. `check_op` draws operands
-and holds an op to all of it, so that an op of one's own gets the tests of the built-in ones:
+An `OpSpec` says what an op computes, from which operands, where it has kinks, and which calls it
+refuses. Each function in `PROPERTIES` states a property that every correct op has. `check_op` draws
+operands and checks all properties. So your own op gets the same tests as the built-in ops:
 
 >>> import numpy as np
 >>> from autograd import Tensor, record, tanh
@@ -13,8 +13,8 @@ and holds an op to all of it, so that an op of one's own gets the tests of the b
 ...     return record(x**3, (a,), lambda g: (g * 3.0 * x * x,))
 >>> check_op(OpSpec("cube", cube, lambda x: x**3, one_operand()))
 
-`OPS` is the registry of all ops with a spec; `register` adds to it. The strategies themselves
-(arrays, shapes, axes, indices, graphs) are those of `autograd.strategies`:
+`OPS` holds the specs of all built-in ops, by name; `register` adds one. You can also use the
+strategies (arrays, shapes, axes, indices, graphs) in your own tests:
 
 >>> from hypothesis import given
 >>> @given(arrays())

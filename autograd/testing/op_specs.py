@@ -1,4 +1,4 @@
-"""The registry of ops, and the specs of the primitive ones: see `autograd.testing`."""
+"""The registry of ops, and the specs of the primitive ops; see `autograd.testing`."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ OPS: dict[str, OpSpec] = {}
 
 
 def register(spec: OpSpec) -> OpSpec:
-    """Add an op to `OPS`; ValueError if there is another one of that name."""
+    """Add a spec to `OPS`; ValueError if another one has the same name."""
     if OPS.setdefault(spec.name, spec) is not spec:
         raise ValueError(f"there is an op {spec.name!r} already; choose another name")
     return spec
 
 
-# -- which operands fit --------------------------------------------------------------------------
+# -- operands that fit an op ---------------------------------------------------------------------
 
 
 @st.composite

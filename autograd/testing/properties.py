@@ -1,7 +1,8 @@
-"""What an op is, in a record, and what must hold of every op: see `autograd.testing`.
+"""`OpSpec`, which describes an op, and the properties of every correct op; see `autograd.testing`.
 
-Each function in `PROPERTIES` takes the spec of an op and a call of it, and fails if what its name
-states is not so.
+Each function in `PROPERTIES` takes the spec of an op and a call of the op. It fails if the
+statement in its name is false. In the docstrings, f is the op, x its operands, g and h are
+cotangents of f(x), and V(x; g) is the gradient that the vjp returns for g.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ Sizes: TypeAlias = tuple[tuple[Shape, ...], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Call:
-    """Arguments of an op: the arrays of its operands, and keyword arguments."""
+    """The arguments of an op: the arrays of its operands, and keyword arguments."""
 
     operands: tuple[Array, ...]
     keywords: Mapping[str, Any]
@@ -51,13 +52,13 @@ class Call:
         return f"Call({literal(self.operands)}, {literal(dict(self.keywords))})"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """Show the repr in hypothesis too, which has a form of its own for dataclasses."""
+        """Make hypothesis show the repr; by default it prints dataclasses in another form."""
         printer.text(repr(self))
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Arguments that an op must refuse, and the error: its type, and a regex its text matches."""
+    """A call that an op must refuse, the type of the error, and a regex for its message."""
 
     call: Call
     error: type[Exception]
@@ -66,27 +67,29 @@ class Refusal:
 
 @dataclass(frozen=True)
 class OpSpec:
-    """What an op computes, from what, and what it refuses.
+    """What an op computes, from which operands, and which calls it refuses.
 
     Attributes
     ----------
     name
-        Its name in `OPS`.
+        The op's name in `OPS`.
     function
-        Called as function(*Tensors, **keywords), returns a Tensor.
+        The op: called as function(*Tensors, **keywords), returns a Tensor.
     reference
-        The same of arrays, in plain NumPy; may return anything `np.asarray` takes.
+        The same function of arrays, in plain NumPy. It may return anything `np.asarray` takes.
     operands
-        Strategy of pairs: the shapes of the operands, and keyword arguments that fit them.
-        See `one_operand` and `operands`.
+        Strategy that draws a pair: the shapes of the operands, and keyword arguments that fit
+        them. See `one_operand` and `operands`.
     domain
-        Strategy of the entries; or one for each operand, of which the last serves all others.
+        Strategy for the entries of all operands; or a tuple with one strategy per operand, where
+        the last one also serves any further operands.
     kinks
-        Called like `reference`: whether the op has no derivative just there. None if it is smooth.
+        Called like `reference`; returns whether the op has no derivative at these operands. None
+        if the op is smooth.
     refusals
-        Calls that must fail.
+        Calls that the op must refuse.
     analytic
-        Whether complex operands give the analytic continuation, for the complex-step check.
+        Whether complex operands give the analytic continuation, as the complex-step check needs.
     """
 
     name: str
@@ -99,16 +102,16 @@ class OpSpec:
     analytic: bool = True
 
     def calls(self) -> SearchStrategy[Call]:
-        """Draw calls: shapes and keywords, then entries, in any memory layout."""
+        """Return a strategy for calls: it draws shapes, keywords, entries and memory layouts."""
         return _calls(self)
 
     def apply(self, call: Call) -> tuple[Tensor, list[Tensor]]:
-        """Return the result of a call, and the leaves made of its operands."""
+        """Return the result of a call, and the leaves made from its operands."""
         leaves = [Tensor(a, requires_grad=True) for a in call.operands]
         return self.function(*leaves, **call.keywords), leaves
 
     def differentiate(self, call: Call, g: Array | None = None) -> list[Array]:
-        """Return the value, then the gradient of each operand for the cotangent g (or random)."""
+        """Return the value, then each operand's gradient for the cotangent g, by default random."""
         out, leaves = self.apply(call)
         out.backward(cotangent(out.shape, out.dtype) if g is None else g)
         return [out.data, *map(_gradient, leaves)]
@@ -124,19 +127,19 @@ def _calls(draw: DrawFn, spec: OpSpec) -> Call:
 def one_operand(
     min_dims: int = 0, min_side: int = 0, **keywords: SearchStrategy[Any]
 ) -> SearchStrategy[Sizes]:
-    """Draw the shape of a single operand, and keywords that do not depend on it."""
+    """Draw the shape of a single operand, and keyword arguments that do not depend on it."""
     return operands(st.tuples(shapes(min_dims=min_dims, min_side=min_side)), **keywords)
 
 
 def operands(
     given_shapes: SearchStrategy[tuple[Shape, ...]], **keywords: SearchStrategy[Any]
 ) -> SearchStrategy[Sizes]:
-    """Draw the shapes of operands, and keywords that do not depend on them."""
+    """Draw the shapes of operands, and keyword arguments that do not depend on them."""
     return st.tuples(given_shapes, st.fixed_dictionaries(keywords))
 
 
 def cotangent(shape: Shape, dtype: DTypeLike = np.float64, seed: int = 0) -> Array:
-    """Return normal numbers of this shape, the same for the same seed."""
+    """Draw a standard normal array of this shape; the same seed gives the same array."""
     return np.asarray(np.random.default_rng(seed).standard_normal(shape), dtype=dtype)
 
 
@@ -145,7 +148,7 @@ def _gradient(leaf: Tensor) -> Array:
     return leaf.grad
 
 
-# -- what must hold of every op ------------------------------------------------------------------
+# -- the properties of every correct op ----------------------------------------------------------
 
 _TIGHT = 1e-9  # relative to the largest entry: far above rounding, far below any mistake
 
@@ -203,7 +206,7 @@ def a_cotangent_of_zeros_gives_gradients_of_zeros(spec: OpSpec, call: Call) -> N
 
 
 def gradients_have_shape_and_dtype_of_their_operands(spec: OpSpec, call: Call) -> None:
-    """float32 stays float32, float64 stays float64; and both agree within float32's accuracy."""
+    """float32 stays float32, float64 stays float64, and both agree to the accuracy of float32."""
     single = Call(tuple(a.astype(np.float32) for a in call.operands), call.keywords)
     results = [spec.differentiate(made_of) for made_of in (call, single)]
     for (value, *gradients), dtype in zip(results, (np.float64, np.float32), strict=True):
@@ -217,7 +220,7 @@ def gradients_have_shape_and_dtype_of_their_operands(spec: OpSpec, call: Call) -
 
 
 def memory_layout_does_not_matter(spec: OpSpec, call: Call) -> None:
-    """Neither that of the operands, nor that of the cotangent."""
+    """Operands and cotangent may lie in memory in any order, with gaps, or backwards."""
     contiguous = Call(tuple(np.array(a, order="C") for a in call.operands), call.keywords)
     gaps = Call(tuple(with_gaps(a) for a in call.operands), call.keywords)
     expected = spec.differentiate(contiguous)
@@ -228,7 +231,7 @@ def memory_layout_does_not_matter(spec: OpSpec, call: Call) -> None:
 
 
 def nothing_given_is_changed_or_shared(spec: OpSpec, call: Call) -> None:
-    """Operands, cotangent and saved values stay; and writing into a gradient changes no other."""
+    """Operands, cotangent and saved values stay the same; no gradient shares memory with others."""
     given_arrays = [*call.operands, cotangent(spec.apply(call)[0].shape)]
     for a in given_arrays:
         a.flags.writeable = False  # whoever writes here fails
@@ -252,7 +255,7 @@ def nothing_given_is_changed_or_shared(spec: OpSpec, call: Call) -> None:
 
 
 def a_constant_operand_changes_no_other_gradient(spec: OpSpec, call: Call) -> None:
-    """An operand that requires no gradient gets none; the others get what they always do."""
+    """An operand that requires no gradient gets none; the gradients of the others stay the same."""
     _, *expected = spec.differentiate(call)
     for i, gradient in enumerate(expected):
         leaves = [Tensor(a, requires_grad=i == j) for j, a in enumerate(call.operands)]
@@ -263,7 +266,7 @@ def a_constant_operand_changes_no_other_gradient(spec: OpSpec, call: Call) -> No
 
 
 def without_a_graph_the_value_has_the_same_bits(spec: OpSpec, call: Call) -> None:
-    """Under `no_grad`, and of constants: no parents, no gradient, the same value."""
+    """Under `no_grad`, and with constant operands: no parents, no gradient, the same value."""
     out, leaves = spec.apply(call)
     assert out.requires_grad and out.parents, "the result does not depend on its operands"
     with no_grad():
@@ -275,13 +278,13 @@ def without_a_graph_the_value_has_the_same_bits(spec: OpSpec, call: Call) -> Non
 
 
 def the_same_call_gives_the_same_bits(spec: OpSpec, call: Call) -> None:
-    """Value and gradients are those of the first time."""
+    """Value and gradients are the same the second time, bit for bit."""
     for a, b in zip(spec.differentiate(call), spec.differentiate(call), strict=True):
         assert np.array_equal(a, b)
 
 
 def the_result_is_freed_with_its_last_reference(spec: OpSpec, call: Call) -> None:
-    """No reference cycle: memory does not wait for the garbage collector."""
+    """There is no reference cycle, so memory does not wait for the garbage collector."""
     with _garbage_collector_off():
         out, _leaves = spec.apply(call)
         nodes = [out]
@@ -304,7 +307,7 @@ def _garbage_collector_off() -> Iterator[None]:
 
 
 def at_a_kink_the_gradient_lies_between_the_slopes_of_both_sides(spec: OpSpec, call: Call) -> None:
-    """For each entry of the output, along any v: between the slopes towards v and towards -v."""
+    """<V(x; g), v> lies between the slopes towards v and -v, for every entry of f(x), random v."""
     if spec.kinks is None:
         return
     value, h = spec.apply(call)[0].data, 1e-6
@@ -350,9 +353,10 @@ PROPERTIES: dict[str, Property] = {
 
 
 def check_refusals(spec: OpSpec) -> None:
-    """Make the calls that an op must refuse; AssertionError if it does not, or says it otherwise.
+    """Make the calls that an op must refuse.
 
-    An error of another type is let through.
+    AssertionError if the op accepts one, or if its message does not match. An error of another type
+    passes through.
     """
     for refusal in spec.refusals:
         try:
@@ -366,7 +370,7 @@ def check_refusals(spec: OpSpec) -> None:
 def check_op(
     spec: OpSpec, properties: Iterable[str] = PROPERTIES, max_examples: int | None = None
 ) -> None:
-    """Hold an op to every property, in calls drawn by hypothesis, and to its refusals.
+    """Check every property of an op, on calls drawn by hypothesis, and check its refusals.
 
     Parameters
     ----------
@@ -375,13 +379,14 @@ def check_op(
     properties
         Names from `PROPERTIES`; all by default.
     max_examples
-        Number of calls; by default that of hypothesis's current profile.
+        Number of calls; by default the number in hypothesis's current profile.
 
     Raises
     ------
     AssertionError
-        What does not hold, noted with the smallest call that shows it. A wrong gradient is a
-        `GradientMismatch`, which says where. Whatever else the op raises is let through.
+        The op lacks a property. Notes on the error name the property, and the smallest call that
+        shows it. For a wrong gradient the error is a `GradientMismatch`, which says where. All
+        other errors of the op pass through.
     """
     claims = [PROPERTIES[name] for name in properties]
 

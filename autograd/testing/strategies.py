@@ -1,7 +1,7 @@
 """Hypothesis strategies: arrays of every layout, shapes that fit, axes, indices, random op graphs.
 
-All are re-exported by `autograd.testing`, which is where to import them from. What they draw
-shrinks to small shapes and small numbers, and prints as Python that can be run.
+Import them from `autograd.testing`. A failing example shrinks to small shapes and small numbers,
+and prints as Python that you can run.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ Shape: TypeAlias = tuple[int, ...]
 
 
 def numbers(low: float = -4.0, high: float = 4.0) -> SearchStrategy[float]:
-    """Draw multiples of 1/8 from low to high: easy to read, and exact in float32."""
+    """Draw multiples of 1/8 from low to high; they are easy to read, and exact in float32."""
     return st.integers(math.ceil(8 * low), math.floor(8 * high)).map(lambda n: n / 8)
 
 
@@ -82,7 +82,7 @@ def nonzero() -> SearchStrategy[float]:
 
 
 def extremes(dtype: DTypeLike = np.float64, finite: bool = False) -> SearchStrategy[float]:
-    """Draw values where formulas break: +-0, the smallest and the largest numbers, inf, NaN.
+    """Draw values at which formulas break: +-0, the smallest and largest numbers, inf, NaN.
 
     >>> @given(extremes(np.float32))
     ... def test_negation_is_its_own_inverse(x):
@@ -101,7 +101,7 @@ def extremes(dtype: DTypeLike = np.float64, finite: bool = False) -> SearchStrat
 def shapes(
     min_dims: int = 0, max_dims: int = 3, min_side: int = 0, max_side: int = 3
 ) -> SearchStrategy[Shape]:
-    """Draw shapes: of no axes too, and of no entries unless min_side is 1."""
+    """Draw shapes: also without axes, and without entries unless min_side is at least 1."""
     return hnp.array_shapes(
         min_dims=min_dims, max_dims=max_dims, min_side=min_side, max_side=max_side
     )
@@ -122,7 +122,7 @@ def matmul_shapes(min_side: int = 0) -> SearchStrategy[tuple[Shape, ...]]:
 
 
 def with_gaps(a: Array) -> Array:
-    """Return the same values in another order in memory, backwards, with NaN between them."""
+    """Return the same values in another memory order, backwards, with NaN between them."""
     memory = np.full(tuple(2 * n for n in a.shape[::-1]), np.nan, dtype=a.dtype)
     backwards: tuple[Any, ...] = (*[slice(None, None, -2)] * a.ndim, ...)
     view: Array = memory.T[backwards]
@@ -147,18 +147,18 @@ def arrays(
     dtype: DTypeLike = np.float64,
     layouts: Sequence[Callable[[Array], Array]] = LAYOUTS,
 ) -> SearchStrategy[Array]:
-    """Draw arrays: 0-d, empty, contiguous or not.
+    """Draw arrays: also 0-d and empty ones, contiguous or not.
 
     Parameters
     ----------
     shape
-        A shape, or a strategy of shapes; by default up to 3 axes of up to 3 entries.
+        A shape, or a strategy for shapes; by default up to 3 axes of up to 3 entries.
     elements
-        Strategy of the entries; `numbers()` by default. See also `extremes`.
+        Strategy for the entries; `numbers()` by default. See also `extremes`.
     dtype
-        Of the array.
+        Dtype of the array.
     layouts
-        Functions that lay an array out in memory, keeping its values.
+        Functions that return an array with the same values in some memory layout.
     """
     entries = hnp.arrays(
         np.dtype(dtype),
@@ -180,14 +180,14 @@ def _laid_out(
 def filled(
     draw: DrawFn, given_shapes: SearchStrategy[tuple[Shape, ...]], *elements: SearchStrategy[float]
 ) -> tuple[Array, ...]:
-    """Draw arrays of shapes drawn together; the last of `elements` serves all that follow."""
+    """Draw shapes together, and an array of each; the last of `elements` serves all that follow."""
     return fill(draw, draw(given_shapes), *elements)
 
 
 def fill(
     draw: DrawFn, given_shapes: tuple[Shape, ...], *elements: SearchStrategy[float]
 ) -> tuple[Array, ...]:
-    """As `filled`, inside a composite strategy that has drawn the shapes itself."""
+    """Do the same as `filled`, inside a composite strategy that has drawn the shapes already."""
     each = [*elements, *[elements[-1] if elements else _NUMBERS] * len(given_shapes)]
     return tuple(draw(_filled(shape, of)) for shape, of in zip(given_shapes, each, strict=False))
 
@@ -221,7 +221,7 @@ def matmul_arrays() -> SearchStrategy[tuple[Array, ...]]:
 
 
 def axes(ndim: int) -> SearchStrategy[int | tuple[int, ...] | None]:
-    """Draw what reductions take as `axis` of an array of ndim axes: None, one, or several."""
+    """Draw an `axis` for a reduction of an array of ndim axes: None, one axis, or several."""
     if ndim == 0:
         return st.sampled_from((None, ()))
     one = st.integers(-ndim, ndim - 1)
@@ -230,10 +230,10 @@ def axes(ndim: int) -> SearchStrategy[int | tuple[int, ...] | None]:
 
 
 def indices(shape: Shape) -> SearchStrategy[Any]:
-    """Draw what an array of this shape takes in brackets.
+    """Draw an index for an array of this shape.
 
-    Integers and slices of either sign, None, ..., integer arrays with repetitions, boolean masks,
-    and tuples that mix them.
+    It may be an integer or a slice of either sign, None, ..., an integer array with repetitions, a
+    boolean mask, or a tuple that mixes them.
     """
     kinds: list[SearchStrategy[Any]] = [
         hnp.basic_indices(shape, allow_newaxis=True, max_dims=4),
@@ -258,7 +258,7 @@ def _mixed(draw: DrawFn, shape: Shape) -> tuple[Any, ...]:
 
 
 def literal(value: Any) -> str:
-    """Return Python source of an array, a number, an index or a container of them.
+    """Return the Python source of an array, a number, an index, or a container of them.
 
     >>> literal((np.array([1.0, 2.5]), slice(1, None)))
     '(np.array([1.0, 2.5]), slice(1, None, None))'
@@ -284,15 +284,15 @@ def literal(value: Any) -> str:
 class Graph:
     """A random computation: leaves, and lines that compute each further value from earlier ones.
 
-    Called with one Tensor for each leaf, it returns the last value; other values may lead nowhere.
-    Its repr is a program that computes the same.
+    Call a Graph with one Tensor for each leaf, and it returns the last value. Some values may be
+    unused. The repr is a program that computes the same.
 
     Attributes
     ----------
     leaves
-        The arrays of v0, v1, and so on.
+        The arrays of the leaves, named v0, v1, and so on.
     lines
-        Expressions in them; the first is the value after the last leaf.
+        Expressions in these names. Each makes the next value, named in the same order.
 
     Examples
     --------
@@ -306,7 +306,7 @@ class Graph:
     lines: tuple[str, ...]
 
     def values(self, *leaves: Tensor) -> list[Tensor]:
-        """Return every value, in order: the leaves first."""
+        """Return all values in order, the leaves first."""
         values = list(leaves)
         for line in self.lines:
             values.append(_evaluate(line, values))
@@ -321,7 +321,7 @@ class Graph:
         return "\n".join(f"v{i} = {source}" for i, source in enumerate([*made, *self.lines]))
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """Show the repr in hypothesis too, which has a form of its own for dataclasses."""
+        """Make hypothesis show the repr; by default it prints dataclasses in another form."""
         printer.text(repr(self))
 
 
@@ -340,7 +340,7 @@ _BINARY = ("{a} + {b}", "{a} - {b}", "{a} * {b}", "{b} * {a}", "{a} / exp(tanh({
 def graphs(draw: DrawFn, max_leaves: int = 3, max_lines: int = 8) -> Graph:
     """Draw `Graph`s of the smooth primitive ops: sharing, diamonds, dead ends, broadcasting.
 
-    None has a kink, so that every gradient equals the numeric one; and values stay moderate.
+    No graph has a kink, so every gradient equals its numeric derivative. Values stay moderate.
     """
     leaves = draw(st.lists(arrays(shapes(min_side=1)), min_size=1, max_size=max_leaves))
     values, lines = [Tensor(a) for a in leaves], list[str]()
@@ -358,7 +358,7 @@ def graphs(draw: DrawFn, max_leaves: int = 3, max_lines: int = 8) -> Graph:
 
 @st.composite
 def _lines(draw: DrawFn, values: Sequence[Tensor]) -> str:
-    """Draw one more expression in the values."""
+    """Draw one more line: an expression in the values."""
     i = draw(st.integers(0, len(values) - 1))
     a, x = f"v{i}", values[i]
 

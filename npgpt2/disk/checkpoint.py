@@ -1,4 +1,4 @@
-"""Checkpoints: a configuration, parameters and whatever belongs to them, in one .npz file."""
+"""Checkpoints: one .npz file with a configuration, the parameters, and other arrays and values."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from npgpt2.config import GPT2Config
 from npgpt2.disk.files import write_atomically
 
 _FORMAT = "npgpt2-1"
-_MODEL = "model/"  # in front of parameter names, so that other arrays can stand beside them
+_MODEL = "model/"  # prefix of the parameters' names, to keep them apart from other arrays
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `load_npz` found in a file.
+    """The content of a checkpoint file, as `load_npz` returns it.
 
     Attributes
     ----------
@@ -31,11 +31,11 @@ class Checkpoint:
     config
         The configuration of the model.
     parameters
-        The arrays of its parameters, by name.
+        The arrays of the model's parameters, by name.
     arrays
         The other arrays, by name.
     meta
-        The other values, as JSON holds them.
+        The other values, which are JSON values, by name.
     """
 
     path: Path
@@ -53,27 +53,29 @@ def save_npz(
     arrays: Mapping[str, Array] | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a configuration and parameters, and whatever else is given.
+    """Write a configuration, parameters, and optionally other arrays and values, to one file.
 
     Parameters
     ----------
     path
-        File to write or to replace. A crash leaves the old file or the new one, whole.
+        File to write or to replace. After a crash, the whole old file or the whole new one is
+        there.
     config
         The configuration of the model.
     parameters
-        The arrays of its parameters, by name.
+        The arrays of the model's parameters, by name.
     arrays
-        More arrays, by names that do not begin with "model/".
+        Other arrays, by name. The names must not begin with "model/".
     meta
-        More values, as JSON can hold them. The names "format" and "config" are taken.
+        Other values that JSON can hold, by name. The names "format" and "config" are reserved.
 
     Raises
     ------
     OSError
         The file cannot be written.
     TypeError, ValueError
-        A value that JSON cannot hold, or an array of Python objects. The old file stays as it was.
+        JSON cannot hold one of the values, or an array holds Python objects. The old file has not
+        changed.
     """
     header = {"format": _FORMAT, "config": asdict(config), **(meta or {})}
     content = {_MODEL + name: array for name, array in parameters.items()}
@@ -82,7 +84,7 @@ def save_npz(
 
 
 def _write_npz(file: IO[bytes], content: Mapping[str, Array]) -> None:
-    """Write what `np.load` reads; `np.savez` would pickle objects, and reserves some names."""
+    """Write a file for `np.load`; `np.savez` would pickle objects, and reserves some names."""
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in content.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -90,14 +92,14 @@ def _write_npz(file: IO[bytes], content: Mapping[str, Array]) -> None:
 
 
 def load_npz(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a file written by `save_npz`.
+    """Read a file that `save_npz` has written.
 
     Raises
     ------
     OSError
-        No such file, or not readable.
+        The file does not exist, or cannot be read.
     ValueError
-        It is not a checkpoint of npgpt2, or it is damaged.
+        The file is not a checkpoint of npgpt2, or is damaged.
     """
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:

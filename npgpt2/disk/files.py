@@ -1,4 +1,4 @@
-"""Files that are whole: whoever reads one finds the old content or all of the new."""
+"""Atomic writes: a reader finds the whole old content of a file or the whole new content."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import IO, Any
 def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
     """Call write(file) on a temporary file beside `path`, then move it into place.
 
-    Whatever happens, `path` holds either its old content or all of the new. If `path` is a symbolic
-    link, the file that it points to is replaced.
+    Whatever happens, `path` holds its whole old content or the whole new content. If `path` is a
+    symbolic link, the file that it points to is replaced.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def read_json(path: str | os.PathLike[str], kind: type = dict, name: str | None 
     Raises
     ------
     OSError
-        No such file, or not readable.
+        The file does not exist, or cannot be read.
     ValueError
         The file is not JSON, or its outermost value has another type.
     """

@@ -1,9 +1,11 @@
 """Hugging Face directories, as transformers reads and writes them: config.json, model.safetensors.
 
-The parameters in a file have our names, with `transformer.` in front (GPT2LMHeadModel writes it) or
-without (the files first published). Linear layers are Conv1D there: x @ weight + bias, with weight
-(in, out) where ours is (out, in). So all matrices of a block are transposed on the way, as views.
-The head is wte. Numbers are F16, BF16, F32 or F64.
+The names of parameters in a file are ours, either with the prefix `transformer.` (GPT2LMHeadModel
+writes it) or without (the first published files). A linear layer is a Conv1D there:
+x @ weight + bias with a weight of shape (in, out), while ours is (out, in). So reading and writing
+transposes all matrices of a block, as views. The head is wte. Numbers are F16, BF16, F32 or F64.
+
+Letters: see `npgpt2/config.py`.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ _MASK = re.compile(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)")  # no pa
 _SAFETENSORS = re.compile(r"[^/\\\0]+\.safetensors")
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
-END = 50256  # of a text: its id in the vocabulary of GPT-2, 50257 strong
-_SHOWN = 20  # of names of one kind in an error
+END = 50256  # the id that ends a text, in GPT-2's vocabulary of 50257
+_SHOWN = 20  # names that an error shows for each kind of problem
 
 _ALIASES = {
     "n_ctx": "n_positions",
@@ -60,7 +62,7 @@ _SUPPORTED: dict[str, tuple[object, ...]] = {
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A directory in which everything fits together; `read` returns it.
+    """A directory that `read` has checked: its configuration and its tensors fit together.
 
     Attributes
     ----------
@@ -78,9 +80,9 @@ class Pretrained:
     def arrays(self, dtype: DTypeLike = np.float32) -> Iterator[tuple[str, Array]]:
         """Yield (name, array) for every parameter, under our names and in our shapes.
 
-        An array whose dtype in the file is `dtype` stays in the file, mapped, until you change it;
-        the file itself never changes. Other arrays are converted, one at a time. The weights of
-        blocks are Fortran-ordered, because the file has them transposed.
+        If the file has an array in `dtype`, the array is mapped: it stays in the file until you
+        change it, and the file itself never changes. Other arrays are converted, one at a time. The
+        weights of blocks are Fortran-ordered, because the file has them transposed.
 
         Parameters
         ----------
@@ -90,14 +92,14 @@ class Pretrained:
         Raises
         ------
         TypeError
-            Another dtype.
+            dtype is not float32 or float64.
         ValueError
             A finite number is too large for the dtype.
 
         Notes
         -----
-        A mapped file may be deleted or replaced, as `write` does, but must not be overwritten in
-        place.
+        While a file is mapped, you may delete or replace it, as `write` does. Do not overwrite it
+        in place.
         """
         kind = validate.dtype(dtype)
         for name, _ in _shapes(self.config):
@@ -107,13 +109,13 @@ class Pretrained:
     def eos(self) -> tuple[int, ...]:
         """Return the ids that end a text, from config.json.
 
-        There is one as a rule. There is none if it is null, or beyond the vocabulary: small models
-        often keep the id of GPT-2 in their configuration.
+        Usually there is one. There is none if the entry is null or lies beyond the vocabulary:
+        small models often keep GPT-2's id in their configuration.
 
         Raises
         ------
         ValueError
-            config.json has something else there.
+            The entry in config.json is neither null, nor an id, nor a list of ids.
         """
         eos = self._settings.get("eos_token_id", END)
         ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
@@ -127,17 +129,17 @@ class Pretrained:
 def read(directory: str | os.PathLike[str]) -> Pretrained:
     """Check a directory with config.json, and model.safetensors or shards with an index.
 
-    Nothing is downloaded. Numbers are read when `Pretrained.arrays` is asked for them.
+    Nothing is downloaded. `Pretrained.arrays` reads the numbers later.
 
     Raises
     ------
     ImportError
-        safetensors is missing.
+        The package safetensors is missing.
     FileNotFoundError, NotADirectoryError
-        There is no such directory.
+        The directory does not exist, or is a file.
     validate.Problems
-        The directory does not hold a GPT-2 as this package has it. The error lists everything that
-        is wrong with configuration and files, by the names they have there.
+        The directory does not hold a GPT-2 that this package supports. The error lists all problems
+        of the configuration and the files, with the names in the files.
     """
     directory, problems = _existing(directory), list[str]()
     settings = _read_settings(directory, problems)
@@ -151,15 +153,15 @@ def read(directory: str | os.PathLike[str]) -> Pretrained:
 
 
 def read_config(directory: str | os.PathLike[str]) -> GPT2Config:
-    """Read config.json alone.
+    """Read only config.json.
 
     Raises
     ------
     FileNotFoundError, NotADirectoryError
-        There is no such directory.
+        The directory does not exist, or is a file.
     validate.Problems
-        config.json is missing, damaged or of another model. The error lists everything that is
-        wrong with it, by key.
+        config.json is missing, is damaged, or belongs to another kind of model. The error lists all
+        problems by key.
     """
     directory, problems = _existing(directory), list[str]()
     config = _find_config(_read_settings(directory, problems), problems)
@@ -172,7 +174,7 @@ def _existing(directory: str | os.PathLike[str]) -> Path:
     path = Path(directory)
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} does not exist; it should be a directory, as nothing is downloaded"
+            f"{path} does not exist; give a directory, because nothing is downloaded"
         )
     if not path.is_dir():
         raise NotADirectoryError(f"{path} is a file; give the directory that it is in")
@@ -185,13 +187,13 @@ def _error(directory: str | os.PathLike[str], problems: list[str]) -> validate.P
 
 
 def _listed(kind: str, names: list[str]) -> list[str]:
-    """Return one problem that names the first of many, or none."""
+    """Return no problem if there are no names, otherwise one with the first of the names."""
     more = f", and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
     return [f"{kind}: {', '.join(names[:_SHOWN])}{more}"] if names else []
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Read an object; ValueError if it cannot be read."""
+    """Read a JSON object; ValueError if the file cannot be read."""
     try:
         value: dict[str, Any] = read_json(path, name=path.name)
     except FileNotFoundError:
@@ -202,7 +204,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_settings(directory: Path, problems: list[str]) -> dict[str, Any]:
-    """Read config.json, adding to problems; empty if it cannot be read."""
+    """Return config.json, or {} if it cannot be read; add what is wrong to problems."""
     try:
         return _read_json(directory / "config.json")
     except ValueError as error:
@@ -211,7 +213,7 @@ def _read_settings(directory: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _find_config(raw: Mapping[str, Any], problems: list[str]) -> GPT2Config | None:
-    """Make the configuration, adding to problems; None if it has no sizes to check tensors with."""
+    """Return the configuration, or None if its sizes are wrong; add what is wrong to problems."""
     if problems:  # there is no config.json
         return None
     found = []
@@ -245,9 +247,9 @@ def _find_config(raw: Mapping[str, Any], problems: list[str]) -> GPT2Config | No
 
 
 def _find_tensors(directory: Path, problems: list[str]) -> tuple[dict[str, MappedTensor], bool]:
-    """Map all tensors but masks; also return whether every file there should be could be read.
+    """Map all tensors except masks, by our names: the names in the file without the prefix.
 
-    They are listed under our names, which are the file's without the prefix.
+    Also return whether all expected files could be read. Add what is wrong to problems.
     """
     files, placed = [_WEIGHTS], dict[str, str]()
     if not (directory / _WEIGHTS).exists():  # else no index matters, as in transformers
@@ -284,14 +286,14 @@ def _find_tensors(directory: Path, problems: list[str]) -> tuple[dict[str, Mappe
 
 
 def _read_index(directory: Path) -> dict[str, str]:
-    """Return the file of each tensor, by the index of shards; ValueError if there is none."""
+    """Return {name: file} from the index of shards; ValueError if it is missing or damaged."""
     if not (directory / _INDEX).exists():
         pickles = sorted(p.name for p in directory.iterdir() if p.suffix in _PICKLES)
         if not pickles:
             raise ValueError(f"{_WEIGHTS} is missing, and so is {_INDEX}")
         raise ValueError(
-            f"{_WEIGHTS} is missing; {', '.join(pickles[:_SHOWN])} is not read, as a pickle can "
-            "run any code: where you trust it, convert it with transformers, "
+            f"{_WEIGHTS} is missing; {', '.join(pickles[:_SHOWN])} is not read, because a pickle "
+            "can run any code: if you trust it, convert it with transformers, "
             'GPT2LMHeadModel.from_pretrained("old").save_pretrained("new")'
         )
     placed = _read_json(directory / _INDEX).get("weight_map")
@@ -299,12 +301,14 @@ def _read_index(directory: Path) -> dict[str, str]:
         raise ValueError(f"{_INDEX} is damaged: it has no weight_map")
     files = placed.values()
     if any(not isinstance(f, str) or not _SAFETENSORS.fullmatch(f) for f in files):
-        raise ValueError(f"{_INDEX} is damaged: it places tensors in other than files beside it")
+        raise ValueError(
+            f"{_INDEX} is damaged: it must place tensors in safetensors files beside it"
+        )
     return placed
 
 
 def _misfits(config: GPT2Config, tensors: Mapping[str, MappedTensor], complete: bool) -> list[str]:
-    """Return what keeps the tensors from being all parameters of this configuration."""
+    """Return the differences between the tensors and the parameters of this configuration."""
     problems = []
     if config.n_layer > len(tensors):  # nothing is listed for layers that there cannot be
         if complete:
@@ -335,7 +339,7 @@ def _misfits(config: GPT2Config, tensors: Mapping[str, MappedTensor], complete: 
 
 
 def _shapes(config: GPT2Config) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield our name of every parameter, and the shape that it has in a file."""
+    """Yield our name of every parameter, and its shape in a file."""
     V, P, C, n_inner = config.vocab_size, config.n_positions, config.n_embd, config.n_inner
     yield "wte.weight", (V, C)
     yield "wpe.weight", (P, C)
@@ -357,7 +361,7 @@ def _shapes(config: GPT2Config) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _is_transposed(name: str) -> bool:
-    """Whether a matrix of this name is a Conv1D's; of a vector, transposing changes nothing."""
+    """Whether a matrix of this name belongs to a Conv1D; transposing a vector changes nothing."""
     return name.startswith("h.")
 
 
@@ -372,34 +376,34 @@ def write(
 ) -> None:
     """Write a directory that transformers can load.
 
-    It gets config.json, generation_config.json and model.safetensors, in the dtype of the
-    parameters.
+    The files are config.json, generation_config.json and model.safetensors, which has the dtype of
+    the parameters.
 
     Parameters
     ----------
     directory
-        Where to write; it is made if it is not there. It may be the one that the parameters were
-        read from. Its old weights are replaced, also those in shards; other files stay.
+        Where to write; it is made if it does not exist. It may be the directory that the parameters
+        were read from. Old weights in it are replaced, also in shards; other files stay.
     config
         The configuration of the model.
     parameters
-        The arrays of its parameters, under our names and in our shapes.
+        The arrays of the model's parameters, with our names and shapes.
     eos_token_id
-        The id that begins and ends a text: by default the one of GPT-2's own vocabulary. None, or
-        an id beyond the vocabulary, is written as null.
+        The id that begins and ends a text; by default the id in GPT-2's own vocabulary. None, or an
+        id beyond the vocabulary, is written as null.
 
     Raises
     ------
     OSError
         The files cannot be written.
     ValueError
-        These are not the parameters of a GPT-2 of this configuration.
+        The parameters do not belong to a GPT-2 of this configuration.
 
     Notes
     -----
-    Whatever happens, the directory holds the old model or the new one, or has no config.json, so
-    that `read` refuses it. It can end without config.json in one case only: the process is killed,
-    or a file cannot be moved, after all files have been written beside the old ones.
+    Whatever happens, the directory holds the old model, or the new model, or no config.json, so
+    that `read` refuses it. It loses config.json in one case only: all files have been written
+    beside the old ones, and then the process is killed, or a file cannot be moved.
     """
     directory = Path(directory)
     tensors = {name: a.T if _is_transposed(name) else a for name, a in parameters.items()}
@@ -420,7 +424,7 @@ def write(
                 ("config.json", lambda file: file.write(to_json(settings))),
             )
         )
-        # Without it, a directory is plainly incomplete, not a mixture of two models.
+        # Without config.json, the directory is incomplete, and not a mixture of two models.
         old_config = directory / "config.json"
         content = old_config.read_bytes() if old_config.exists() else None
         old_config.unlink(missing_ok=True)
@@ -437,7 +441,7 @@ def write(
 
 
 def _settings(config: GPT2Config, dtype: np.dtype[Any]) -> dict[str, object]:
-    """Return config.json as transformers has it, without what it takes by default; sorted."""
+    """Return the content of config.json for transformers, sorted, without its default values."""
     own = asdict(config)
     if config.n_inner == 4 * config.n_embd:
         own["n_inner"] = None

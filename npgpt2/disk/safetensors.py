@@ -1,11 +1,12 @@
-"""The safetensors format: arrays in a file, mapped into memory when they are read.
+"""The safetensors format: arrays in a file that is mapped into memory for reading.
 
-A file is the length of a header, the header (JSON: name -> dtype, shape, place), and the numbers of
-one tensor after the other. Reading a file maps its numbers: a page of them is loaded when it is
-used, and copied when it is changed.
+A file has three parts: the length of the header, the header (JSON: name -> dtype, shape, place),
+and the numbers of one tensor after the other. Reading maps the file: a page of numbers is loaded
+when it is used, and copied when it is changed.
 
-Reading needs the package safetensors, which checks the file. Writing does not: that package wants
-all tensors in contiguous memory at once, a second model; here each is made contiguous in its turn.
+Reading needs the package safetensors, which checks the file. Writing does not use it, because it
+needs all tensors in contiguous memory at once, and so memory for a second model. Here one tensor
+after the other is made contiguous.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class MappedTensor:
     begin
         Where its numbers begin, in bytes from the start of the file.
     content
-        Its bytes, mapped.
+        The bytes of its numbers, mapped.
     """
 
     name: str
@@ -55,14 +56,14 @@ class MappedTensor:
 
     @property
     def mapped(self) -> Array:
-        """Its numbers as they lie in the file, on one axis."""
+        """The numbers in the order of the file, on one axis."""
         return self.content.view(DTYPES[self.kind])
 
     def array(self, dtype: np.dtype[Any]) -> Array:
         """Return the tensor in the given dtype.
 
-        The result is the mapped numbers, if they have that dtype and are aligned. Otherwise it is
-        read into memory, so that no pages of the map stay there too.
+        If the numbers in the file have that dtype and are aligned, the result is mapped. Otherwise
+        they are read into memory without the map, so that its pages do not take memory too.
 
         Raises
         ------
@@ -83,7 +84,7 @@ class MappedTensor:
         return numbers.reshape(self.shape)
 
     def equals(self, other: MappedTensor) -> bool:
-        """Whether both hold the same numbers. Block by block: each may fill half the memory."""
+        """Whether both hold the same numbers. Blocks are compared, which takes little memory."""
         return all(
             np.array_equal(
                 _floats(self.mapped[n], self.kind), _floats(other.mapped[n], other.kind), True

@@ -1,7 +1,7 @@
-"""Text in and out: tokenizers of Hugging Face directories, and text out of a stream of tokens.
+"""Tokenizers turn text into ids and back: by characters, or as a Hugging Face directory says.
 
-What a directory holds is read by the package `tokenizers` (extra `hf`). A vocabulary of characters
-needs it only to be read back: `save_vocabulary` writes it without.
+The package `tokenizers` (extra `hf`) reads the tokenizer of a Hugging Face directory. A vocabulary
+of characters needs no package; `save_vocabulary` writes it as a Hugging Face tokenizer.
 
 Source of byte-level byte-pair encoding: Radford et al., Language Models are Unsupervised Multitask
 Learners (2019), section 2.2.
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 
 class Tokenizer(Protocol):
-    """What text is turned into ids with, and back: a `data.Vocabulary` or a `PretrainedTokenizer`.
+    """Turns text into ids, and ids into text: a `Vocabulary` or a `PretrainedTokenizer`.
 
-    `len(tokenizer)` is the number of ids, which a model's vocab_size must not fall short of.
+    `len(tokenizer)` is the number of ids. The vocab_size of a model must be at least as large.
     """
 
     def __len__(self) -> int: ...
 
     def encode(self, text: str) -> Array:
-        """Return the ids of a text, (n,) uint32; ValueError if it cannot be told in tokens."""
+        """Return the ids of a text, (n,) uint32; ValueError if no tokens make this text."""
         ...
 
     def decode(self, ids: ArrayLike) -> str:
@@ -61,7 +61,7 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         if not self.characters or list(self.characters) != sorted(set(self.characters)):
-            raise ValueError("a vocabulary is made of different characters in ascending order")
+            raise ValueError("a vocabulary must have different characters in ascending order")
 
     @classmethod
     def of(cls, text: str) -> Vocabulary:
@@ -102,10 +102,10 @@ def _code_points(text: str) -> Array:
 
 
 class PretrainedTokenizer:
-    """The tokenizer of a Hugging Face directory, opened by `open`.
+    """The tokenizer of a Hugging Face directory; `open` opens it.
 
-    `len(tokenizer)` is the highest id + 1, with added tokens. That is the number of tokens, unless
-    the file leaves out some ids in between: those stand for no text at all.
+    `len(tokenizer)` is the highest id + 1, added tokens included. This is the number of tokens,
+    unless the file leaves out some ids in between; such ids stand for no text.
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
@@ -117,23 +117,23 @@ class PretrainedTokenizer:
         self._len = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         unknown = getattr(tokenizer.model, "unk_token", None)
         has_unknown = unknown is not None and tokenizer.token_to_id(unknown) is not None
-        # Then what comes back is the text itself, or a character was dropped without a word.
+        # If exact, decoding must give the same text again; otherwise a character was dropped.
         self._exact = tokenizer.normalizer is None and not has_unknown
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> PretrainedTokenizer:
-        """Open tokenizer.json or, where there is none, GPT-2's own vocab.json and merges.txt.
+        """Open tokenizer.json or, if it does not exist, GPT-2's own vocab.json and merges.txt.
 
-        Of the latter, `<|endoftext|>` and what added_tokens.json lists are special tokens.
+        With vocab.json, `<|endoftext|>` and the tokens in added_tokens.json are special tokens.
 
         Raises
         ------
         ImportError
             The package tokenizers is missing.
         OSError
-            No such directory, or a file is not readable.
+            The directory does not exist, or a file cannot be read.
         ValueError
-            The directory has no tokenizer, or a damaged one; all that is wrong is named.
+            The directory has no tokenizer, or a damaged one. The message names all problems.
         """
         directory = Path(directory)
         if not directory.is_dir():
@@ -163,14 +163,14 @@ class PretrainedTokenizer:
     def encode(self, text: str) -> Array:
         """Return the ids of a text, (n,) uint32.
 
-        None are put around it; special tokens that are spelled out in it, such as
-        `<|endoftext|>`, become the one id that is theirs.
+        No ids are added before or after the text. If the text spells out a special token, such as
+        `<|endoftext|>`, that part becomes the token's single id.
 
         Raises
         ------
         ValueError
-            The tokenizer knows neither a character nor a token for what is unknown; or the text
-            is not Unicode (surrogates).
+            The tokenizer does not know a character, and has no token for unknown ones; or the text
+            is not valid Unicode (it has surrogates).
         """
         try:
             ids = self._encode(text)
@@ -204,15 +204,15 @@ class PretrainedTokenizer:
         return self.decode(ids) in (text, " " + text)  # some put a space in front of a word
 
     def decode(self, ids: ArrayLike) -> str:
-        r"""Return the text of a sequence of ids, special tokens as they are written.
+        r"""Return the text of a sequence of ids; special tokens are spelled out.
 
-        Tokens may end within a character. Bytes that make none become U+FFFD, as in
-        `bytes.decode(errors="replace")`.
+        Tokens may end within a character. Bytes that do not make a whole character become U+FFFD,
+        as in `bytes.decode(errors="replace")`.
 
         Raises
         ------
         TypeError, IndexError
-            Ids are not integers, or out of range.
+            The ids are not integers, or one is out of range.
         """
         checked = validate.ids("ids", ids, len(self)).reshape(-1)
         return self._tokenizer.decode(checked.tolist(), skip_special_tokens=False)
@@ -249,7 +249,7 @@ def _gpt2_tokenizer(directory: Path) -> tokenizers.Tokenizer:
         if tokenizer.token_to_id(token) != i:
             raise ValueError(
                 f"{directory}: added_tokens.json gives {token!r} the id {i}, where "
-                f"{tokenizer.token_to_id(token)} is the next"
+                f"{tokenizer.token_to_id(token)} is the next id"
             )
     return tokenizer
 
@@ -281,14 +281,14 @@ def save_vocabulary(vocabulary: Vocabulary, directory: str | os.PathLike[str]) -
     """Write a vocabulary of characters as tokenizer.json and tokenizer_config.json.
 
     `PretrainedTokenizer.open`, `tokenizers.Tokenizer.from_file` and
-    `transformers.AutoTokenizer.from_pretrained` then give the ids of the vocabulary.
+    `transformers.AutoTokenizer.from_pretrained` can open them, and give the same ids.
 
     Parameters
     ----------
     vocabulary
         The characters.
     directory
-        Is made if it is not there.
+        Where to write; it is made if it does not exist.
 
     Raises
     ------
@@ -313,7 +313,7 @@ def save_vocabulary(vocabulary: Vocabulary, directory: str | os.PathLike[str]) -
         },
         "post_processor": None,
         "decoder": {"type": "Fuse"},  # nothing is put between the characters
-        # An unknown character is an error: "<unk>" must be given, but is no character.
+        # An unknown character is an error. "<unk>" must be given, but is not in the vocabulary.
         "model": {"type": "WordLevel", "vocab": ids, "unk_token": "<unk>"},
     }
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}

@@ -1,4 +1,7 @@
-"""How well a model predicts a text: each token once, from the tokens before it."""
+"""How well a model predicts a text: it predicts each token once, from the tokens before it.
+
+Letters: see `npgpt2/config.py`.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +17,19 @@ from npgpt2 import validate
 from npgpt2.generation.language_model import LanguageModel
 from npgpt2.progress import Progress
 
-_IGNORED = -100  # instead of a target that was counted before
+_IGNORED = -100  # in place of a target that an earlier window has counted
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What it took to predict some tokens.
+    """How well a model predicted some tokens.
 
     Attributes
     ----------
     nats
-        -log of the probability of all of them, the natural logarithm.
+        -log(p), where p is the probability of all these tokens together. (Natural logarithm.)
     tokens
-        Their number.
+        Number of the predicted tokens.
 
     Examples
     --------
@@ -45,17 +48,20 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        """exp(loss): of so many equally probable tokens each was one; infinite if too large."""
+        """exp(loss): the number of equally likely tokens that would be as hard to predict.
+
+        It is infinite if it is too large for a float.
+        """
         try:
             return math.exp(self.loss)
         except OverflowError:
             return math.inf
 
     def bits_per_byte(self, n_bytes: int) -> float:
-        """Return what a byte of the text took, in bits; the text has n_bytes bytes, at least 1.
+        """Return the loss per byte of a text of n_bytes bytes, in bits.
 
-        It compares models with different tokenizers, which loss and perplexity do not. The first
-        token is not predicted, so that of a short text the number is a little too small.
+        It lets you compare models with different tokenizers; loss and perplexity do not. The first
+        token is not predicted, so the number is a little too small for a short text.
         """
         return self.nats / math.log(2.0) / validate.integer("n_bytes", n_bytes)
 
@@ -68,35 +74,37 @@ def evaluate(
     batch_size: int = 8,
     progress: Callable[[int], Progress] | None = None,
 ) -> Evaluation:
-    """Predict every token but the first, once, from the tokens before it.
+    """Predict every token except the first, once, from the tokens before it.
 
-    A window of n_positions tokens moves over them, by `stride` at a time, and predicts what no
-    window before it has. So all predictions but those of the first window are made from at least
-    n_positions - stride + 1 tokens. The last window ends with the tokens, and moves by less.
+    A window of n_positions tokens moves over the text, `stride` tokens at a time. Each window
+    predicts the tokens that no earlier window has predicted. So every prediction, except in the
+    first window, uses at least n_positions - stride + 1 tokens. The last window ends with the text,
+    and may move by fewer tokens.
 
     Parameters
     ----------
     model
-        Used without dropout and without a graph; its training flags are restored.
+        It runs without dropout and without a graph. Its training flags are restored.
     tokens
         (n,) integers in [0, V), n at least 2.
     stride
-        From 1, with the most context and n - n_positions windows, to n_positions, with the least
-        work. None means n_positions // 2.
+        From 1 (most context, n - n_positions windows) to n_positions (least work). None means
+        n_positions // 2.
     batch_size
         Number of windows that are computed at once.
     progress
-        Makes what shows progress, given the number of batches: `Progress`, or nothing if None.
+        A function that takes the number of batches and returns a `Progress`, which then shows how
+        far the evaluation is. None shows nothing.
 
     Returns
     -------
     Evaluation
-        Nats, summed up in float64, and n - 1 tokens.
+        The nats, summed in float64, and n - 1 tokens.
 
     Raises
     ------
     TypeError, ValueError, IndexError
-        An argument outside its limits, or fewer than 2 tokens.
+        An argument lies outside its limits, or there are fewer than 2 tokens.
     FloatingPointError
         The loss is not finite.
     """
@@ -106,7 +114,9 @@ def evaluate(
         raise ValueError(f"tokens must have shape (n,) with n at least 2, not {ids.shape}")
     stride = max(P // 2, 1) if stride is None else validate.integer("stride", stride)
     if stride > P:
-        raise ValueError(f"stride={stride} must be at most n_positions={P}, or tokens are left out")
+        raise ValueError(
+            f"stride={stride} must be at most n_positions={P}, otherwise tokens are left out"
+        )
     validate.integer("batch_size", batch_size)
 
     T = min(P, len(ids) - 1)

@@ -3,10 +3,12 @@
 Each new token costs the work of one token, because the cache keeps the keys and values of the
 tokens before it (see `npgpt2.cache`).
 
-GPT-2 knows n_positions places. If a text outgrows them, generation goes on with the last
-n_positions // 2 tokens and reads them again from place 0. So every token is drawn with at least
-half a window before it, and every second half of a window is generated with the cache. If a prompt
-is longer than n_positions from the start, its last n_positions tokens give the first new token.
+GPT-2 knows n_positions positions. If a text outgrows them, generation continues with the last
+n_positions // 2 tokens, and reads them again from position 0. So every token is drawn with at least
+half a window before it, and the second half of every window is generated with the cache. If the
+prompt itself is longer than n_positions, its last n_positions tokens give the first new token.
+
+Letters: see `npgpt2/config.py`.
 """
 
 from __future__ import annotations
@@ -50,8 +52,8 @@ class Step:
     def logprobs(self) -> Array:
         """Log-probabilities of the tokens under the model, in nats, (B,) float64.
 
-        They are probabilities among all ids that may be drawn, before temperature, top-k and top-p.
-        They are 0 for rows that stopped before.
+        The probabilities are among all ids that may be drawn, before temperature, top-k and top-p.
+        A row that stopped before has 0 here.
         """
         z = self.logits.astype(np.float64)
         z -= z.max(axis=-1, keepdims=True)
@@ -70,7 +72,7 @@ class Completion:
     logprobs
         (n,) float64: log-probabilities of the new tokens; see `Step.logprobs`.
     stopped
-        Whether a stop id ended the text, and not max_new_tokens.
+        True if a stop id ended the text, False if max_new_tokens did.
     """
 
     ids: Array
@@ -100,10 +102,10 @@ def generate(
         How a token is drawn.
     rng
         Seed or generator; None takes a new seed from the operating system. With one generator, the
-        rows draw from it in turn. With a sequence of B seeds, each row has a generator of its own,
-        and gets the tokens that it would get alone.
+        rows draw from it in turn. With a sequence of B seeds, each row has its own generator, and
+        gets the tokens that it would get alone.
     limits
-        What ends a text. A row that has met a stop id is filled up with that id.
+        When a text ends. A row that has met a stop id is filled up with that id.
 
     Returns
     -------
@@ -116,12 +118,14 @@ def generate(
         An argument is outside its limits, or the text outgrows n_positions without a sliding
         window.
     FloatingPointError
-        The model's logits are not finite. The message names the first parameter with such a value,
-        or else the first layer.
+        The model's logits are not finite. The message names the first parameter that is not finite,
+        or, if all are, the first block whose output is not.
     """
     rows = _rows(input_ids, model.config.vocab_size)
     if len(set(map(len, rows))) > 1:
-        raise ValueError("prompts of different lengths are for npgpt2.complete")
+        raise ValueError(
+            "the prompts have different lengths; pass them to npgpt2.generation.generation.complete"
+        )
     prompt = np.stack(rows)
     steps = stream(model, prompt, max_new_tokens, sampling, rng, limits)
     new = [step.tokens for step in steps]
@@ -139,8 +143,8 @@ def complete(
 ) -> list[Completion]:
     """Continue prompts of any lengths, and return how probable the new tokens were.
 
-    Arguments and errors are those of `generate`. With greedy decoding, or with one seed per row,
-    each row gets the tokens that it would get alone.
+    `generate` describes the arguments and the errors. With greedy decoding, or with one seed per
+    row, each row gets the tokens that it would get alone.
 
     Examples
     --------
@@ -172,8 +176,9 @@ def stream(
 ) -> Iterator[Step]:
     """Yield the new tokens as they are drawn, one `Step` at a time.
 
-    Arguments and errors are those of `complete`. The arguments are checked at once, before you ask
-    for the first token. The iterator ends early once every row has met a stop id.
+    `generate` describes the arguments and the errors; prompts may have any lengths, as in
+    `complete`. The arguments are checked at once, before you ask for the first token. The iterator
+    ends early once every row has met a stop id.
     """
     validate.integer("max_new_tokens", max_new_tokens, minimum=0)
     P = model.config.n_positions
@@ -190,7 +195,7 @@ def stream(
 
 
 def _rows(prompts: ArrayLike, V: int) -> list[Array]:
-    """Return the prompts as arrays, each of shape (T,) for a T of its own."""
+    """Return the prompts as arrays of shape (T,), where T may differ between prompts."""
     given: Any = prompts
     if isinstance(given, Sequence) and len({np.shape(row) for row in given}) > 1:
         rows = [validate.ids(f"prompts[{b}]", row, V) for b, row in enumerate(given)]
@@ -198,8 +203,8 @@ def _rows(prompts: ArrayLike, V: int) -> list[Array]:
         rows = list(np.atleast_1d(validate.ids("input_ids", given, V)))
     if not rows or any(row.ndim != 1 or not row.size for row in rows):
         raise ValueError(
-            "prompts must have shape (B, T), or be a list of B of shape (T,), T at least 1, not "
-            f"{[row.shape for row in rows]}"
+            "prompts must have shape (B, T), or be a list of B rows of shape (T,), T at least 1, "
+            f"not {[row.shape for row in rows]}"
         )
     return rows
 
@@ -228,8 +233,8 @@ def _stream(
     texts = [row[-P:].tolist() for row in rows]
     tokens, running = np.zeros(len(rows), dtype=np.intp), np.ones(len(rows), dtype=bool)
     for left in range(max_new_tokens, 0, -1):
-        # Not around the yield, where the caller's own code runs. Values that are not finite are
-        # found below.
+        # This block does not include the yield, at which the caller's own code runs. Values that
+        # are not finite are found below.
         with evaluating(modules), np.errstate(all="ignore"):
             if cache is None or max(map(len, texts)) > P:
                 texts = [text if len(text) <= P else text[-max(P // 2, 1) :] for text in texts]
@@ -257,14 +262,14 @@ def prefill(
 ) -> tuple[KVCache, Array]:
     """Read rows into a new cache; return it, and the logits of each row's next token, (B, V).
 
-    Call it inside `with model.evaluating():`, as `decode`. The rows are integers, of any lengths.
-    Shorter rows are filled up at their end, where none of their tokens looks.
+    Call this and `decode` inside `with model.evaluating():`. The rows hold integers and may have
+    any lengths. Shorter rows are filled up at their end, which none of their own tokens sees.
 
     Raises
     ------
     TypeError, ValueError, IndexError
-        Rows are no ids, are empty, or are longer than the capacity (by default n_positions); or
-        there are no rows.
+        A row does not hold ids, is empty, or is longer than the capacity (by default n_positions);
+        or there are no rows.
     """
     texts = _rows(rows, model.config.vocab_size)
     lengths = np.array([len(text) for text in texts])
@@ -278,12 +283,12 @@ def prefill(
 
 
 def decode(model: LanguageModel, tokens: ArrayLike, cache: KVCache) -> Array:
-    """Read one more token of each row, (B,); return the logits of the next, (B, V)."""
+    """Read one more token of each row, (B,); return the logits of the next token, (B, V)."""
     return model(np.asarray(tokens)[:, None], cache=cache).data[:, 0]
 
 
 def _cause(model: LanguageModel, texts: list[list[int]]) -> str:
-    """Say where the first value stands that is not finite."""
+    """Say which parameter or block has the first value that is not finite."""
     causes = (model.where_not_finite([text]) for text in texts)
     return next(
         (cause for cause in causes if cause), "everything but the products of the head is finite"

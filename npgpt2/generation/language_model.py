@@ -1,4 +1,7 @@
-"""What generation and evaluation ask of a model. `GPT2Model` is one; yours may be another."""
+"""The methods that generation and evaluation need of a model. `GPT2Model` has them; yours can too.
+
+Letters: see `npgpt2/config.py`.
+"""
 
 from __future__ import annotations
 
@@ -15,33 +18,33 @@ from npgpt2.module import Module
 
 
 class LanguageModel(Protocol):
-    """A model that predicts the next token. Letters: B batch, T time, C channels, V vocabulary."""
+    """A model that predicts the next token."""
 
     @property
     def config(self) -> GPT2Config:
-        """Its configuration; only vocab_size and n_positions are asked for."""
+        """The configuration; only its vocab_size and n_positions are used."""
 
     @property
     def lm_head(self) -> Callable[[Operand], Tensor]:
         """The head: (..., C) -> (..., V), the logits of the next token."""
 
     def hidden(self, input_ids: ArrayLike, cache: KVCache | None = None) -> Tensor:
-        """(B, T) ids -> (B, T, C), the input of the head. A cache has read the tokens before."""
+        """(B, T) ids -> (B, T, C), the input of the head. A cache holds the tokens before."""
 
     def __call__(self, input_ids: ArrayLike, cache: KVCache | None = None) -> Tensor:
-        """(B, T) ids -> (B, T, V), logits: the head of `hidden`."""
+        """(B, T) ids -> (B, T, V), the logits: the head applied to `hidden`."""
 
     def loss(self, input_ids: ArrayLike, targets: ArrayLike, ignore_index: int = -100) -> Tensor:
-        """Mean cross entropy of the targets, in nats."""
+        """Return the mean cross entropy of the targets, in nats."""
 
     def make_cache(self, batch_size: int = 1, capacity: int | None = None) -> KVCache:
         """Return an empty cache for this model."""
 
     def evaluating(self) -> AbstractContextManager[None]:
-        """Switch dropout and the graph off inside a block."""
+        """Use no dropout and record no graph inside a `with` block."""
 
     def modules(self) -> Iterator[Module]:
-        """Yield every module whose training flag switches dropout on."""
+        """Yield every module that has a training flag for dropout."""
 
     def where_not_finite(self, input_ids: ArrayLike) -> str:
-        """Say in words where the first value stands that is infinite or NaN."""
+        """Say which parameter or block has the first infinite or NaN value; "" if there is none."""

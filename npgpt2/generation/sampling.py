@@ -23,11 +23,11 @@ class Sampling:
     Parameters
     ----------
     temperature
-        Logits are divided by it; 0 means the most probable token, always.
+        The logits are divided by it. 0 means: always take the most probable token.
     top_k, top_p
-        Sample among the top_k most probable tokens; then among the fewest that together have
-        probability top_p or more. None: among all. Of equally probable tokens, those with lower
-        ids come first.
+        Keep the top_k most probable tokens; of these, keep the fewest that together have
+        probability top_p or more; then sample among them. None keeps all tokens. If tokens are
+        equally probable, lower ids come first.
 
     Raises
     ------
@@ -52,7 +52,7 @@ class Sampling:
             validate.positive("top_p", validate.number("top_p", self.top_p, maximum=1.0))
 
     def probabilities(self, logits: ArrayLike) -> Array:
-        """Return what is sampled from, float64 with rows of sum 1;  (..., V) -> (..., V).
+        """Return the probabilities to sample from, float64, rows sum to 1;  (..., V) -> (..., V).
 
         Raises
         ------
@@ -77,9 +77,9 @@ class Sampling:
     def draw(
         self, logits: ArrayLike, rng: np.random.Generator | Sequence[np.random.Generator]
     ) -> Array:
-        """Draw one token for each row, from its own probabilities;  (B, V) -> (B,).
+        """Draw one token for each row, from the row's probabilities;  (B, V) -> (B,).
 
-        With a sequence of B generators, each row has its own.
+        With a sequence of B generators, each row has its own generator.
         """
         if self.temperature == 0.0:
             most_probable: Array = _finite(logits).argmax(axis=-1)
@@ -96,18 +96,18 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Limits:
-    """What ends a text, and what may be drawn.
+    """When a text ends, and which ids may be drawn.
 
     Parameters
     ----------
     stop
         Id or ids that end a text. The text keeps the id.
     sliding_window
-        What to do when a text outgrows n_positions: go on with its last n_positions // 2 tokens if
-        this is True, else raise.
+        If a text outgrows n_positions: True continues with its last n_positions // 2 tokens, False
+        raises an error.
     vocab_size
-        Number of ids that stand for a token; None means all of the model's. Give it if the
-        vocabulary has been padded to a rounder number: higher ids are then never drawn.
+        Number of ids that stand for a token; None means all ids of the model. Give it if the
+        model's vocabulary is padded to a rounder number: then the padding is never drawn.
     """
 
     stop: ArrayLike | None = None
@@ -120,7 +120,7 @@ class Limits:
         Raises
         ------
         TypeError, ValueError, IndexError
-            Stop ids or vocab_size do not fit the model.
+            The stop ids or vocab_size do not fit the model.
         """
         V = vocab_size
         if self.vocab_size is not None:
@@ -138,7 +138,7 @@ def _finite(logits: ArrayLike) -> Array:
 
 
 def _truncate(p: Array, top_k: int, top_p: float) -> None:
-    """Keep of the probabilities (V,) the top_k largest, of those the nucleus; in place."""
+    """Keep the top_k largest of the probabilities (V,), then the nucleus of these; in place."""
     largest = np.flatnonzero(p >= np.partition(p, -top_k)[-top_k])  # more than top_k, if equal
     order = largest[np.argsort(-p[largest], kind="stable")][:top_k]
     ranked = p[order] / p[order].sum()

@@ -1,8 +1,8 @@
 """Packs: small parameters that an optimizer changes together, as one flat array.
 
-A NumPy call costs about a microsecond, whatever the size of its arrays. A GPT-2 has 12 small
-parameters in every block, so an optimizer that changes them one by one spends its time on calls.
-Here the parameters of one kind are joined in one array, as long as they fit in the cache.
+A NumPy call costs about a microsecond, even for a tiny array. A GPT-2 has 12 parameters in every
+block, many of them small, so an optimizer that changes them one by one spends its time on calls.
+Here parameters of one kind are joined in one array, as long as the array fits in the cache.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from npgpt2.machine.work import BLOCK
 
 @dataclass
 class Pack:
-    """Parameters of one dtype, all of them matrices or none, and their moments.
+    """Parameters of one dtype, with their moments. Either all are matrices, or none is.
 
     Attributes
     ----------
     members
-        Each parameter, with the part of the moments that is its own.
+        (parameter, slice) pairs. The slice is the parameter's part of m and v.
     m, v
         First and second moments of all members, flat.
     """
@@ -34,9 +34,9 @@ class Pack:
     v: Array
 
     def pieces(self) -> Iterator[tuple[list[Tensor], Array, Array]]:
-        """Yield (parameters, m, v) to be changed together: those that have a gradient.
+        """Yield (parameters, m, v) to change together. Members without a gradient are left out.
 
-        All members are one piece if all of them have a gradient; else each is a piece of its own.
+        If all members have a gradient, they are one piece; otherwise each is a separate piece.
         """
         present = [(p, at) for p, at in self.members if p.grad is not None]
         if len(present) == len(self.members):
@@ -46,7 +46,7 @@ class Pack:
 
 
 def make_packs(parameters: Iterable[Tensor]) -> list[Pack]:
-    """Pack parameters as long as they fit in a block; larger ones alone. The largest pack first."""
+    """Pack parameters while they fit in a block; a larger one is alone. The largest pack first."""
     kinds: dict[tuple[object, ...], list[list[Tensor]]] = {}
     for p in parameters:
         packs = kinds.setdefault((p.ndim >= 2, p.dtype), [[]])
@@ -66,8 +66,8 @@ def make_packs(parameters: Iterable[Tensor]) -> list[Pack]:
 def flattened(parameters: list[Tensor]) -> Iterator[tuple[Array, Array]]:
     """Yield the data and the gradients of parameters, each as one flat array.
 
-    What you do to the data is written back to the parameters at the end of the block. The arrays of
-    a single contiguous parameter are views, so nothing is copied.
+    At the end of the block, the data is written back to the parameters. For a single contiguous
+    parameter, the arrays are views and nothing is copied.
     """
     data = _joined(p.data for p in parameters)
     yield data, _joined(p.grad for p in parameters)
@@ -79,6 +79,6 @@ def flattened(parameters: list[Tensor]) -> Iterator[tuple[Array, Array]]:
 
 
 def _joined(arrays: Iterable[Array | None]) -> Array:
-    """Return one flat array of all; of a single one that is contiguous, a view."""
+    """Return all arrays as one flat array; for a single contiguous one, a view."""
     flat = [a.reshape(-1) for a in arrays if a is not None]
     return flat[0] if len(flat) == 1 else np.concatenate(flat)

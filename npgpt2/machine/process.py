@@ -1,7 +1,7 @@
-"""What the command line sets, for speed, of the process it runs in. `import npgpt2` sets nothing.
+"""Settings of the whole process, for speed: how it reuses memory, and how many threads it uses.
 
-`npgpt2 train` and `npgpt2 generate` call `tune`; with `--no-tuning` they do not. A program of
-one's own may call it as well, before the work begins.
+`npgpt2 train`, `npgpt2 generate` and `npgpt2 eval` call `tune`, unless you pass `--no-tuning`. Your
+own program may call `tune` too, before its work begins. `import npgpt2` changes nothing.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ _limit: int | None = None  # of threads
 
 
 def tune(threads: int | None = None) -> None:
-    """Keep freed memory; and let each computation use so many threads, if that is given.
+    """Keep freed memory; and let each computation use at most `threads` threads, if given.
 
     Raises
     ------
     ImportError
-        threads is given and threadpoolctl is missing.
+        threads is given, and threadpoolctl is missing.
     """
     keep_freed_memory()
     if threads is not None:
@@ -28,16 +28,17 @@ def tune(threads: int | None = None) -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Let freed memory be used again instead of giving it back to the operating system.
+    """Keep freed memory for later arrays, instead of giving it back to the operating system.
 
-    A step frees and allocates the same arrays as the one before. By default the C library returns
-    the larger ones to the kernel, which hands them out again page by page, each with a fault of
-    several microseconds and zeroed. Here freed memory stays with the process, until it ends.
+    Every training step allocates and frees the same arrays. By default the C library returns the
+    larger ones to the kernel. The kernel hands them out again page by page, and each page costs a
+    page fault of several microseconds and is filled with zeros. With this setting, freed memory
+    stays with the process until the process ends.
 
     Returns
     -------
     bool
-        Whether it could be set: where the C library is glibc, as on most Linux systems.
+        Whether the setting was made. It needs glibc, the C library of most Linux systems.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -54,8 +55,8 @@ def keep_freed_memory() -> bool:
 def thread_limit() -> int:
     """Return how many threads a computation may use.
 
-    As `limit_threads` or the environment says (OMP_, OPENBLAS_ or MKL_NUM_THREADS), else one for
-    each core.
+    The number is the limit that `limit_threads` has set; or the first of OMP_NUM_THREADS,
+    OPENBLAS_NUM_THREADS and MKL_NUM_THREADS that is set in the environment; or the number of cores.
     """
     values = (os.environ.get(name, "") for name in _VARIABLES)
     wished = (int(value) for value in values if value.isdecimal())
@@ -70,15 +71,16 @@ def cores() -> set[int]:
 
 
 def limit_threads(n: int) -> bool:
-    """Let each computation use n threads at most, from now on.
+    """Let each computation use at most n threads from now on.
 
-    BLAS takes as many threads as there are cores, in every process. Where several processes train
-    on one machine, its threads then wait for each other.
+    In every process, BLAS uses as many threads as there are cores. If several processes train on
+    one machine, these threads wait for each other.
 
     Returns
     -------
     bool
-        Whether it was set: not if the user has, by OMP_NUM_THREADS or the like.
+        Whether the limit was set. It is not set if OMP_NUM_THREADS, OPENBLAS_NUM_THREADS or
+        MKL_NUM_THREADS is in the environment, because then the user has chosen.
 
     Raises
     ------
@@ -92,7 +94,7 @@ def limit_threads(n: int) -> bool:
     except ImportError as error:
         raise ImportError(
             "sharing the cores among ranks needs threadpoolctl: pip install 'npgpt2[mpi]', or "
-            "leave threads as they are with --no-tuning"
+            "leave the threads alone with --no-tuning"
         ) from error
     global _limit
     _limit = n

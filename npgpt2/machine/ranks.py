@@ -1,10 +1,28 @@
 """Ranks: processes that train one model together, each on its share of every batch.
 
-The loss of B rows is their mean. So it is the sum over ranks of b/B times the mean of a rank's own
-b rows; and its gradient is the same sum of theirs. All else every rank does alike: it draws the
-whole batch and the whole masks of dropout from the same generators, and takes the same step. The
-weights stay equal bit for bit, as long as a sum has the same bits on every rank. That is relied
-upon, and checked before every checkpoint.
+`pip install 'npgpt2[mpi]'` installs mpi4py and an MPI. Then start the ranks with mpiexec:
+
+    mpiexec -n 2 npgpt2 train --text book.txt --out runs/book
+    mpiexec -n 2 npgpt2 train --resume runs/book
+
+- The result is the same as with one process, up to rounding, dropout included.
+- You may resume with the same number of ranks or with another one, also with one process. With the
+  same number, the run continues bit for bit as if it had never stopped.
+- Rank 0 alone prints and writes. So the same command works on a cluster whose machines share a file
+  system.
+- Ctrl-C stops all ranks at the same step, and saves the run. If one rank dies, all ranks end, and
+  the last checkpoint is good.
+- The ranks on one machine share its cores out: each rank uses as many threads as its share has
+  cores. To prevent this, set OMP_NUM_THREADS, OPENBLAS_NUM_THREADS or MKL_NUM_THREADS, or pass
+  `--no-tuning`.
+- All this was tried with MPICH, on one machine.
+
+How it works. The loss of a batch is the mean over its B rows. A rank has b of these rows, and
+computes their mean. The loss is the sum over all ranks of b/B times that mean, and its gradient is
+the same sum of the ranks' gradients. Everything else is the same on every rank: each draws the
+whole batch and the dropout masks of the whole batch from the same generators, gets the same sum of
+gradients, and changes all weights by the same step. So the weights of all ranks stay equal, bit for
+bit, if the sum has the same bits on every rank. Every checkpoint checks this before it is written.
 """
 
 from __future__ import annotations
@@ -25,7 +43,7 @@ T = TypeVar("T")
 
 
 class Ranks:
-    """A rank among others. Here it has none to talk to: what it says is said to itself.
+    """One process of a group. This base class does not communicate: it is alone.
 
     Attributes
     ----------
@@ -39,45 +57,46 @@ class Ranks:
         self.rank, self.size = rank, size
 
     def share(self, batch_size: int) -> slice:
-        """Return which rows of a batch are this rank's; the shares differ by one row at most.
+        """Return the rows of a batch that belong to this rank; shares differ by at most one row.
 
         Raises
         ------
         ValueError
-            There are fewer rows than ranks.
+            The batch has fewer rows than there are ranks.
         """
         if batch_size < self.size:
             raise ValueError(
-                f"batch_size={batch_size} is too small for {self.size} ranks, as each takes a row "
-                "or more; take a larger batch_size or fewer ranks"
+                f"batch_size={batch_size} is too small for {self.size} ranks, because each needs "
+                "at least one row; take a larger batch_size or fewer ranks"
             )
         return slice(*(batch_size * r // self.size for r in (self.rank, self.rank + 1)))
 
     def sum(self, arrays: Sequence[Array]) -> list[Array]:
-        """Return each array summed over all ranks. The arrays of one call have the same dtype."""
+        """Return the sum of each array over all ranks. All arrays must have the same dtype."""
         return list(arrays)
 
     def once(self, call: Callable[[], T]) -> T:
-        """Return call(), made by rank 0 alone; an Exception there is raised on every rank."""
+        """Call `call` on rank 0 alone; return its result, or raise its Exception, on every rank."""
         return call()
 
     def any(self, flag: bool) -> bool:
-        """Return whether flag is true on any rank."""
+        """Return whether the flag is true on at least one rank."""
         return bool(self.sum([np.array(float(flag))])[0])
 
     def agree(self, value: object) -> bool:
-        """Return whether value is equal on all ranks."""
+        """Return whether the value is equal on all ranks."""
         return not self.any(self.once(lambda: value) != value)
 
     def cores(self) -> int:
-        """Return how many cores of this machine are there for this rank, at least 1."""
+        """Return this rank's share of the cores of its machine, at least 1."""
         return len(process.cores())
 
     def end(self, status: int, said: str = "") -> None:
-        """Wait until every rank has come to its end, here.
+        """End this process's part: wait until every rank has called `end`.
 
-        A rank that failed, with a status other than 0, gives the others a second to fail likewise,
-        and to leave the message to rank 0. Then it prints what it said, and ends all of them.
+        A rank that has failed (its status is not 0) waits up to a second for the others. If they
+        fail too, rank 0 prints the message for all. Otherwise this rank prints `said`, and ends all
+        ranks.
         """
 
 
@@ -90,7 +109,7 @@ class MPIRanks(Ranks):
     Raises
     ------
     ImportError
-        mpi4py is missing, or finds no MPI library.
+        mpi4py is missing, or does not find an MPI library.
     """
 
     def __init__(self) -> None:
@@ -105,14 +124,14 @@ class MPIRanks(Ranks):
         super().__init__(self._world.Get_rank(), self._world.Get_size())
 
     def sum(self, arrays: Sequence[Array]) -> list[Array]:
-        """Return each array summed over all ranks, in one message; the results are views of it."""
+        """Return the sum of each array over all ranks; one message carries all of them."""
         flat = np.concatenate([a.reshape(-1) for a in arrays])
         self._world.Allreduce(self._mpi.IN_PLACE, flat)
         pieces = np.split(flat, np.cumsum([a.size for a in arrays])[:-1])
         return [piece.reshape(a.shape) for piece, a in zip(pieces, arrays, strict=True)]
 
     def once(self, call: Callable[[], T]) -> T:
-        """Return call(), made by rank 0 alone; an Exception there is raised on every rank."""
+        """Call `call` on rank 0 alone; return its result, or raise its Exception, on every rank."""
         outcome: tuple[Any, Exception | None] = None, None
         if self.rank == 0:
             try:
@@ -125,16 +144,17 @@ class MPIRanks(Ranks):
         return result  # type: ignore[no-any-return]
 
     def cores(self) -> int:
-        """Return how many cores of this machine are there for this rank, at least 1.
+        """Return this rank's share of the cores of its machine, at least 1.
 
-        The same for ranks that may run everywhere and for ranks that the launcher keeps apart.
+        It is the same whether all ranks may run on all cores, or the launcher gives each rank
+        separate cores.
         """
         here = self._world.Split_type(self._mpi.COMM_TYPE_SHARED)
         cores = set().union(*here.allgather(process.cores()))
         return max(1, len(cores) // here.Get_size())
 
     def end(self, status: int, said: str = "") -> None:
-        """Wait for the ends of all ranks; end them if this one alone has failed."""
+        """Wait until every rank has called `end`; end all ranks if this one alone has failed."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for those that are still at work
         everyone = self._ends.Ibarrier()
         patient_until = time.monotonic() + 1.0
@@ -161,7 +181,7 @@ def launched() -> Ranks:
     Raises
     ------
     ImportError
-        There are several, and no mpi4py for them.
+        There are several ranks, but mpi4py is missing.
     ValueError
         mpi4py sees another number of ranks than the launcher has started.
     """
@@ -172,7 +192,7 @@ def launched() -> Ranks:
     ranks = MPIRanks()
     if ranks.size != size:
         raise ValueError(
-            f"the launcher has started {size} ranks ({name}), but mpi4py sees {ranks.size}: it "
-            "uses another MPI; take the mpiexec that belongs to it"
+            f"the launcher has started {size} ranks ({name}), but mpi4py sees {ranks.size}: mpi4py "
+            "uses another MPI; start the ranks with the mpiexec of that MPI"
         )
     return ranks

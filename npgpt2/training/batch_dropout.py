@@ -1,8 +1,8 @@
 """Dropout masks for some rows of a batch that several processes share.
 
-A process that trains on rows 4 to 7 of a batch must drop what it would drop if it had the whole
-batch. So it draws the masks of all rows, and uses its own. Its generator then stands where that of
-every other process stands.
+A process that trains on rows 4 to 7 of a batch must drop the same entries as a process that has the
+whole batch. So it draws the masks of all rows, and uses only the masks of its rows. Afterwards its
+generator is in the same state as the generators of all other processes.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from npgpt2.module import Module
 
 @contextmanager
 def dropout_of_batch(model: Module, batch_size: int, rows: slice) -> Iterator[None]:
-    """Inside this block, the model drops what it would drop in these rows of a batch.
+    """Inside this block, dropout treats the model's input as these rows of a larger batch.
+
+    Not thread-safe: it replaces the generators of dropout for every thread that uses this model.
 
     Parameters
     ----------
     model
-        Its input inside the block has the given rows of the batch, and no others.
+        Inside the block, its input must be the given rows of the batch.
     batch_size
         Number of rows in the whole batch.
     rows
@@ -41,12 +43,12 @@ def dropout_of_batch(model: Module, batch_size: int, rows: slice) -> Iterator[No
 
 
 class _DrawsWholeBatch(np.random.Generator):
-    """Draws for all rows of a batch from another generator's bits, and returns some of the rows."""
+    """Draws numbers for all rows of a batch from another generator's bits; returns some rows."""
 
     def __init__(self, rng: np.random.Generator, batch_size: int, rows: slice) -> None:
         super().__init__(rng.bit_generator)
         self._batch_size, self._rows = batch_size, rows
 
     def random(self, size: Any = None, dtype: Any = np.float64, out: Any = None) -> Any:
-        """(b, ...), the rows asked for -> as many of the (B, ...) drawn."""
+        """Draw (B, ...) numbers for a size of (b, ...); return the b rows of this process."""
         return super().random((self._batch_size, *size[1:]), dtype=dtype)[self._rows]

@@ -1,4 +1,7 @@
-"""From text to batches: characters as tokens, a training and a validation part, random windows."""
+"""From text to batches: read a text, split its tokens in two parts, cut windows out of them.
+
+Letters: see `npgpt2/config.py`.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,9 @@ def read_text(path: str | Path) -> str:
     Raises
     ------
     OSError
-        No such file, or not readable.
+        The file does not exist, or cannot be read.
     ValueError
-        The file is empty, or not UTF-8; the message says where.
+        The file is empty, or is not UTF-8. The message says where.
     """
     content = Path(path).read_bytes()
     try:
@@ -33,9 +36,9 @@ def read_text(path: str | Path) -> str:
 
 
 def python_reference() -> str:
-    """Return the Python language reference as shipped inside CPython, about 465,000 characters.
+    """Return the Python language reference that CPython contains, about 465,000 characters.
 
-    It is what `help("assert")` and the like print; it differs a little between versions.
+    `help("assert")` and similar calls print parts of it. It differs a little between versions.
     """
     from pydoc_data.topics import topics
 
@@ -43,12 +46,12 @@ def python_reference() -> str:
 
 
 def split(tokens: Array, val_fraction: float, n_positions: int) -> tuple[Array, Array]:
-    """Cut off the last val_fraction of tokens for validation; return (training, validation).
+    """Keep the last val_fraction of the tokens for validation; return (training, validation).
 
     Raises
     ------
     ValueError
-        One part would be shorter than n_positions + 1, a single window with its targets.
+        A part would be shorter than n_positions + 1, the length of one window with its targets.
     """
     cut = len(tokens) - int(len(tokens) * val_fraction)
     if min(cut, len(tokens) - cut) <= n_positions:
@@ -62,9 +65,9 @@ def split(tokens: Array, val_fraction: float, n_positions: int) -> tuple[Array, 
 
 
 def windows(tokens: Array, starts: Array, n_positions: int) -> tuple[Array, Array]:
-    """Return the windows that begin at starts, and the same one token later: (inputs, targets).
+    """Return (inputs, targets): the windows that begin at `starts`, and at `starts` + 1.
 
-    Both (B, T) with T = n_positions: targets[b, t] is what follows inputs[b, :t + 1].
+    Both have shape (B, T) with T = n_positions. targets[b, t] is the token after inputs[b, :t + 1].
     """
     chunk = tokens[starts[:, None] + np.arange(n_positions + 1)]  # (B, T + 1)
     return chunk[:, :-1], chunk[:, 1:]

@@ -1,10 +1,10 @@
 """The directory of a training run.
 
 config.json       hyperparameters, and the checksum of the text
-text.txt          the text it is trained on
+text.txt          the text that the model is trained on
 vocabulary.json   the characters, in the order of their ids
 checkpoint.npz    weights, moments, step count, the states of both generators
-metrics.csv       a row a step
+metrics.csv       one row for each step
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from npgpt2.model import GPT2Model
 
 @dataclass
 class Metrics:
-    """A row of metrics.csv: what step `step` did. None where nothing was measured."""
+    """A row of metrics.csv: the measurements of one step. None means not measured."""
 
     step: int
     loss: float | None = None  # nats per character, on the batch of this step
-    val_loss: float | None = None  # the same on the validation part, after the step
+    val_loss: float | None = None  # nats per character, on the validation part, after the step
     lr: float | None = None
     grad_norm: float | None = None  # before clipping
-    seconds: float = 0.0  # spent on the run up to here
+    seconds: float = 0.0  # spent on the run until the end of this step
 
 
 class Run:
-    """A run directory: made by `new` and `create`, opened by `open`.
+    """A run directory. `new` and `create` make one; `open` opens one.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class Run:
     config
         The hyperparameters.
     vocabulary
-        The characters the model knows.
+        The characters that the model knows.
     """
 
     def __init__(
@@ -85,25 +85,25 @@ class Run:
 
     @classmethod
     def new(cls, directory: str | Path, config: TrainingConfig, text: str) -> Run:
-        """Return a run that is to be trained on a text. Nothing is written yet.
+        """Return a new run for training on a text, without writing anything yet.
 
         Raises
         ------
         FileExistsError
-            The directory is there already, and not empty.
+            The directory exists and is not empty.
         """
         directory = Path(directory)
         if directory.exists() and any(directory.iterdir()):
             raise FileExistsError(
-                f"{directory} exists and is not empty; go on with --resume {directory} if it is "
-                "a run, or choose another directory"
+                f"{directory} exists and is not empty; if it is a run, continue it with "
+                f"--resume {directory}, otherwise choose another directory"
             )
         run = cls(directory, config, Vocabulary.of(text), _sha256(text.encode()))
         run.text = text
         return run
 
     def create(self) -> None:
-        """Make the directory, with everything in it but a checkpoint."""
+        """Make the directory, with all files except the checkpoint."""
         self.directory.mkdir(parents=True, exist_ok=True)
         write_bytes(self.text_path, self.text.encode())
         write_json(self.vocabulary_path, list(self.vocabulary.characters))
@@ -111,7 +111,7 @@ class Run:
         self._write_metrics([])
 
     def discard(self) -> None:
-        """Delete what `create` and `append` have written; the directory stays, empty."""
+        """Delete the files that `create` and `append` have written; the empty directory stays."""
         for path in (self.text_path, self.vocabulary_path, self.config_path, self.metrics_path):
             path.unlink(missing_ok=True)
 
@@ -122,7 +122,8 @@ class Run:
         Raises
         ------
         OSError, ValueError
-            It is missing, is no run directory (all that it lacks is named), or is damaged.
+            The directory does not exist, is not a run directory (the message names all missing
+            files), or is damaged.
         """
         directory = Path(directory)
         if not directory.is_dir():
@@ -143,23 +144,23 @@ class Run:
 
     @cached_property
     def text(self) -> str:
-        """The text it is trained on; ValueError if the file is not the one the run began with."""
+        """The text to train on; ValueError if the file has changed since the run began."""
         content = self.text_path.read_bytes()
         if _sha256(content) != self._checksum:
             raise ValueError(f"{self.text_path} is not the text that the run began with")
         return content.decode()
 
     def save(self, model: GPT2Model, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
-        """Replace the checkpoint."""
+        """Write the checkpoint, replacing the old one."""
         model.save_npz(self.checkpoint_path, arrays=arrays, meta=meta)
 
     def load(self) -> tuple[GPT2Model, Mapping[str, Any], Mapping[str, Array]]:
-        """Return (model, meta, arrays) of the checkpoint, the model in eval mode.
+        """Return (model, meta, arrays) from the checkpoint, the model in eval mode.
 
         Raises
         ------
         OSError, ValueError
-            It is missing, damaged, or does not fit the vocabulary.
+            The checkpoint is missing, is damaged, or does not fit the vocabulary.
         """
         saved = load_npz(self.checkpoint_path)
         model = GPT2Model.from_checkpoint(saved)
@@ -171,14 +172,14 @@ class Run:
         return model, saved.meta, saved.arrays
 
     def append(self, metrics: Metrics) -> None:
-        """Add a row to metrics.csv, numbers in full precision."""
+        """Add a row to metrics.csv, with numbers in full precision."""
         row = ["" if value is None else repr(value) for value in vars(metrics).values()]
         with errors_naming(self.metrics_path):
             with self.metrics_path.open("a", newline="") as file:
                 csv.writer(file).writerow(row)
 
     def rewind(self, step: int) -> None:
-        """Drop what was begun after `step`: rows of later steps, torn rows, files half written.
+        """Remove the rows of steps after `step`, incomplete rows, and half-written files.
 
         Raises
         ------
@@ -194,7 +195,7 @@ class Run:
                     rows = [row for row in csv.reader(file) if len(row) == len(fields(Metrics))]
             except (csv.Error, UnicodeDecodeError) as error:
                 raise ValueError(
-                    f"{self.metrics_path} is damaged: {error}; move it away to go on "
+                    f"{self.metrics_path} is damaged: {error}; move it away to continue "
                     "without its rows"
                 ) from error
         self._write_metrics([row for row in rows if row[0].isdecimal() and int(row[0]) <= step])

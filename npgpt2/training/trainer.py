@@ -1,4 +1,4 @@
-"""Training a character-level GPT-2; a stopped run goes on bit for bit as if never stopped."""
+"""Training a character-level GPT-2. A stopped run continues bit for bit as if never stopped."""
 
 from __future__ import annotations
 
@@ -29,29 +29,30 @@ from npgpt2.training.run import Metrics, Run
 
 
 class Trainer:
-    """A run and all that changes while it goes on.
+    """A run, and everything that changes during training.
 
-    `Trainer.start` makes a new run, `Trainer.resume` opens one; `train` goes on to the last step.
-    Over several ranks each has a Trainer, and all of them call the same methods in the same order.
+    `Trainer.start` makes a new run, `Trainer.resume` opens one, `train` does all remaining steps.
+    With several ranks, each rank has a Trainer, and all ranks call the same methods in the same
+    order.
 
     Attributes
     ----------
     run, config
         The run directory and its hyperparameters.
     model, optimizer
-        What is trained, and by what.
+        The model, and the AdamW that trains it.
     batch_rows, batch_share
-        The rows of a batch that this rank trains on, and the part of the batch that they are.
+        The rows of a batch that this rank trains on, and the fraction of the batch that they make.
     rng
-        Generator of the batches. (Dropout draws from `model.rng`.)
+        The generator that draws the batches. (Dropout draws from `model.rng`.)
     step
         Number of steps done.
     val_loss
         The last validation loss.
     seconds
-        Time spent on the steps so far, also before the run was resumed.
+        Time spent on all steps so far, also before the run was resumed.
     ranks
-        Who trains together: by default this process alone.
+        The processes that train together; by default this process alone.
     """
 
     def __init__(self, run: Run, ranks: Ranks = ALONE, model: GPT2Model | None = None) -> None:
@@ -78,15 +79,15 @@ class Trainer:
     def start(
         cls, directory: str | Path, config: TrainingConfig, text: str, ranks: Ranks = ALONE
     ) -> Trainer:
-        """Make a run directory and the run in it, at step 0.
+        """Make a new run directory; return its Trainer, at step 0.
 
         Raises
         ------
         FileExistsError
-            The directory is there already, and not empty.
+            The directory exists and is not empty.
         ValueError
-            The text is too short, the batch too small for the ranks, or the model too large for
-            this machine.
+            The text is too short, the batch is too small for the ranks, or the model is too large
+            for this machine.
         """
         trainer = cls(ranks.once(lambda: Run.new(directory, config, text)), ranks)
         run = trainer.run
@@ -103,15 +104,15 @@ class Trainer:
 
     @classmethod
     def resume(cls, directory: str | Path, ranks: Ranks = ALONE) -> Trainer:
-        """Open a run where its last checkpoint left it, also one of another number of ranks.
+        """Open a run at its last checkpoint. The run may have had another number of ranks.
 
         Raises
         ------
         OSError, ValueError
-            The directory is missing, is no run directory, or is damaged; or its batch is too
+            The directory is missing, is not a run directory, or is damaged. Or its batch is too
             small for the ranks.
         ArithmeticError
-            The ranks have not read the same.
+            The ranks have not read the same checkpoint.
         """
         run = Run.open(directory)
         config = run.config
@@ -153,19 +154,19 @@ class Trainer:
         if not self.ranks.agree(checksum):
             raise ArithmeticError(
                 f"{self.run.directory}, at step {self.step}: the ranks do not have the same "
-                "weights, so the checkpoint was left as it is; are their machines and libraries "
-                "the same?"
+                "weights, so the last checkpoint was kept; are their machines and libraries the "
+                "same?"
             )
 
     def save(self) -> None:
-        """Write the checkpoint: all that `resume` needs beside what `start` wrote.
+        """Write the checkpoint: everything that `resume` needs and that `start` has not written.
 
         Raises
         ------
         OSError
-            It cannot be written.
+            The checkpoint cannot be written.
         ArithmeticError
-            The ranks do not have the same weights. The last checkpoint is as it was.
+            The ranks do not have the same weights. The last checkpoint has not changed.
         """
         self._require_agreement()
         names = [name for name, _ in self.model.named_parameters()]
@@ -181,12 +182,12 @@ class Trainer:
         self.ranks.once(lambda: self.run.save(self.model, arrays=arrays, meta=meta))
 
     def train_step(self) -> Metrics:
-        """Do one step: a batch, the loss, its gradients, and the change of the weights.
+        """Do one step: draw a batch, compute the loss and its gradients, change the weights.
 
         Raises
         ------
         FloatingPointError
-            Loss or gradients are not finite; weights and moments have not been changed.
+            The gradients are not finite. Weights and moments have not been changed.
         """
         config, rows = self.config, self.batch_rows
         inputs, targets = data.random_batch(
@@ -210,7 +211,7 @@ class Trainer:
         return Metrics(self.step, loss, None, self.optimizer.lr, grad_norm)
 
     def _sum_over_ranks(self, loss: Array) -> float:
-        """Sum the loss, which is returned, and the gradients, which are replaced."""
+        """Sum the loss and the gradients over all ranks; return the loss, replace the gradients."""
         trained = [p for p in self.optimizer.parameters if p.grad is not None]
         total, *sums = self.ranks.sum([loss, *(p.grad for p in trained if p.grad is not None)])
         for parameter, gradient in zip(trained, sums, strict=True):
@@ -218,9 +219,9 @@ class Trainer:
         return float(total)
 
     def validation_loss(self) -> float:
-        """Return the mean loss, in nats per character, over fixed windows of the validation part.
+        """Return the mean loss, in nats per character, over windows of the validation part.
 
-        They are spread evenly over it, and the same every time.
+        The windows are spread evenly over that part, and are the same every time.
 
         Raises
         ------
@@ -242,15 +243,15 @@ class Trainer:
         return loss
 
     def train(self, progress: Progress | None = None) -> bool:
-        """Go on to the last step; return False if a signal (Ctrl-C) to any rank stopped it before.
+        """Do all remaining steps; return False if a signal (Ctrl-C) to any rank stopped them.
 
-        A checkpoint is written after every validation, so also at the end, and when stopped.
+        A checkpoint is written after every validation, at the end, and when a signal stops the run.
 
         Raises
         ------
         FloatingPointError
-            A loss or gradient is not finite. The last checkpoint is as it was: it is only ever
-            replaced by one whose validation loss is finite.
+            A loss or gradient is not finite. The last checkpoint has not changed: only a model
+            whose validation loss is finite ever replaces it.
         """
         config = self.config
         progress = progress or Progress(config.steps, self.step)
@@ -292,7 +293,7 @@ class Trainer:
 
 
 def _new_model(config: TrainingConfig, vocab_size: int, n_rows: int) -> GPT2Model:
-    """Return a new model; ValueError if to train it on n_rows rows takes too much memory."""
+    """Return a new model; ValueError if training it on n_rows rows takes too much memory."""
     needed, installed = required_memory(config, vocab_size, n_rows), _installed_memory()
     if needed > installed:
         raise ValueError(
@@ -305,8 +306,8 @@ def _new_model(config: TrainingConfig, vocab_size: int, n_rows: int) -> GPT2Mode
 def required_memory(config: TrainingConfig, vocab_size: int, n_rows: int) -> int:
     """Return a lower limit of the memory that training takes, in bytes.
 
-    It counts weights, gradients and two moments, and what the forward pass of n_rows rows keeps for
-    the backward pass.
+    It counts weights, gradients, two moments, and the arrays that the forward pass of n_rows rows
+    keeps for the backward pass.
     """
     model = config.model_config(vocab_size)
     C, T = model.n_embd, model.n_positions
@@ -316,7 +317,7 @@ def required_memory(config: TrainingConfig, vocab_size: int, n_rows: int) -> int
 
 
 def _installed_memory() -> float:
-    """Return the memory of this machine in bytes; infinite where it cannot be asked for."""
+    """Return the memory of this machine in bytes, or infinity if the system does not tell."""
     try:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, ValueError, OSError):
@@ -325,9 +326,9 @@ def _installed_memory() -> float:
 
 @contextmanager
 def _signals_noted() -> Iterator[list[int]]:
-    """Note SIGINT and SIGTERM in the list yielded, instead of interrupting; once.
+    """Inside this block, the first SIGINT or SIGTERM only adds its number to the yielded list.
 
-    So a step is never cut in half. A second signal does what it always did.
+    So it never interrupts a step halfway. A second signal of the same kind acts as usual.
     """
     noted: list[int] = []
     if threading.current_thread() is not threading.main_thread():

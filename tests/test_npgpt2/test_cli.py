@@ -185,7 +185,7 @@ def test_all_that_is_wrong_with_a_directory_is_one_line(tmp_path, capsys):
         "has no tokenizer: it has no tokenizer.json, no vocab.json, no merges.txt; ",
         'can be read: config.json: model_type is "bert", only "gpt2" is supported; ',
         "config.json: n_head=0 must be at least 1; ",
-        "pytorch_model.bin is not read, as a pickle can run any code",
+        "pytorch_model.bin is not read, because a pickle can run any code",
     ):
         assert part in line
 

@@ -163,7 +163,7 @@ def test_all_that_is_wrong_with_a_directory_is_one_error(tmp_path: Path) -> None
     for part in (
         "has no tokenizer: it has no tokenizer.json, no vocab.json, no merges.txt",
         "config.json is missing",
-        "pytorch_model.bin is not read, as a pickle can run any code",
+        "pytorch_model.bin is not read, because a pickle can run any code",
     ):
         assert part in str(error.value)
 

@@ -541,7 +541,7 @@ def test_pickles_are_refused_with_the_reason_and_the_way_out(directory, name):
     (directory / "model.safetensors").rename(directory / name)
     [problem] = refusal(directory)
     assert problem == (
-        f"model.safetensors is missing; {name} is not read, as a pickle can run any code: where "
+        f"model.safetensors is missing; {name} is not read, because a pickle can run any code: if "
         "you trust it, convert it with transformers, "
         'GPT2LMHeadModel.from_pretrained("old").save_pretrained("new")'
     )
@@ -691,7 +691,7 @@ def test_of_missing_shards_the_tensors_are_not_said_to_be_missing_too(sharded):
 def test_an_index_leads_nowhere_else(sharded, file):
     path = sharded / "model.safetensors.index.json"
     path.write_text(json.dumps({"weight_map": {"transformer.wte.weight": file}}))
-    problem = f"{path.name} is damaged: it places tensors in other than files beside it"
+    problem = f"{path.name} is damaged: it must place tensors in safetensors files beside it"
     assert refusal(sharded) == [problem]
 
 

@@ -329,7 +329,7 @@ def test_the_model_is_left_as_it_was_also_while_the_stream_is_open() -> None:
         (lambda m: m.generate([[1]], 2.0), TypeError, "max_new_tokens must be an integer"),
         (lambda m: m.generate([[1, 2]], 9), ValueError, "n_positions=10.*at most 8 new"),
         (lambda m: m.generate([[1] * 11], 0), ValueError, "n_positions=10; crop the prompt, or"),
-        (lambda m: m.generate([[1, 2], [3]], 1), ValueError, "npgpt2.complete"),
+        (lambda m: m.generate([[1, 2], [3]], 1), ValueError, "generation.complete"),
         (lambda m: prefill(m, [[1, 2], []]), ValueError, r"not \[\(2,\), \(0,\)\]"),
         (lambda m: prefill(m, [[1.7]]), TypeError, "integers, not float64"),
         (lambda m: prefill(m, []), ValueError, r"\(B, T\), .* not \[\]"),
