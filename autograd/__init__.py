@@ -6,6 +6,14 @@
 >>> x.grad
 array([2., 4., 6.])
 
+Everything that you import is here:
+
+    tensors:    Tensor Operand Array as_tensor no_grad enable_grad
+    ops:        exp log tanh sqrt matmul where sum mean max
+                reshape transpose swapaxes concatenate
+    own ops:    record is_recorded op_name unbroadcast Rows
+    checks:     gradcheck GradientReport GradientMismatch
+
 Read `backward.py` first: it is the algorithm. `tensor.py` has Tensor and its ops. `ownership.py`
 and `rows.py` save copies and memory. `check.py` checks gradients. `testing/` helps you to test ops
 of your own; it alone needs more than NumPy.

@@ -429,7 +429,7 @@ def getitem(a: Operand, index: Any) -> Tensor:
     items = index if isinstance(index, tuple) else (index,)
     selects_once = all(isinstance(i, basic) for i in items)
     if not selects_once:
-        index = deepcopy(index)  # as the caller may change it before the backward pass
+        index = deepcopy(index)  # the caller may change it before the backward pass
 
     def vjp(g: Array) -> tuple[Array]:
         da = np.zeros_like(x)

@@ -380,10 +380,10 @@ def cached_attention(qkv: Operand, n_head: int, past: Past) -> Tensor:
     S = keys.shape[2]
     out = np.empty((B, T, C), dtype=q.dtype)
     for b, t in _attention_blocks(B, n_head, T, S):
-        seen = slice(S - T + t.stop)  # as many columns as the row that sees the most of them
+        seen = slice(S - T + t.stop)  # the columns that the last row of the block sees
         scores = q[b, :, t] @ keys[b, :, seen].swapaxes(-1, -2)
         scores *= 1.0 / math.sqrt(C // n_head)
-        if T > 1 or past.start is None:  # else the only row sees all
+        if T > 1 or past.start is None:  # otherwise there is one row, and it sees all
             hidden = np.arange(seen.stop) > past.positions[b, t, None]  # (B, T, S)
             np.copyto(scores, -np.inf, where=hidden[:, None])
         np.matmul(_softmax_inplace(scores), values[b, :, seen], out=_heads(out, n_head)[b, :, t])

@@ -192,7 +192,7 @@ class GPT2Model(Module):
         It equals `functional.cross_entropy(model(input_ids), targets, ignore_index)`, and takes
         less memory and time. `hidden` and `cross_entropy` describe the parameters and the errors.
         """
-        if self.lm_head.bias is not None:  # a head of one's own
+        if self.lm_head.bias is not None:  # somebody has put in another head
             return F.cross_entropy(self(input_ids), targets, ignore_index)
         x = self.hidden(input_ids)
         return F.linear_cross_entropy(x, self.lm_head.weight, targets, ignore_index)

@@ -164,7 +164,7 @@ def arrays(
         np.dtype(dtype),
         shapes() if shape is None else shape,
         elements=_NUMBERS if elements is None else elements,
-        fill=st.nothing(),  # or else most entries were equal, and a transposed array the same
+        fill=st.nothing(),  # with a fill, most entries are equal, and transposing hides
     )
     return _laid_out(entries, layouts)
 

@@ -218,7 +218,7 @@ def _find_config(raw: Mapping[str, Any], problems: list[str]) -> GPT2Config | No
         return None
     found = []
     if "model_type" not in raw and "GPT2" not in str(raw.get("architectures")):
-        found.append('it has neither model_type "gpt2" nor architectures of that name')
+        found.append('it has neither model_type "gpt2" nor an architecture with GPT2 in its name')
     for key, values in _SUPPORTED.items():
         allowed = [json.dumps(value) for value in values]  # JSON knows true from 1
         if key in raw and (value := json.dumps(raw[key])) not in allowed:

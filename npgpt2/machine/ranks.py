@@ -120,7 +120,7 @@ class MPIRanks(Ranks):
                 f"training over several ranks needs mpi4py: pip install 'npgpt2[mpi]' ({error})"
             ) from error
         self._mpi, self._world = MPI, MPI.COMM_WORLD
-        self._ends = self._world.Dup()  # an end is not to be taken for anything else
+        self._ends = self._world.Dup()  # so that no other message is mistaken for an end
         super().__init__(self._world.Get_rank(), self._world.Get_size())
 
     def sum(self, arrays: Sequence[Array]) -> list[Array]:
