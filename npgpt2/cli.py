@@ -146,6 +146,10 @@ def _trainer(args: argparse.Namespace) -> Trainer:
 
 
 def _add_train_arguments(train: argparse.ArgumentParser) -> None:
+    train.epilog = (
+        "Several processes can train one model: mpiexec -n 2 npgpt2 train, with the same arguments "
+        "(pip install 'npgpt2[mpi]'). Each process takes its share of every batch."
+    )
     train.add_argument(
         "--text", metavar="FILE", help="UTF-8 text (default: Python's own reference texts)"
     )

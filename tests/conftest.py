@@ -6,7 +6,6 @@ import gc
 import os
 import random
 import signal
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -25,20 +24,20 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 @pytest.fixture(autouse=True)
-def untuned(monkeypatch: pytest.MonkeyPatch) -> None:
+def untuned(monkeypatch):
     """The command line does not tune the process that the tests run in."""
     monkeypatch.setattr(process, "keep_freed_memory", lambda: False)
 
 
 @pytest.fixture(autouse=True, scope="session")
-def ctrl_c_interrupts() -> Iterator[None]:
+def ctrl_c_interrupts():
     """SIGINT as at a prompt: a shell's background jobs, and their children, start ignoring it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def global_state() -> dict[str, object]:
+def global_state():
     """Whatever outlives a test and could change the next one."""
     x = autograd.Tensor(1.0, requires_grad=True)
     kind, keys, *rest = np.random.get_state()
@@ -57,7 +56,7 @@ def global_state() -> dict[str, object]:
 
 
 @pytest.fixture(autouse=True)
-def no_leaked_state() -> Iterator[None]:
+def no_leaked_state():
     """Fail a test that leaves any global state changed, and put it right for the next one."""
     before = global_state()
     recording, errors = autograd.tensor._mode.recording, np.geterr()

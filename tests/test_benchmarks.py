@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -26,12 +25,12 @@ serve({{"loss": 1.5}}, lambda: {{"forward": {seconds}, "backward": 2 * {seconds}
 """
 
 
-def worker(seconds: float) -> Worker:
+def worker(seconds):
     code = SERVE.format(root=str(ROOT), seconds=seconds)
     return Worker([sys.executable, "-c", code], threads=1)
 
 
-def test_workers_take_turns_and_end() -> None:
+def test_workers_take_turns_and_end():
     quick, slow = worker(0.25), worker(1.0)
     assert quick.ready == slow.ready == {"loss": 1.5}
     take_turns([quick, slow], rounds=3, seconds=0.001)
@@ -44,7 +43,7 @@ def test_workers_take_turns_and_end() -> None:
         assert one.process.returncode == 0
 
 
-def test_a_ratio_is_taken_round_by_round() -> None:
+def test_a_ratio_is_taken_round_by_round():
     """So that a machine that is slow for a while is slow for both."""
     mine, other = (SimpleNamespace(turns=[{"step": t} for t in times]) for times in T)
     assert ratio(other, mine, "step") == (2.0, 1.5, 3.0)  # type: ignore[arg-type]
@@ -53,20 +52,20 @@ def test_a_ratio_is_taken_round_by_round() -> None:
 T = ([1.0, 10.0, 2.0], [2.0, 15.0, 6.0])
 
 
-def test_a_worker_that_dies_is_an_error() -> None:
+def test_a_worker_that_dies_is_an_error():
     with pytest.raises(RuntimeError, match="a worker ended: status 3"):
         Worker([sys.executable, "-c", "raise SystemExit(3)"], threads=1)
 
 
 @pytest.mark.parametrize("key", ["loss", "norm"])
-def test_programs_that_do_not_compute_the_same_are_not_compared(key: str) -> None:
+def test_programs_that_do_not_compute_the_same_are_not_compared(key):
     same = {"loss": 4.2, "norm": 2.0}
     check(same, same | {key: same[key] * (1.0 + 1e-6)})
     with pytest.raises(SystemExit, match=f"not the same computation: {key}"):
         check(same, same | {key: same[key] * 1.0001})
 
 
-def test_configurations_are_without_dropout_and_batches_fit_them() -> None:
+def test_configurations_are_without_dropout_and_batches_fit_them():
     for name in CONFIGS:
         config, (ids, targets) = config_of(name), batch_of(name)
         assert (config.embd_pdrop, config.resid_pdrop, config.attn_pdrop) == (0.0, 0.0, 0.0)
@@ -75,7 +74,7 @@ def test_configurations_are_without_dropout_and_batches_fit_them() -> None:
 
 
 @needs("torch", "mpi4py", "threadpoolctl")
-def test_the_smallest_configuration_from_the_command_line() -> None:
+def test_the_smallest_configuration_from_the_command_line():
     flags = "--rounds 1 --seconds 0.01 --threads 2 --ranks".split()
     command = python("tests.benchmarks.step", "tiny", *flags)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -86,7 +85,7 @@ def test_the_smallest_configuration_from_the_command_line() -> None:
 
 
 @needs("torch")
-def test_generation_from_the_command_line() -> None:
+def test_generation_from_the_command_line():
     """Both sides have drawn the same tokens, or it would have ended before."""
     command = python("tests.benchmarks.decode", "char", *"--rounds 1 --seconds 0.01".split())
     done = subprocess.run(
@@ -100,9 +99,7 @@ def test_generation_from_the_command_line() -> None:
 
 @needs("safetensors")
 @pytest.mark.parametrize("half", [False, True])
-def test_a_directory_is_measured_after_each_step(
-    half: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_directory_is_measured_after_each_step(half, tmp_path, monkeypatch, capsys):
     small = partial(GPT2Config, n_embd=8, n_layer=1, n_head=2)
     monkeypatch.setitem(memory.PRESETS, "small", small)
     memory.make("small", tmp_path, half)

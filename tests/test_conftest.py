@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -28,7 +27,7 @@ EACH_LEAK = [
 ]
 
 
-def run(pytester: pytest.Pytester, body: str) -> pytest.RunResult:
+def run(pytester, body):
     """Run a test with this body, then one that leaks nothing, under this suite's conftest."""
     pytester.makeconftest("from tests.conftest import no_leaked_state")
     pytester.makepyfile(
@@ -48,7 +47,7 @@ def run(pytester: pytest.Pytester, body: str) -> pytest.RunResult:
 
 
 @pytest.fixture
-def put_back() -> Iterator[None]:
+def put_back():
     """Undo what a leak leaves in this process, too."""
     options = np.get_printoptions()
     dtype = torch.get_default_dtype() if has("torch") else None
@@ -60,13 +59,11 @@ def put_back() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("what", EACH_LEAK)
-def test_a_test_that_leaks_fails_and_the_next_one_does_not(
-    put_back: None, pytester: pytest.Pytester, what: str
-) -> None:
+def test_a_test_that_leaks_fails_and_the_next_one_does_not(put_back, pytester, what):
     result = run(pytester, LEAKS[what])
     result.assert_outcomes(passed=2, errors=1)  # the guard fails when the test is over
     result.stdout.fnmatch_lines([f"*test changed {what}*"])
 
 
-def test_a_test_that_leaks_nothing_passes(pytester: pytest.Pytester) -> None:
+def test_a_test_that_leaks_nothing_passes(pytester):
     run(pytester, "np.random.default_rng(0).random()").assert_outcomes(passed=2)

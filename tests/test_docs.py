@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 import tomllib
-from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from importlib.util import find_spec
@@ -33,7 +32,7 @@ OF_THE_READER = ("runs/", "gpt2/", "mine/", "book-hf/", "dist/")  # made by the 
 # -- the checker -----------------------------------------------------------------------------------
 
 
-def problems(text: str, document: Path) -> list[str]:
+def problems(text, document):
     """Return what a document at this place names and does not exist."""
     code = list(pieces_of_code(text))
     return [
@@ -46,7 +45,7 @@ def problems(text: str, document: Path) -> list[str]:
     ]
 
 
-def pieces_of_code(text: str) -> Iterator[str]:
+def pieces_of_code(text):
     """Yield the lines of code blocks, without comments, and the code in sentences."""
     for number, part in enumerate(re.split(r"^```.*\n", text, flags=re.MULTILINE)):
         if number % 2:
@@ -55,7 +54,7 @@ def pieces_of_code(text: str) -> Iterator[str]:
             yield from re.findall(r"`([^`]+)`", part)
 
 
-def links_to_nothing(text: str, document: Path) -> Iterator[str]:
+def links_to_nothing(text, document):
     """Yield the relative links whose file, or heading in it, does not exist."""
     for link in re.findall(r"\]\(([^()\s]+)\)", text):
         path, _, heading = link.partition("#")
@@ -67,7 +66,7 @@ def links_to_nothing(text: str, document: Path) -> Iterator[str]:
             yield f"no target of the link {link}"
 
 
-def headings(text: str) -> list[str]:
+def headings(text):
     """Return the headings as they stand in links.
 
     >>> headings("# One\\n\\n## Two words, `code`\\n")
@@ -77,7 +76,7 @@ def headings(text: str) -> list[str]:
     return [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
 
 
-def paths(text: str, code: list[str]) -> Iterator[str]:
+def paths(text, code):
     """Yield paths of this project: all that begin like one, and what looks like one in code."""
     roots = "|".join(map(re.escape, OURS))
     yield from re.findall(rf"(?<![\w./-])(?:{roots})/[\w./-]*[\w/]", text)
@@ -87,7 +86,7 @@ def paths(text: str, code: list[str]) -> Iterator[str]:
             yield piece
 
 
-def exists(path: str, document: Path) -> bool:
+def exists(path, document):
     """Whether there is such a path in the project, beside the document, or such a file name."""
     if "/" in path:
         return (ROOT / path).exists() or (document.parent / path).exists()
@@ -95,19 +94,19 @@ def exists(path: str, document: Path) -> bool:
 
 
 @cache
-def file_names() -> set[str]:
+def file_names():
     """Return the names of all files of the project."""
     return {p.name for root in OURS for p in (ROOT / root).rglob("*")} | {
         p.name for p in ROOT.iterdir()
     }
 
 
-def modules(text: str) -> list[str]:
+def modules(text):
     """Return the modules, and names in modules, that stand in code: `npgpt2.text.TextModel`."""
     return re.findall(r"[`\"]((?:npgpt2|autograd)(?:\.\w+)+)(?:\([^`]*\))?[`\"]", text)
 
 
-def resolves(name: str) -> bool:
+def resolves(name):
     """Whether a name of a module, or in a module, can be found."""
     try:
         resolve_name(name)
@@ -116,12 +115,12 @@ def resolves(name: str) -> bool:
     return True
 
 
-def programs(code: list[str]) -> list[str]:
+def programs(code):
     """Return the modules that are run: `python -m tests.mutation`."""
     return [name for piece in code for name in re.findall(r"python3? -m (tests[\w.]*)", piece)]
 
 
-def has_module(name: str) -> bool:
+def has_module(name):
     """Whether a module can be found, without running it."""
     try:
         return find_spec(name) is not None
@@ -129,7 +128,7 @@ def has_module(name: str) -> bool:
         return False
 
 
-def commands(code: list[str]) -> list[tuple[str, tuple[str, ...]]]:
+def commands(code):
     """Return the commands with their flags: `npgpt2 train --steps 20`."""
     found = [
         match
@@ -139,7 +138,7 @@ def commands(code: list[str]) -> list[tuple[str, tuple[str, ...]]]:
     return [(match[1], tuple(re.findall(r"(?<!\S)--[\w-]+", match[2]))) for match in found]
 
 
-def refused(command: str, flags: tuple[str, ...]) -> str:
+def refused(command, flags):
     """Return what is wrong with a command; nothing if the command line knows it."""
     text = help_of(command)
     if not text:
@@ -149,17 +148,17 @@ def refused(command: str, flags: tuple[str, ...]) -> str:
 
 
 @cache
-def help_of(command: str) -> str:
+def help_of(command):
     """Return what `npgpt2 COMMAND --help` prints; nothing if there is no such command."""
     with redirect_stdout(io.StringIO()) as printed, redirect_stderr(io.StringIO()):
         try:
-            status: object = cli.main([command, "--help"])
+            status = cli.main([command, "--help"])
         except SystemExit as end:
             status = end.code
     return "" if status else printed.getvalue()
 
 
-def extras(text: str) -> list[str]:
+def extras(text):
     """Return the extras named: `pip install '.[hf]'`, "the extra hf"."""
     installed = re.findall(r"(?:\.|npgpt2)\[([\w,]+)\]", text)
     names = [name for names in installed for name in names.split(",")]
@@ -167,7 +166,7 @@ def extras(text: str) -> list[str]:
 
 
 @cache
-def known_extras() -> list[str]:
+def known_extras():
     """Return the extras that the package has."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return list(project["optional-dependencies"])
@@ -181,7 +180,7 @@ each_document = pytest.mark.parametrize(
 
 
 @each_document
-def test_what_a_document_names_exists(document: Path) -> None:
+def test_what_a_document_names_exists(document):
     assert problems(document.read_text(), document) == []
 
 
@@ -206,11 +205,11 @@ def test_what_a_document_names_exists(document: Path) -> None:
         ("It needs the extra hg.", "no extra hg"),
     ],
 )
-def test_what_does_not_exist_is_found(text: str, problem: str) -> None:
+def test_what_does_not_exist_is_found(text, problem):
     assert problems(text, README) == [problem]
 
 
-def test_what_exists_is_no_problem() -> None:
+def test_what_exists_is_no_problem():
     text = """
 # A title, with a comma
 
@@ -228,20 +227,20 @@ python -m tests.mutation --list
     assert problems(text, ROOT / "tests" / "README.md") == []
 
 
-def test_the_readme_is_short() -> None:
+def test_the_readme_is_short():
     lines = README.read_text().splitlines()
     assert len(lines) <= 160
     assert [line for line in lines if len(line) > 100] == []
 
 
 @each_document
-def test_prose_is_at_most_100_columns_wide(document: Path) -> None:
+def test_prose_is_at_most_100_columns_wide(document):
     lines = document.read_text().splitlines()
     assert [line for line in lines if len(line) > 100 and not line.startswith("|")] == []
 
 
 @pytest.mark.parametrize("command", ["npgpt2 train", "pytest"])
-def test_the_readme_has_each_set_up_command_in_one_line(command: str) -> None:
+def test_the_readme_has_each_set_up_command_in_one_line(command):
     """`.ci/run` looks for the same lines, and runs them."""
     lines = re.findall(rf"^python3 -m venv .*{command}$", README.read_text(), re.MULTILINE)
     assert len(lines) == 1
@@ -250,7 +249,7 @@ def test_the_readme_has_each_set_up_command_in_one_line(command: str) -> None:
 # -- the map ---------------------------------------------------------------------------------------
 
 
-def entries(text: str) -> list[str]:
+def entries(text):
     """Return the paths in the first code block that is a tree.
 
     >>> entries("```\\na/    words\\n  b.py    words\\n  c/    words\\n    d.py  words\\n```\\n")
@@ -259,8 +258,8 @@ def entries(text: str) -> list[str]:
     (tree, *_) = (
         block for block in re.findall(r"^```\n(.*?)^```", text, re.M | re.S) if "/ " in block
     )
-    found: list[str] = []
-    parents: list[str] = []
+    found = []
+    parents = []
     for indent, name in re.findall(r"^( *)(\S+)", tree, re.M):
         del parents[len(indent) // 2 :]
         found.append("".join([*parents, name]))
@@ -268,11 +267,11 @@ def entries(text: str) -> list[str]:
     return found
 
 
-def test_the_map_shows_what_is_there() -> None:
+def test_the_map_shows_what_is_there():
     assert [path for path in entries(CONTRIBUTING.read_text()) if not (ROOT / path).exists()] == []
 
 
-def test_every_module_is_on_the_map() -> None:
+def test_every_module_is_on_the_map():
     shown = set(entries(CONTRIBUTING.read_text()))
     files = {
         str(path.relative_to(ROOT))
@@ -287,15 +286,13 @@ def test_every_module_is_on_the_map() -> None:
 # -- code of the README that no doctest runs -------------------------------------------------------
 
 
-def blocks(kind: str) -> list[str]:
+def blocks(kind):
     """Return the code blocks of the README that begin with these characters."""
     found = re.findall(r"^```\w*\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
     return [block for block in found if block.startswith(kind)]
 
 
-def test_the_session_of_practice_is_what_is_printed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_session_of_practice_is_what_is_printed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (answer,) = blocks("def softmax_backward")
     for number, session in enumerate(blocks("$ npgpt2 practice")):
@@ -308,9 +305,7 @@ def test_the_session_of_practice_is_what_is_printed(
     assert number == 1
 
 
-def test_the_lines_on_hugging_face_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_lines_on_hugging_face_run(tmp_path, monkeypatch, capsys):
     pytest.importorskip("safetensors")
     pytest.importorskip("tokenizers")
     monkeypatch.chdir(tmp_path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -48,17 +47,17 @@ CHANGES = {
 }  # fmt: skip
 
 
-def changes(source: str) -> list[str]:
+def changes(source):
     return [mutant.key[2] for mutant in mutants("toy.py", source)]
 
 
 @pytest.mark.parametrize("statement", CHANGES)
-def test_a_statement_is_changed_in_every_way(statement: str) -> None:
+def test_a_statement_is_changed_in_every_way(statement):
     found = changes(f"def f(a, b, c):\n    {statement}\n")
     assert sorted(found) == sorted(CHANGES[statement])
 
 
-def test_what_is_no_code_is_not_changed() -> None:
+def test_what_is_no_code_is_not_changed():
     source = '''
         """1 + 2"""
         from __future__ import annotations
@@ -76,7 +75,7 @@ def test_what_is_no_code_is_not_changed() -> None:
     assert changes(source.replace("\n        ", "\n")) == []
 
 
-def test_a_change_stays_one_expression_when_the_lines_of_another_go() -> None:
+def test_a_change_stays_one_expression_when_the_lines_of_another_go():
     source = "x = (\n    a\n    + b\n) * é - 1\n"
     every = [mutant.changed for mutant in mutants("toy.py", source)]
     assert "x = (a\n    + b) - 1\n" in every
@@ -84,7 +83,7 @@ def test_a_change_stays_one_expression_when_the_lines_of_another_go() -> None:
     assert all(ast.parse(changed) for changed in every)
 
 
-def test_every_mutant_of_a_file_compiles_and_differs_from_all_others() -> None:
+def test_every_mutant_of_a_file_compiles_and_differs_from_all_others():
     file = "npgpt2/composed.py"
     source = (ROOT / file).read_text()
     meanings = [ast.dump(ast.parse(mutant.changed)) for mutant in mutants(file, source)]
@@ -92,12 +91,12 @@ def test_every_mutant_of_a_file_compiles_and_differs_from_all_others() -> None:
     assert len({*meanings, ast.dump(ast.parse(source))}) == len(meanings) + 1
 
 
-def test_what_is_called_equivalent_is_a_mutant() -> None:
+def test_what_is_called_equivalent_is_a_mutant():
     keys = {m.key for file in FILES for m in mutants(file, (ROOT / file).read_text())}
     assert EQUIVALENT.keys() <= keys
 
 
-def test_every_file_has_tests_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_file_has_tests_of_its_own(monkeypatch):
     monkeypatch.chdir(ROOT)
     for file in FILES:
         own, others = mutation.own_and_other_tests(file)
@@ -105,9 +104,7 @@ def test_every_file_has_tests_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Non
         assert not set(own) & set(others)
 
 
-def test_a_sample_is_the_same_every_time(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_sample_is_the_same_every_time(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     listed = []
     for seed in "001":
@@ -117,7 +114,7 @@ def test_a_sample_is_the_same_every_time(
     assert listed[0] == listed[1] != listed[2]
 
 
-def test_a_file_that_is_not_mutated_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_mutated_is_named(capsys):
     with pytest.raises(SystemExit):
         mutation.main(["npgpt2/cli.py"])
     assert "npgpt2/cli.py: choose from autograd/backward.py" in capsys.readouterr().err
@@ -171,7 +168,7 @@ sys.exit(mutation.main(["toy/sums.py", "--jobs=2"]))
 """
 
 
-def run_in(directory: Path, test_sums: str) -> subprocess.CompletedProcess[str]:
+def run_in(directory, test_sums):
     files = {
         "toy/__init__.py": "", "toy/sums.py": SUMS, "toy/sizes.py": "",
         "tests/test_toy/test_sums.py": test_sums, "tests/test_toy/test_sizes.py": TEST_SIZES,
@@ -187,7 +184,7 @@ def run_in(directory: Path, test_sums: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def test_the_command_tells_killed_from_timed_out_equivalent_and_survived(tmp_path: Path) -> None:
+def test_the_command_tells_killed_from_timed_out_equivalent_and_survived(tmp_path):
     done = run_in(tmp_path, TEST_SUMS)
     assert done.stderr == ""
     assert done.returncode == 1  # 7 of 8 are not yet 95 %
@@ -207,7 +204,7 @@ def test_the_command_tells_killed_from_timed_out_equivalent_and_survived(tmp_pat
         assert part in done.stdout
 
 
-def test_the_command_stops_if_tests_fail_without_a_mutant(tmp_path: Path) -> None:
+def test_the_command_stops_if_tests_fail_without_a_mutant(tmp_path):
     done = run_in(tmp_path, TEST_SUMS.replace("== 3", "== 4"))
     assert done.returncode == 1
     assert "assert 3 == 4" in done.stderr

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.optional import has
 
 
-def test_a_test_is_skipped_where_a_package_is_missing(pytester: pytest.Pytester) -> None:
+def test_a_test_is_skipped_where_a_package_is_missing(pytester):
     assert has("numpy") and not has("no_such_package")
     pytester.makepyfile(
         """

@@ -123,9 +123,7 @@ def generate(
     """
     rows = _rows(input_ids, model.config.vocab_size)
     if len(set(map(len, rows))) > 1:
-        raise ValueError(
-            "the prompts have different lengths; pass them to npgpt2.complete"
-        )
+        raise ValueError("the prompts have different lengths; pass them to npgpt2.complete")
     prompt = np.stack(rows)
     steps = stream(model, prompt, max_new_tokens, sampling, rng, limits)
     new = [step.tokens for step in steps]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import random
-from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,37 +23,37 @@ class Node:
 
     def __init__(
         self,
-        value: Any,
-        parents: Sequence[Node] = (),
-        slopes: Sequence[Any] = (),
-        requires_grad: bool = True,
-    ) -> None:
+        value,
+        parents=(),
+        slopes=(),
+        requires_grad=True,
+    ):
         self.value, self.slopes, self.requires_grad = value, tuple(slopes), requires_grad
         self.parents: tuple[Node, ...] | None = tuple(parents)
         self.received: list[Any] = []  # every cotangent the vjp was called with
 
-    def vjp(self, g: Any) -> tuple[Any, ...]:
+    def vjp(self, g):
         self.received.append(g)
         return tuple(g * slope for slope in self.slopes)
 
-    def free(self) -> None:
+    def free(self):
         self.parents = None
 
-    def __add__(self, other: Node) -> Node:
+    def __add__(self, other):
         return Node(self.value + other.value, (self, other), (1, 1))
 
-    def __mul__(self, other: Node) -> Node:
+    def __mul__(self, other):
         return Node(self.value * other.value, (self, other), (other.value, self.value))
 
 
-def gradients(root: Node, g: Any = 1, **options: Any) -> dict[Node, Any]:
+def gradients(root, g=1, **options):
     """Run the pass; return the gradient of each leaf."""
     pairs = backward(root, g, **options)
     assert len({leaf for leaf, _ in pairs}) == len(pairs), "a leaf was returned twice"
     return dict(pairs)
 
 
-def random_graph(seed: int) -> tuple[list[Node], dict[Node, int]]:
+def random_graph(seed):
     """Return random nodes and the exact derivative of the last by each leaf it depends on.
 
     Values are integers, so results are compared exactly. The derivatives are computed forward,
@@ -67,7 +66,7 @@ def random_graph(seed: int) -> tuple[list[Node], dict[Node, int]]:
         picked = [rng.randrange(len(nodes)) for _ in range(rng.randint(1, 4))]
         picked += [] if remaining else [0]  # the last one depends on a leaf at least
         slopes = [rng.randint(-3, 3) for _ in picked]
-        total: dict[Node, int] = {}
+        total = {}
         for i, slope in zip(picked, slopes, strict=True):
             for leaf, d in derivatives[i].items():
                 total[leaf] = total.get(leaf, 0) + slope * d
@@ -76,7 +75,7 @@ def random_graph(seed: int) -> tuple[list[Node], dict[Node, int]]:
     return nodes, derivatives[-1]
 
 
-def below(root: Node) -> list[Node]:
+def below(root):
     """Return root and all nodes under it that require a gradient, in no particular order."""
     found = [root]
     for node in found:
@@ -87,7 +86,7 @@ def below(root: Node) -> list[Node]:
 # -- it needs nothing but the protocol -----------------------------------------------------------
 
 
-def test_backward_imports_typing_alone() -> None:
+def test_backward_imports_typing_alone():
     imported = set()
     for node in ast.walk(ast.parse(Path(module.__file__).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -98,16 +97,16 @@ def test_backward_imports_typing_alone() -> None:
 
 
 @pytest.mark.parametrize("number", [int, float, complex, Fraction])
-def test_gradients_are_whatever_adds(number: Any) -> None:
+def test_gradients_are_whatever_adds(number):
     x, g = Node(number(3)), number(5)
     result = gradients(x * x + x * Node(number(2), requires_grad=False), g)
     assert result == {x: number(40)}  # 5 * (3 + 3 + 2)
     assert type(result[x]) is number
 
 
-def test_gradients_are_not_added_in_place() -> None:
+def test_gradients_are_not_added_in_place():
     class Passing(Node):
-        def vjp(self, g: Any) -> tuple[Any, ...]:
+        def vjp(self, g):
             return (g,) * len(self.parents)
 
     x, y, g = Node(1.0), Node(1.0), ["g"]
@@ -118,13 +117,13 @@ def test_gradients_are_not_added_in_place() -> None:
 # -- the chain rule ------------------------------------------------------------------------------
 
 
-def test_chain_multiplies_slopes() -> None:
+def test_chain_multiplies_slopes():
     x = Node(2.0)
     y = x * Node(3.0, requires_grad=False)
     assert gradients(y * y, 0.5) == {x: 0.5 * (2.0 * 6.0) * 3.0}
 
 
-def test_diamond_adds_both_paths() -> None:
+def test_diamond_adds_both_paths():
     a, b = Node(2.0), Node(5.0)
     left, right = a * b, a + b
     expected = {a: 5.0 * 7.0 + 10.0, b: 2.0 * 7.0 + 10.0}  # d(ab (a+b)): b (a+b) + ab, and so on
@@ -132,13 +131,13 @@ def test_diamond_adds_both_paths() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 7])
-def test_value_used_k_times_gets_k_terms(k: int) -> None:
+def test_value_used_k_times_gets_k_terms(k):
     x = Node(1.0)
     slopes = [2.0**i for i in range(k)]
     assert gradients(Node(0.0, [x] * k, slopes), -3.0) == {x: -3.0 * (2.0**k - 1.0)}
 
 
-def test_skip_connection_waits_for_the_long_way_round() -> None:
+def test_skip_connection_waits_for_the_long_way_round():
     x = Node(1.0)
     y = Node(0.0, [x], [2.0])
     z = Node(0.0, [Node(0.0, [Node(0.0, [y], [3.0])], [5.0])], [7.0])
@@ -148,18 +147,18 @@ def test_skip_connection_waits_for_the_long_way_round() -> None:
 
 
 @given(seed=SEEDS, g=st.integers(-5, 5))
-def test_gradients_of_any_graph_are_the_forward_derivatives(seed: int, g: int) -> None:
+def test_gradients_of_any_graph_are_the_forward_derivatives(seed, g):
     nodes, expected = random_graph(seed)
     assert gradients(nodes[-1], g) == {leaf: g * d for leaf, d in expected.items()}
 
 
-def test_root_that_is_a_leaf_gets_its_cotangent() -> None:
+def test_root_that_is_a_leaf_gets_its_cotangent():
     x = Node(1.0)
     assert gradients(x, 4.0) == {x: 4.0}
 
 
 @given(seed=SEEDS)
-def test_order_of_creation_does_not_matter(seed: int) -> None:
+def test_order_of_creation_does_not_matter(seed):
     rng = random.Random(seed)
     x, total = Node(3), Node(0, requires_grad=False)
     factors = [Node(i, requires_grad=False) for i in range(5)]
@@ -172,7 +171,7 @@ def test_order_of_creation_does_not_matter(seed: int) -> None:
 
 
 @given(seed=SEEDS)
-def test_dead_branches_change_nothing(seed: int) -> None:
+def test_dead_branches_change_nothing(seed):
     nodes, expected = random_graph(seed)
     alive = below(nodes[-1])
     consumers = [Node(0, [node, nodes[0]], [100, 100]) for node in nodes]
@@ -185,7 +184,7 @@ def test_dead_branches_change_nothing(seed: int) -> None:
 
 
 @given(seed=SEEDS)
-def test_every_node_comes_once_and_after_its_parents(seed: int) -> None:
+def test_every_node_comes_once_and_after_its_parents(seed):
     root = random_graph(seed)[0][-1]
     order = topological_order(root)
     assert len(order) == len(set(order))
@@ -196,7 +195,7 @@ def test_every_node_comes_once_and_after_its_parents(seed: int) -> None:
 
 
 @given(seed=SEEDS)
-def test_each_vjp_is_called_exactly_once(seed: int) -> None:
+def test_each_vjp_is_called_exactly_once(seed):
     nodes, _ = random_graph(seed)
     inner = [node for node in below(nodes[-1]) if node.parents]
     gradients(nodes[-1])
@@ -204,7 +203,7 @@ def test_each_vjp_is_called_exactly_once(seed: int) -> None:
         assert len(node.received) == (node in inner)
 
 
-def test_nodes_that_require_no_gradient_are_not_visited() -> None:
+def test_nodes_that_require_no_gradient_are_not_visited():
     x, constant = Node(2.0), Node(3.0, requires_grad=False)
     barred = constant * constant
     barred.requires_grad = False
@@ -218,7 +217,7 @@ def test_nodes_that_require_no_gradient_are_not_visited() -> None:
 
 
 @given(seed=SEEDS)
-def test_pass_frees_every_node_it_used_but_no_leaf(seed: int) -> None:
+def test_pass_frees_every_node_it_used_but_no_leaf(seed):
     root = random_graph(seed)[0][-1]
     used = {node: node.parents for node in below(root)}
     gradients(root)
@@ -226,11 +225,11 @@ def test_pass_frees_every_node_it_used_but_no_leaf(seed: int) -> None:
         assert node.parents == (None if parents else ())
 
 
-def test_node_is_freed_before_its_parents_send_back() -> None:
+def test_node_is_freed_before_its_parents_send_back():
     seen = []
 
     class Watching(Node):
-        def vjp(self, g: Any) -> tuple[Any, ...]:
+        def vjp(self, g):
             seen.append(top.parents)
             return super().vjp(g)
 
@@ -241,7 +240,7 @@ def test_node_is_freed_before_its_parents_send_back() -> None:
 
 
 @given(seed=SEEDS)
-def test_retained_graph_gives_the_same_again(seed: int) -> None:
+def test_retained_graph_gives_the_same_again(seed):
     root = random_graph(seed)[0][-1]
     parents = {node: node.parents for node in below(root)}
     first = gradients(root, 2, retain_graph=True)
@@ -250,7 +249,7 @@ def test_retained_graph_gives_the_same_again(seed: int) -> None:
     assert gradients(root, 2) == first
 
 
-def test_freed_node_is_an_error_that_leaves_the_rest_unchanged() -> None:
+def test_freed_node_is_an_error_that_leaves_the_rest_unchanged():
     x = Node(2.0)
     shared = x * x
     first, second = shared + x, Node(0.0, [x, shared, x], [1.0, 1.0, 1.0])
@@ -266,16 +265,14 @@ def test_freed_node_is_an_error_that_leaves_the_rest_unchanged() -> None:
 
 @pytest.mark.parametrize("slopes", [(), (1.0,), (1.0, 1.0, 1.0)])
 @pytest.mark.parametrize("retain_graph", [False, True])
-def test_another_number_of_gradients_than_parents_is_an_error(
-    slopes: tuple[float, ...], retain_graph: bool
-) -> None:
+def test_another_number_of_gradients_than_parents_is_an_error(slopes, retain_graph):
     wrong = Node(0.0, [Node(1.0), Node(1.0)], slopes)
     with pytest.raises(ValueError, match="zip"):
         backward(Node(0.0, [wrong], [1.0]), 1.0, retain_graph=retain_graph)
 
 
 @pytest.mark.parametrize("retain_graph", [False, True])
-def test_depth_is_not_limited(retain_graph: bool) -> None:
+def test_depth_is_not_limited(retain_graph):
     x = node = Node(1)
     chain = []
     for _ in range(50_000):

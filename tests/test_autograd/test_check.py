@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from autograd import GradientMismatch, Tensor, exp, gradcheck, no_grad, record
 
@@ -18,22 +14,22 @@ SEEDS = st.integers(0, 2**32 - 1)
 each_mode = pytest.mark.parametrize("mode", MODES)
 
 
-def entries(seed: int = 0, *shape: int) -> NDArray:
+def entries(seed=0, *shape):
     """Random numbers away from 0, so that x**3 has no slope that is small by chance."""
     rng = np.random.default_rng(seed)
     return rng.uniform(0.5, 2.0, shape or (3, 4)) * rng.choice([-1.0, 1.0], shape or (3, 4))
 
 
-def cube_with(gradient: Callable[[NDArray, NDArray], NDArray]) -> Callable[[Tensor], Tensor]:
+def cube_with(gradient):
     """Return x**3 with a vjp of one's own: g and x to dx."""
     return lambda x: record(x.data**3, (x,), lambda g, a=x.data: (gradient(g, a),))
 
 
-def right(g: NDArray, x: NDArray) -> NDArray:
+def right(g, x):
     return g * 3.0 * x * x
 
 
-def changed(gradient: NDArray, change: Callable[[float], float]) -> NDArray:
+def changed(gradient, change):
     """Return the gradient with its entry (1, 2) changed."""
     out = gradient.copy()
     out[1, 2] = change(out[1, 2])
@@ -59,7 +55,7 @@ AT_ONE_ENTRY = {
 FAULTS = ANYWHERE | AT_ONE_ENTRY
 
 
-def mismatch(f: Callable[..., Tensor], inputs: Any, **options: Any) -> GradientMismatch:
+def mismatch(f, inputs, **options):
     with pytest.raises(GradientMismatch) as caught:
         gradcheck(f, inputs, **options)
     return caught.value
@@ -70,7 +66,7 @@ def mismatch(f: Callable[..., Tensor], inputs: Any, **options: Any) -> GradientM
 
 @each_mode
 @given(seed=SEEDS)
-def test_right_gradients_are_accepted(mode: Any, seed: int) -> None:
+def test_right_gradients_are_accepted(mode, seed):
     x, y = entries(seed, 2, 3), entries(seed + 1, 3)
     report = gradcheck(lambda x, y: exp(cube(x) * 0.1) @ y / (y * y).sum(), [x, y], mode=mode)
     assert report.ok and report.mode == mode
@@ -80,14 +76,14 @@ def test_right_gradients_are_accepted(mode: Any, seed: int) -> None:
 @each_mode
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("seed", range(3))
-def test_wrong_gradients_are_rejected(mode: Any, fault: str, seed: int) -> None:
+def test_wrong_gradients_are_rejected(mode, fault, seed):
     report = mismatch(cube_with(FAULTS[fault]), [entries(seed)], mode=mode, rng=seed).report
     assert not report.ok and report.mode == mode
 
 
 @each_mode
 @pytest.mark.parametrize("fault", AT_ONE_ENTRY)
-def test_the_wrong_entry_of_the_wrong_input_is_named(mode: Any, fault: str) -> None:
+def test_the_wrong_entry_of_the_wrong_input_is_named(mode, fault):
     wrong, g = cube_with(FAULTS[fault]), np.random.default_rng(5).standard_normal((3, 4))
     x, y = entries(1), Tensor(entries(2))
     inputs = {"fine": Tensor(x), "weight": y, "also fine": Tensor(x)}
@@ -116,7 +112,7 @@ def test_the_wrong_entry_of_the_wrong_input_is_named(mode: Any, fault: str) -> N
 
 
 @each_mode
-def test_worst_entry_is_the_one_farthest_beyond_its_tolerance(mode: Any) -> None:
+def test_worst_entry_is_the_one_farthest_beyond_its_tolerance(mode):
     factors = 1.0 + 1e-3 * np.arange(12.0).reshape(3, 4)
     f = cube_with(lambda g, x: right(g, x) * factors)
     assert mismatch(f, [entries()], mode=mode, atol=0.0).report.index == (2, 3)
@@ -128,26 +124,26 @@ def test_worst_entry_is_the_one_farthest_beyond_its_tolerance(mode: Any) -> None
 
 
 @each_mode
-def test_cotangent_of_ones_hides_a_forgotten_g(mode: Any) -> None:
+def test_cotangent_of_ones_hides_a_forgotten_g(mode):
     f = cube_with(FAULTS["forgets g"])
     assert gradcheck(f, [entries()], mode=mode, cotangent=np.ones((3, 4))).ok
     mismatch(f, [entries()], mode=mode)  # hence the default
 
 
-def test_nan_is_a_value_that_can_be_the_same_twice() -> None:
+def test_nan_is_a_value_that_can_be_the_same_twice():
     f = cube_with(FAULTS["NaN"])
     report = mismatch(lambda x: f(x) * Tensor([[np.nan]]), [entries()]).report
     assert np.isnan(report.numeric)
 
 
-def test_a_direction_in_which_nothing_changes_may_be_checked_too() -> None:
+def test_a_direction_in_which_nothing_changes_may_be_checked_too():
     # Nearly all of the terms of <gradient, v> cancel; what is left is rounding and truncation.
     x, g = np.full(2, 1.0), [1e6, -1e6]
     for seed in range(200):
         assert gradcheck(lambda x: exp(x), [x], cotangent=g, rng=seed, directions=1).ok
 
 
-def test_where_every_entry_passes_the_direction_is_reported() -> None:
+def test_where_every_entry_passes_the_direction_is_reported():
     # Each entry is off by less than atol, all of them together by more.
     f = cube_with(lambda g, x: right(g, x) + 0.9e-8 * np.sign(g))
     options = {"cotangent": np.ones(400), "rtol": 1e-12, "directions": 20}
@@ -155,14 +151,14 @@ def test_where_every_entry_passes_the_direction_is_reported() -> None:
     assert report.index is None
 
 
-def test_large_input_is_not_searched_for_the_entry() -> None:
+def test_large_input_is_not_searched_for_the_entry():
     f = cube_with(FAULTS["constant factor"])
     report = mismatch(f, [entries(0, 20_001)]).report
     assert report.index is None and "along a random direction" in str(report)
 
 
 @each_mode
-def test_input_that_does_not_matter_has_gradient_0(mode: Any) -> None:
+def test_input_that_does_not_matter_has_gradient_0(mode):
     inputs = [entries(), entries(1)]
     assert gradcheck(lambda x, y: cube(y), inputs, mode=mode).ok
     report = gradcheck(lambda x: Tensor(np.ones(3)), [entries()], mode=mode)
@@ -176,17 +172,17 @@ def test_input_that_does_not_matter_has_gradient_0(mode: Any) -> None:
 
 
 @each_mode
-def test_float32_is_refused_with_the_reason(mode: Any) -> None:
+def test_float32_is_refused_with_the_reason(mode):
     for x in (entries().astype(np.float32), Tensor(entries().astype(np.float32))):
         with pytest.raises(TypeError, match="needs float64, but input 1 is float32; .*too coarse"):
             gradcheck(lambda x, y: y * y, [entries(), x], mode=mode)
 
 
 @each_mode
-def test_float32_is_judged_coarsely_where_forced(mode: Any) -> None:
+def test_float32_is_judged_coarsely_where_forced(mode):
     dtypes = set()
 
-    def f(x: Tensor, y: Tensor) -> Tensor:
+    def f(x, y):
         dtypes.add(x.dtype)
         return exp(cube(x) * 0.1) * y
 
@@ -206,13 +202,13 @@ def test_float32_is_judged_coarsely_where_forced(mode: Any) -> None:
 
 
 @each_mode
-def test_complex_inputs_are_refused_even_where_forced(mode: Any) -> None:
+def test_complex_inputs_are_refused_even_where_forced(mode):
     with pytest.raises(TypeError, match="needs float64, but input 0 is complex128"):
         gradcheck(lambda x: x * x, [entries() + 1j], mode=mode, force=True)
 
 
 @each_mode
-def test_function_that_is_not_deterministic_is_refused(mode: Any) -> None:
+def test_function_that_is_not_deterministic_is_refused(mode):
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="not deterministic"):
         gradcheck(lambda x: x * rng.random(x.shape), [entries()], mode=mode)
@@ -234,24 +230,24 @@ def test_function_that_is_not_deterministic_is_refused(mode: Any) -> None:
         ([entries()], {"step": np.nan}, "step=nan must be positive"),
     ],
 )
-def test_wrong_arguments_are_refused(inputs: Any, options: Any, message: str) -> None:
+def test_wrong_arguments_are_refused(inputs, options, message):
     with pytest.raises(ValueError, match=message):
         gradcheck(lambda *xs: cube(xs[0]) if xs else Tensor(1.0), inputs, **options)
 
 
-def test_one_array_is_no_sequence_of_inputs() -> None:
+def test_one_array_is_no_sequence_of_inputs():
     for x in (entries(), Tensor(entries())):
         with pytest.raises(TypeError, match=r"write \[x\]"):
             gradcheck(cube, x)
 
 
-def test_a_function_that_returns_an_array_is_refused() -> None:
+def test_a_function_that_returns_an_array_is_refused():
     with pytest.raises(TypeError, match="f must return a Tensor, not ndarray"):
         gradcheck(lambda x: cube(x).data, [entries()])
 
 
 @pytest.mark.parametrize("cotangent", [1.0, np.ones((2, 3))])
-def test_wrong_cotangent_is_refused_of_a_constant_too(cotangent: Any) -> None:
+def test_wrong_cotangent_is_refused_of_a_constant_too(cotangent):
     with pytest.raises(ValueError, match="cotangent"):
         gradcheck(lambda x: Tensor(np.ones(3)), [entries()], cotangent=cotangent)
 
@@ -262,10 +258,10 @@ def test_wrong_cotangent_is_refused_of_a_constant_too(cotangent: Any) -> None:
 class CountedCube:
     """x**3 summed over the inputs; counts its calls, and fails at one of them."""
 
-    def __init__(self, fails_at: int | None = None, f: Callable[[Tensor], Tensor] = cube) -> None:
+    def __init__(self, fails_at=None, f=cube):
         self.calls, self.fails_at, self.f = 0, fails_at, f
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs):
         self.calls += 1
         if self.calls == self.fails_at:
             raise KeyError("f failed")
@@ -275,7 +271,7 @@ class CountedCube:
         return out
 
 
-def check_leaves_no_trace(f: Callable[..., Tensor], mode: Any, error: Any) -> None:
+def check_leaves_no_trace(f, mode, error):
     x, y = Tensor(entries(1), requires_grad=True), Tensor(entries(2))
     x.grad = entries(3)
     arrays = [x.data, y.data, x.grad]
@@ -291,19 +287,19 @@ def check_leaves_no_trace(f: Callable[..., Tensor], mode: Any, error: Any) -> No
 
 
 @each_mode
-def test_given_tensors_are_restored(mode: Any) -> None:
+def test_given_tensors_are_restored(mode):
     check_leaves_no_trace(CountedCube(), mode, None)
     check_leaves_no_trace(CountedCube(f=cube_with(FAULTS["zeros"])), mode, GradientMismatch)
 
 
 @each_mode
 @pytest.mark.parametrize("fails_at", [1, 2, 3, 4, 5, 8])
-def test_given_tensors_are_restored_when_f_raises(mode: Any, fails_at: int) -> None:
+def test_given_tensors_are_restored_when_f_raises(mode, fails_at):
     check_leaves_no_trace(CountedCube(fails_at), mode, KeyError)
 
 
 @each_mode
-def test_given_arrays_are_not_changed(mode: Any) -> None:
+def test_given_arrays_are_not_changed(mode):
     x = entries()
     x.flags.writeable = False  # whoever writes here fails
     assert gradcheck(cube, [x], mode=mode).ok
@@ -311,11 +307,11 @@ def test_given_arrays_are_not_changed(mode: Any) -> None:
 
 
 @pytest.mark.parametrize("fails_at", [None, 1, 3, 4])
-def test_recording_is_as_before(fails_at: int | None) -> None:
-    def recording() -> bool:
+def test_recording_is_as_before(fails_at):
+    def recording():
         return (Tensor(1.0, requires_grad=True) * 2.0).requires_grad
 
-    def check() -> None:
+    def check():
         if fails_at is None:
             gradcheck(CountedCube(), [entries()])
         else:
@@ -332,7 +328,7 @@ def test_recording_is_as_before(fails_at: int | None) -> None:
 # -- arguments -----------------------------------------------------------------------------------
 
 
-def test_inputs_may_be_read_where_they_live() -> None:
+def test_inputs_may_be_read_where_they_live():
     parameters = {"weight": Tensor(entries(1), requires_grad=True), "bias": Tensor(entries(2))}
     f = lambda *_: cube(parameters["weight"]) * parameters["bias"]  # noqa: E731
     assert gradcheck(f, parameters, mode="full").checked == 24
@@ -342,7 +338,7 @@ def test_inputs_may_be_read_where_they_live() -> None:
 
 
 @pytest.mark.parametrize("directions", [1, 3, 10])
-def test_directional_check_takes_two_evaluations_a_direction(directions: int) -> None:
+def test_directional_check_takes_two_evaluations_a_direction(directions):
     f = CountedCube()
     report = gradcheck(f, [entries(1), entries(2)], directions=directions)
     # Two for whether it is deterministic, one for the vjp; then two for each input and direction.
@@ -351,21 +347,21 @@ def test_directional_check_takes_two_evaluations_a_direction(directions: int) ->
 
 
 @pytest.mark.parametrize(("mode", "evaluations"), [("full", 2), ("complex", 1)])
-def test_other_checks_evaluate_at_every_entry(mode: Any, evaluations: int) -> None:
+def test_other_checks_evaluate_at_every_entry(mode, evaluations):
     f = CountedCube()
     assert gradcheck(f, [entries()], mode=mode).checked == 12
     assert f.calls == 2 + 1 + evaluations * 12
 
 
 @each_mode
-def test_same_seed_gives_the_same_report(mode: Any) -> None:
+def test_same_seed_gives_the_same_report(mode):
     first = gradcheck(cube, [entries()], mode=mode, rng=3)
     assert gradcheck(cube, [entries()], mode=mode, rng=np.random.default_rng(3)) == first
     assert gradcheck(cube, [entries()], mode=mode, rng=4) != first
 
 
 @each_mode
-def test_tolerances_are_what_is_allowed(mode: Any) -> None:
+def test_tolerances_are_what_is_allowed(mode):
     x, f = [entries()], cube_with(FAULTS["wrong by a thousandth"])
     mismatch(f, x, mode=mode, rtol=0.9e-3, atol=0.0, directions=10)
     assert gradcheck(f, x, mode=mode, rtol=1.1e-3, atol=0.0).ok
@@ -378,14 +374,14 @@ def test_tolerances_are_what_is_allowed(mode: Any) -> None:
     assert report.ok and report.tolerance == 1.01 * np.sqrt(12.0) * largest
 
 
-def test_directions_have_length_1() -> None:
+def test_directions_have_length_1():
     """So that h is the distance to the points compared, whatever the size of the input."""
     for seed in range(5):
         report = gradcheck(cube, [np.array([0.5])], cotangent=[2.0], directions=1, rng=seed)
         np.testing.assert_allclose(abs(report.analytic), 2.0 * 3.0 * 0.25, rtol=1e-12)
     distances = []
 
-    def f(x: Tensor) -> Tensor:
+    def f(x):
         distances.append(float(np.linalg.norm(x.data - entries())))
         return cube(x)
 
@@ -395,7 +391,7 @@ def test_directions_have_length_1() -> None:
 
 
 @each_mode
-def test_cotangent_is_the_one_given(mode: Any) -> None:
+def test_cotangent_is_the_one_given(mode):
     g = np.zeros((3, 4))
     g[1, 2] = 5.0
     only_here = {"directional": cube_with(FAULTS["zeros"]), "full": cube, "complex": cube}[mode]
@@ -406,7 +402,7 @@ def test_cotangent_is_the_one_given(mode: Any) -> None:
 
 
 @pytest.mark.parametrize("h", [1e-1, 1e-2])
-def test_step_is_the_h_of_the_difference(h: float) -> None:
+def test_step_is_the_h_of_the_difference(h):
     x = np.array([1.5])
     report = mismatch(cube, [x], mode="full", cotangent=[1.0], step=h).report
     # ((x+h)**3 - (x-h)**3) / 2h = 3x**2 + h**2, up to the rounding of values near 3 over 2h.

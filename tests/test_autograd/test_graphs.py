@@ -5,25 +5,23 @@ from __future__ import annotations
 import gc
 import re
 import weakref
-from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from autograd import Tensor, gradcheck
 from autograd.testing import Graph, cotangent, graphs
 from tests.test_npgpt2.cases import assert_close
 
 
-def make_leaves(graph: Graph) -> list[Tensor]:
+def make_leaves(graph):
     return [Tensor(a, requires_grad=True) for a in graph.leaves]
 
 
-def gradients(out: Tensor, leaves: list[Tensor], g: NDArray | None = None) -> list[NDArray]:
+def gradients(out, leaves, g=None):
     """dL/dleaf of every leaf, zeros where the output does not depend on it."""
     for leaf in leaves:
         leaf.grad = None
@@ -31,7 +29,7 @@ def gradients(out: Tensor, leaves: list[Tensor], g: NDArray | None = None) -> li
     return [np.zeros(leaf.shape) if leaf.grad is None else leaf.grad for leaf in leaves]
 
 
-def assert_all_close(these: list[NDArray], those: list[NDArray]) -> None:
+def assert_all_close(these, those):
     for a, b in zip(these, those, strict=True):
         # Sums of a few terms in another order; cancellation leaves up to 1e-13 of the largest.
         scale = max(1.0, float(np.abs(b).max(initial=0.0)))
@@ -39,23 +37,21 @@ def assert_all_close(these: list[NDArray], those: list[NDArray]) -> None:
 
 
 @given(graphs())
-def test_gradients_equal_complex_steps(graph: Graph) -> None:
+def test_gradients_equal_complex_steps(graph):
     assert gradcheck(graph, graph.leaves, mode="complex").ok
 
 
 @given(graphs(max_leaves=1))
-def test_gradients_equal_difference_quotients(graph: Graph) -> None:
+def test_gradients_equal_difference_quotients(graph):
     # The step leaves an error of h**2 times the third derivative, which is up to 1e6 or so here.
     assert gradcheck(graph, graph.leaves, rtol=1e-4, atol=1e-4).ok
 
 
 @given(graphs(), st.floats(-2.0, 2.0), st.floats(-2.0, 2.0))
-def test_gradient_of_a_sum_of_losses_is_the_sum_of_gradients(
-    graph: Graph, a: float, b: float
-) -> None:
+def test_gradient_of_a_sum_of_losses_is_the_sum_of_gradients(graph, a, b):
     leaves = make_leaves(graph)
 
-    def losses() -> tuple[Tensor, Tensor]:
+    def losses():
         out = graph(*leaves)
         return (out * cotangent(out.shape, seed=1)).sum(), (out * out).sum()
 
@@ -66,7 +62,7 @@ def test_gradient_of_a_sum_of_losses_is_the_sum_of_gradients(
 
 
 @given(graphs(), st.integers(1, 4))
-def test_using_a_leaf_k_times_sums_the_gradients_of_k_copies(graph: Graph, k: int) -> None:
+def test_using_a_leaf_k_times_sums_the_gradients_of_k_copies(graph, k):
     shared = make_leaves(graph)
     copies = [make_leaves(graph) for _ in range(k)]
     one = sum(graph(*shared) for _ in range(k)) + 0.0
@@ -79,7 +75,7 @@ def test_using_a_leaf_k_times_sums_the_gradients_of_k_copies(graph: Graph, k: in
 
 
 @given(graphs(), st.booleans())
-def test_dead_branches_leave_every_gradient_the_same(graph: Graph, keep: bool) -> None:
+def test_dead_branches_leave_every_gradient_the_same(graph, keep):
     leaves = make_leaves(graph)
     expected = gradients(graph(*leaves), leaves)
     values = graph.values(*leaves)
@@ -91,7 +87,7 @@ def test_dead_branches_leave_every_gradient_the_same(graph: Graph, keep: bool) -
     assert all(d.parents for d in dead)  # not visited, hence not freed
 
 
-def below(root: Tensor) -> list[Tensor]:
+def below(root):
     """Return root and all nodes under it that require a gradient."""
     found = {id(root): root}
     stack = [root]
@@ -104,13 +100,13 @@ def below(root: Tensor) -> list[Tensor]:
 
 
 @given(graphs())
-def test_every_vjp_is_called_exactly_once(graph: Graph) -> None:
+def test_every_vjp_is_called_exactly_once(graph):
     out = graph(*make_leaves(graph))
     expected = {id(node): 1 for node in below(out) if node.parents}
-    calls: dict[int, int] = {}
+    calls = {}
     vjp = Tensor.vjp
 
-    def counted(self: Tensor, g: Any) -> tuple[Any, ...]:
+    def counted(self, g):
         calls[id(self)] = calls.get(id(self), 0) + 1
         return vjp(self, g)
 
@@ -120,12 +116,12 @@ def test_every_vjp_is_called_exactly_once(graph: Graph) -> None:
 
 
 @given(graphs(), st.randoms(use_true_random=False))
-def test_order_of_creation_does_not_matter(graph: Graph, random: Any) -> None:
+def test_order_of_creation_does_not_matter(graph, random):
     leaves = make_leaves(graph)
     expected = gradients(graph(*leaves), leaves)
     n = len(leaves)
     needs = [{int(name) for name in names(line)} for line in graph.lines]
-    ready: dict[int, Tensor] = dict(enumerate(leaves))
+    ready = dict(enumerate(leaves))
     waiting = list(range(len(graph.lines)))
     while waiting:
         i = random.choice([i for i in waiting if needs[i] <= ready.keys()])
@@ -136,13 +132,13 @@ def test_order_of_creation_does_not_matter(graph: Graph, random: Any) -> None:
     assert_all_close(gradients(ready[n + len(graph.lines) - 1], leaves), expected)
 
 
-def names(line: str) -> list[str]:
+def names(line):
     """Return the numbers of the values that occur in a line."""
     return re.findall(r"\bv(\d+)\b", line)
 
 
 @given(graphs())
-def test_leaves_values_and_cotangent_keep_their_bytes(graph: Graph) -> None:
+def test_leaves_values_and_cotangent_keep_their_bytes(graph):
     leaves = make_leaves(graph)
     values = graph.values(*leaves)
     g = cotangent(values[-1].shape)
@@ -153,7 +149,7 @@ def test_leaves_values_and_cotangent_keep_their_bytes(graph: Graph) -> None:
 
 
 @given(graphs())
-def test_gradients_share_memory_with_nothing(graph: Graph) -> None:
+def test_gradients_share_memory_with_nothing(graph):
     leaves = make_leaves(graph)
     values = graph.values(*leaves)
     g = cotangent(values[-1].shape)
@@ -165,7 +161,7 @@ def test_gradients_share_memory_with_nothing(graph: Graph) -> None:
 
 
 @given(graphs(), st.sampled_from([np.float32, np.float64]))
-def test_every_value_and_gradient_has_the_dtype_of_the_leaves(graph: Graph, dtype: type) -> None:
+def test_every_value_and_gradient_has_the_dtype_of_the_leaves(graph, dtype):
     leaves = [Tensor(a.astype(dtype), requires_grad=True) for a in graph.leaves]
     values = graph.values(*leaves)
     assert {value.dtype for value in values} == {np.dtype(dtype)}
@@ -175,7 +171,7 @@ def test_every_value_and_gradient_has_the_dtype_of_the_leaves(graph: Graph, dtyp
 
 
 @given(graphs())
-def test_the_same_graph_gives_the_same_bits(graph: Graph) -> None:
+def test_the_same_graph_gives_the_same_bits(graph):
     results = []
     for _ in range(2):
         leaves = make_leaves(graph)
@@ -185,13 +181,13 @@ def test_the_same_graph_gives_the_same_bits(graph: Graph) -> None:
         assert np.array_equal(a, b)
 
 
-def watch(out: Tensor) -> list[weakref.ref[Any]]:
+def watch(out):
     """Return weak references to what was computed on the way to `out`."""
     return [weakref.ref(node) for node in below(out) if node is not out and node.parents]
 
 
 @given(graphs(), st.booleans())
-def test_all_values_die_with_the_last_one_or_in_backward(graph: Graph, backward: bool) -> None:
+def test_all_values_die_with_the_last_one_or_in_backward(graph, backward):
     leaves = make_leaves(graph)
     gc.disable()  # what dies here, dies because nothing refers to it
     try:
@@ -207,7 +203,7 @@ def test_all_values_die_with_the_last_one_or_in_backward(graph: Graph, backward:
 
 
 @given(graphs())
-def test_second_backward_pass_is_an_error_that_changes_nothing(graph: Graph) -> None:
+def test_second_backward_pass_is_an_error_that_changes_nothing(graph):
     leaves = make_leaves(graph)
     out = graph(*leaves)
     gradients(out, leaves)
@@ -218,8 +214,8 @@ def test_second_backward_pass_is_an_error_that_changes_nothing(graph: Graph) -> 
 
 
 @given(graphs())
-def test_program_printed_computes_the_same(graph: Graph) -> None:
-    names_in: dict[str, Any] = {}
+def test_program_printed_computes_the_same(graph):
+    names_in = {}
     exec(f"import numpy as np\nfrom autograd import *\n{graph!r}", names_in)
     last = names_in[f"v{len(graph.leaves) + len(graph.lines) - 1}"]
     assert_close(last.data, graph(*make_leaves(graph)).data)

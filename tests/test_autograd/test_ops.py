@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from autograd import Tensor
 from autograd import tensor as ops
 from autograd.testing import (
     OPS,
-    Call,
     arrays,
     axes,
     broadcastable,
@@ -36,19 +32,19 @@ if has("torch"):
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def gather(x: torch.Tensor, index: Any) -> torch.Tensor:
+def gather(x, index):
     """Take from the flattened input: NumPy's indexing, torch's gradient."""
     positions = np.arange(x.numel()).reshape(x.shape)[index]
     return x.flatten()[torch.from_numpy(np.array(positions))]
 
 
-def of_torch(name: str) -> Callable[..., torch.Tensor]:
+def of_torch(name):
     """torch's function of this name, looked up when it is called: torch may be missing."""
     return lambda *args, **keywords: getattr(torch, name)(*args, **keywords)
 
 
-def over_axes(reduce: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    def reduced(x: torch.Tensor, axis: Any, keepdims: bool) -> torch.Tensor:
+def over_axes(reduce):
+    def reduced(x, axis, keepdims):
         if axis == () or not x.ndim:
             return x  # where torch would reduce over all axes, or refuse
         dim = tuple(range(x.ndim)) if axis is None else axis
@@ -57,7 +53,7 @@ def over_axes(reduce: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor
     return reduced
 
 
-TORCH: dict[str, Callable[..., torch.Tensor]] = {
+TORCH = {
     **{name: of_torch(name) for name in "add sub mul div matmul".split()},
     **{name: of_torch(name) for name in "neg exp tanh log sqrt".split()},
     "power": lambda x, n: x ** float(n),
@@ -75,9 +71,7 @@ TORCH: dict[str, Callable[..., torch.Tensor]] = {
 each_op = pytest.mark.parametrize("name", TORCH)
 
 
-def differentiate(
-    op: Callable[..., Tensor], inputs: Sequence[NDArray], g: NDArray | None = None
-) -> list[NDArray]:
+def differentiate(op, inputs, g=None):
     """The value of an op, then its gradient for each input."""
     leaves = [Tensor(a, requires_grad=True) for a in inputs]
     out = op(*leaves)
@@ -88,7 +82,7 @@ def differentiate(
 # -- every op ------------------------------------------------------------------------------------
 
 
-def test_every_primitive_has_a_spec() -> None:
+def test_every_primitive_has_a_spec():
     public = {name for name, f in vars(ops).items() if getattr(f, "__module__", "") == ops.__name__}
     no_op = {
         "record",
@@ -105,17 +99,17 @@ def test_every_primitive_has_a_spec() -> None:
 
 
 @each_op
-def test_what_must_hold_of_every_op(name: str) -> None:
+def test_what_must_hold_of_every_op(name):
     check_op(OPS[name], max_examples=max(100, settings.default.max_examples))
 
 
 @needs("torch")
 @each_op
-def test_value_and_gradients_equal_those_of_torch(name: str) -> None:
+def test_value_and_gradients_equal_those_of_torch(name):
     spec = OPS[name]
 
     @given(spec.calls(), SEEDS)
-    def check(call: Call, seed: int) -> None:
+    def check(call, seed):
         leaves = [torch.from_numpy(np.array(a)).requires_grad_() for a in call.operands]
         expected = TORCH[name](*leaves, **call.keywords)
         g = cotangent(tuple(expected.shape), seed=seed)
@@ -128,7 +122,7 @@ def test_value_and_gradients_equal_those_of_torch(name: str) -> None:
     check()
 
 
-def test_axes_without_entries_may_stay() -> None:
+def test_axes_without_entries_may_stay():
     for op in (ops.mean, ops.max):
         value, gradient = differentiate(partial(op, axis=1), [np.zeros((0, 3))])
         assert value.shape == (0,) and gradient.shape == (0, 3)
@@ -168,7 +162,7 @@ FORMS = {  # x and y are Tensors; a and b their arrays
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_operators_and_methods_are_the_functions(form: str) -> None:
+def test_operators_and_methods_are_the_functions(form):
     a, b = np.random.default_rng(7).uniform(0.5, 2.0, (2, 3, 3))
     results = []
     for expression in (form, FORMS[form]):
@@ -181,7 +175,7 @@ def test_operators_and_methods_are_the_functions(form: str) -> None:
 
 
 @pytest.mark.parametrize("name", "neg exp log tanh sqrt sum mean max transpose".split())
-def test_functions_take_lists_and_plain_numbers(name: str) -> None:
+def test_functions_take_lists_and_plain_numbers(name):
     f = getattr(ops, name)
     for x in ([4, 1], 3):
         out = f(x)
@@ -193,7 +187,7 @@ def test_functions_take_lists_and_plain_numbers(name: str) -> None:
 
 
 @given(broadcastable(2), SEEDS)
-def test_unbroadcast_is_the_gradient_of_an_explicit_broadcast(pair: Any, seed: int) -> None:
+def test_unbroadcast_is_the_gradient_of_an_explicit_broadcast(pair, seed):
     shape, result = pair[0], np.broadcast_shapes(*pair)
     numbers = np.arange(np.prod(shape, dtype=int)).reshape(shape)
     source = np.broadcast_to(numbers, result)
@@ -203,7 +197,7 @@ def test_unbroadcast_is_the_gradient_of_an_explicit_broadcast(pair: Any, seed: i
     assert_close(ops.unbroadcast(g, shape), each_use_added)
 
 
-def broadcast_first(op: Callable[..., Tensor], a: NDArray, b: NDArray) -> list[NDArray]:
+def broadcast_first(op, a, b):
     """Gradients as of operands broadcast beforehand, then summed over all that a number became."""
     value, da, db = differentiate(op, [np.array(x) for x in np.broadcast_arrays(a, b)])
     return [value, ops.unbroadcast(da, a.shape), ops.unbroadcast(db, b.shape)]
@@ -211,16 +205,16 @@ def broadcast_first(op: Callable[..., Tensor], a: NDArray, b: NDArray) -> list[N
 
 @given(broadcastable_arrays(2))
 @pytest.mark.parametrize("op", [ops.add, ops.sub, ops.mul, lambda a, b: a / (2.0 + b * b)])
-def test_gradient_of_a_broadcast_operand_is_the_sum_over_its_uses(op: Any, pair: Any) -> None:
+def test_gradient_of_a_broadcast_operand_is_the_sum_over_its_uses(op, pair):
     for a, b in zip(differentiate(op, pair), broadcast_first(op, *pair), strict=True):
         assert_close(a, b)
 
 
 @given(matmul_arrays())
-def test_gradient_of_a_product_is_that_of_its_sum_of_products(pair: Any) -> None:
+def test_gradient_of_a_product_is_that_of_its_sum_of_products(pair):
     """out_ij = sum_k a_ik b_kj, spelled as elementwise products, broadcast and summed."""
 
-    def spelled(a: Tensor, b: Tensor) -> Tensor:
+    def spelled(a, b):
         rows = a.reshape(1, -1) if a.ndim == 1 else a
         columns = b.reshape(-1, 1) if b.ndim == 1 else b
         out = (rows[..., :, :, None] * columns[..., None, :, :]).sum(axis=-2)
@@ -231,11 +225,11 @@ def test_gradient_of_a_product_is_that_of_its_sum_of_products(pair: Any) -> None
         assert_close(x, y)
 
 
-def checkered(shape: tuple[int, ...]) -> NDArray:
+def checkered(shape):
     return np.asarray(np.indices(shape).sum(axis=0) % 2 == 0)
 
 
-def assert_gathers(shape: tuple[int, ...], index: Any) -> None:
+def assert_gathers(shape, index):
     """x[index] and its gradient are a product with rows of the identity, one for each selected."""
     x = cotangent(shape, seed=1)
     rows = np.eye(x.size)[np.arange(x.size).reshape(shape)[index]]
@@ -246,7 +240,7 @@ def assert_gathers(shape: tuple[int, ...], index: Any) -> None:
 
 
 @given(shapes().flatmap(lambda shape: st.tuples(st.just(shape), indices(shape))))
-def test_gather_equals_a_product_with_one_hot_rows(drawn: Any) -> None:
+def test_gather_equals_a_product_with_one_hot_rows(drawn):
     assert_gathers(*drawn)
 
 
@@ -263,7 +257,7 @@ MASKS = (checkered((4, 5, 3)), checkered((4, 5)), np.zeros(4, dtype=bool))
 @pytest.mark.parametrize(
     "index", (*BASIC, *TUPLES, *ARRAYS, *MIXED, *MASKS), ids=lambda i: " ".join(repr(i).split())
 )
-def test_every_kind_of_index_gathers(index: Any) -> None:
+def test_every_kind_of_index_gathers(index):
     assert_gathers((4, 5, 3), index)
 
 
@@ -276,7 +270,7 @@ def test_every_kind_of_index_gathers(index: Any) -> None:
         lambda x, i, c: ops.where(c, x, 0.0),
     ],
 )
-def test_indices_and_conditions_may_change_between_forward_and_backward(op: Any) -> None:
+def test_indices_and_conditions_may_change_between_forward_and_backward(op):
     x = Tensor(cotangent((4, 4)), requires_grad=True)
     index, condition = np.array([3, 1, 1]), checkered((4, 4))
     out = op(x, index, condition)
@@ -301,7 +295,7 @@ INVERSES = {
 
 @pytest.mark.parametrize("name", INVERSES)
 @given(arrays((2, 3, 4)), arrays((2, 3, 4)))
-def test_inverses_are_the_identity_in_value_and_gradient(name: str, a: NDArray, g: NDArray) -> None:
+def test_inverses_are_the_identity_in_value_and_gradient(name, a, g):
     value, gradient = differentiate(INVERSES[name], [a], g=g)
     assert np.array_equal(value, a) and np.array_equal(gradient, g)
 
@@ -310,7 +304,7 @@ REDUCED = shapes(min_side=1).flatmap(lambda shape: st.tuples(st.just(shape), axe
 
 
 @given(REDUCED, st.booleans())
-def test_gradient_of_sum_and_mean_is_the_cotangent_broadcast(drawn: Any, keepdims: bool) -> None:
+def test_gradient_of_sum_and_mean_is_the_cotangent_broadcast(drawn, keepdims):
     shape, axis = drawn
     ones = np.ones(shape).sum(axis=axis, keepdims=True)  # how many are added into each
     g = cotangent(ones.shape)
@@ -322,9 +316,7 @@ def test_gradient_of_sum_and_mean_is_the_cotangent_broadcast(drawn: Any, keepdim
 
 
 @given(seed=SEEDS, axis=st.sampled_from([None, 0, 1, -1, (0, 1)]), keepdims=st.booleans())
-def test_max_shares_its_cotangent_equally_between_ties(
-    seed: int, axis: Any, keepdims: bool
-) -> None:
+def test_max_shares_its_cotangent_equally_between_ties(seed, axis, keepdims):
     a = np.random.default_rng(seed).integers(0, 3, (4, 5)).astype(np.float64)
     value, gradient = differentiate(partial(ops.max, axis=axis, keepdims=keepdims), [a])
     g = cotangent(value.shape).reshape(a.max(axis=axis, keepdims=True).shape)
@@ -335,7 +327,7 @@ def test_max_shares_its_cotangent_equally_between_ties(
 
 
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
-def test_branch_not_chosen_does_no_harm(bad: float) -> None:
+def test_branch_not_chosen_does_no_harm(bad):
     a, b, chosen = np.array([1.0, bad, 3.0]), np.array([bad, 5.0, bad]), [True, False, True]
     g = np.array([0.5, -2.0, 7.0])
     value, da, db = differentiate(partial(ops.where, chosen), [a, b], g=g)
@@ -344,12 +336,10 @@ def test_branch_not_chosen_does_no_harm(bad: float) -> None:
 
 
 @given(arrays((3, 4)), arrays((3, 4), st.sampled_from([0.0, 1.0])))
-def test_zero_cotangent_gives_zero_even_where_infinities_were_masked_out(
-    scores: NDArray, kept: NDArray
-) -> None:
+def test_zero_cotangent_gives_zero_even_where_infinities_were_masked_out(scores, kept):
     kept[:, 0] = 1.0  # a row that sees nothing has no softmax
 
-    def masked_softmax(x: Tensor) -> Tensor:
+    def masked_softmax(x):
         e = ops.exp(ops.where(kept > 0.0, x, -np.inf))
         return e / e.sum(axis=-1, keepdims=True)
 
@@ -360,7 +350,7 @@ def test_zero_cotangent_gives_zero_even_where_infinities_were_masked_out(
 
 
 @pytest.mark.parametrize(("n", "slope"), [(0, 0.0), (0.0, 0.0), (1, 1.0), (2, 0.0), (1.5, 0.0)])
-def test_power_has_its_limit_as_the_slope_at_0(n: float, slope: float) -> None:
+def test_power_has_its_limit_as_the_slope_at_0(n, slope):
     value, gradient = differentiate(partial(ops.power, n=n), [np.zeros(2)], g=np.array([3.0, -5.0]))
     assert value.tolist() == [float(n == 0)] * 2
     assert gradient.tolist() == [3.0 * slope, -5.0 * slope]
@@ -374,21 +364,21 @@ BINARY = (ops.add, ops.sub, ops.mul, ops.div, ops.matmul, partial(ops.where, Tru
 
 
 @pytest.mark.parametrize("op", BINARY)
-def test_operands_of_two_precisions_are_refused(op: Callable[..., Tensor]) -> None:
+def test_operands_of_two_precisions_are_refused(op):
     for pair in ((X[:, :2], X32[:, :2]), (X32[:, :2], X[:, :2])):
         with pytest.raises(TypeError, match="operand . has dtype float32, the result float64"):
             op(*pair)
 
 
 @pytest.mark.parametrize("op", BINARY)
-def test_shapes_that_do_not_broadcast_are_refused(op: Callable[..., Tensor]) -> None:
+def test_shapes_that_do_not_broadcast_are_refused(op):
     for shape in ((2,), (3, 2, 2), (4, 5, 3)):
         with pytest.raises(ValueError):
             op(X, Tensor(np.ones(shape)))
 
 
 @pytest.mark.parametrize("n", [X, np.ones(3), np.array(2.0), 1j, "2", None])
-def test_exponent_must_be_a_number(n: Any) -> None:
+def test_exponent_must_be_a_number(n):
     with pytest.raises(TypeError, match=r"must be a number.*exp\(n \* log\(a\)\)"):
         ops.power(X, n)
 
@@ -422,6 +412,6 @@ def test_exponent_must_be_a_number(n: Any) -> None:
         ("max(x[:0], axis=0)", ValueError),
     ],
 )
-def test_wrong_arguments_are_refused(expression: str, error: type[Exception]) -> None:
+def test_wrong_arguments_are_refused(expression, error):
     with pytest.raises(error):
         eval(expression, NAMES)

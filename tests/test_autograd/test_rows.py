@@ -13,7 +13,7 @@ SHAPE = (5, 3)
 
 
 @st.composite
-def rows(draw: st.DrawFn) -> Rows:
+def rows(draw):
     ids = draw(st.lists(st.integers(0, SHAPE[0] - 1)))
     values = np.random.default_rng(draw(st.integers(0, 99))).standard_normal((len(ids), SHAPE[1]))
     made = Rows(SHAPE, np.array(ids, dtype=np.intp), values)
@@ -25,7 +25,7 @@ def rows(draw: st.DrawFn) -> Rows:
 
 
 @given(rows(), rows(), st.integers(0, 99))
-def test_rows_are_an_array_and_sums_with_them_are_arrays(a: Rows, b: Rows, seed: int) -> None:
+def test_rows_are_an_array_and_sums_with_them_are_arrays(a, b, seed):
     table = np.random.default_rng(seed).standard_normal(SHAPE)
     before = table.copy()
     np.testing.assert_allclose(np.asarray(a), a.expected, rtol=0, atol=1e-14)
@@ -42,12 +42,12 @@ def test_rows_are_an_array_and_sums_with_them_are_arrays(a: Rows, b: Rows, seed:
     assert np.array_equal(table, before + dense_a)
 
 
-def looked_up(table: Tensor, i: int) -> Tensor:
+def looked_up(table, i):
     return record(table.data[i], (table,), lambda g: (Rows(table.shape, [i], g[None]),))
 
 
 @given(st.lists(st.integers(0, SHAPE[0] - 1), min_size=1), st.integers(0, 99))
-def test_gradients_by_rows_and_by_arrays_add_up(ids: list[int], seed: int) -> None:
+def test_gradients_by_rows_and_by_arrays_add_up(ids, seed):
     rng = np.random.default_rng(seed)
     table = Tensor(rng.standard_normal(SHAPE), requires_grad=True)
     weights = rng.standard_normal(SHAPE)
@@ -61,7 +61,7 @@ def test_gradients_by_rows_and_by_arrays_add_up(ids: list[int], seed: int) -> No
         assert type(table.grad) is np.ndarray
 
 
-def test_rows_of_another_shape_or_dtype_than_the_table_are_an_error() -> None:
+def test_rows_of_another_shape_or_dtype_than_the_table_are_an_error():
     table = Tensor(np.ones(SHAPE), requires_grad=True)
     for wrong in (Rows((4, 3), [0], np.ones((1, 3))), Rows(SHAPE, [0], np.ones((1, 3), "f"))):
         out = record(table.data[0], (table,), lambda g, wrong=wrong: (wrong,))

@@ -11,15 +11,12 @@ import sys
 import threading
 import tracemalloc
 import weakref
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from autograd import Tensor, concatenate, enable_grad, exp, no_grad, record, tanh, where
 
@@ -29,11 +26,11 @@ FLOATS = [np.float32, np.float64]
 each_float = pytest.mark.parametrize("dtype", FLOATS)
 
 
-def normal(*shape: int, seed: int = 0, dtype: type = np.float64) -> NDArray:
+def normal(*shape, seed=0, dtype=np.float64):
     return np.asarray(np.random.default_rng(seed).standard_normal(shape), dtype=dtype)
 
 
-def leaf(*shape: int, seed: int = 0, dtype: type = np.float64) -> Tensor:
+def leaf(*shape, seed=0, dtype=np.float64):
     return Tensor(normal(*shape, seed=seed, dtype=dtype), requires_grad=True)
 
 
@@ -41,7 +38,7 @@ def leaf(*shape: int, seed: int = 0, dtype: type = np.float64) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", [*FLOATS, np.complex64, np.complex128])
-def test_float_and_complex_arrays_are_used_without_a_copy(dtype: type) -> None:
+def test_float_and_complex_arrays_are_used_without_a_copy(dtype):
     a = np.ones((2, 3), dtype=dtype)
     t = Tensor(a)
     assert t.data is a and t.dtype == dtype
@@ -49,7 +46,7 @@ def test_float_and_complex_arrays_are_used_without_a_copy(dtype: type) -> None:
 
 
 @pytest.mark.parametrize("data", [3, True, [1, 2], [[True]], np.arange(3, dtype=np.uint8), 2.5, []])
-def test_numbers_lists_integers_and_booleans_become_float64(data: Any) -> None:
+def test_numbers_lists_integers_and_booleans_become_float64(data):
     t = Tensor(data, requires_grad=True)
     assert t.dtype == np.float64 and np.array_equal(t.data, np.asarray(data))
     assert isinstance(t.data, np.ndarray)
@@ -59,12 +56,12 @@ OTHER = [np.ones(2, np.float16), np.ones(2, np.longdouble), np.ones(2, ">f8"), "
 
 
 @pytest.mark.parametrize("data", OTHER)
-def test_other_data_is_refused(data: Any) -> None:
+def test_other_data_is_refused(data):
     with pytest.raises(TypeError, match="float32, float64 or complex data, not .*convert it first"):
         Tensor(data)
 
 
-def test_complex_values_have_no_gradient() -> None:
+def test_complex_values_have_no_gradient():
     with pytest.raises(TypeError, match="real and imaginary parts"):
         Tensor(1j, requires_grad=True)
     for args in ((), (1.0,), (1j,)):
@@ -82,9 +79,7 @@ ARRAYS = [np.full((2, 3), 2, dtype=d) for d in (np.float32, np.float64, np.int64
 @each_float
 @pytest.mark.parametrize("op", BINARY)
 @pytest.mark.parametrize("other", [*SCALARS, *ARRAYS])
-def test_constants_take_the_dtype_of_the_tensor_they_meet(
-    op: Callable[..., Any], other: Any, dtype: type
-) -> None:
+def test_constants_take_the_dtype_of_the_tensor_they_meet(op, other, dtype):
     x = leaf(2, 3, dtype=dtype)
     constant = np.asarray(other, dtype=dtype)
     for out, value in ((op(x, other), op(x.data, constant)), (op(other, x), op(constant, x.data))):
@@ -93,7 +88,7 @@ def test_constants_take_the_dtype_of_the_tensor_they_meet(
 
 
 @each_float
-def test_other_constants_keep_the_dtype_too(dtype: type) -> None:
+def test_other_constants_keep_the_dtype_too(dtype):
     x = leaf(2, 3, dtype=dtype)
     outs = [
         x ** np.float64(2.0),
@@ -107,14 +102,14 @@ def test_other_constants_keep_the_dtype_too(dtype: type) -> None:
 
 
 @pytest.mark.parametrize("op", [*BINARY, operator.matmul])
-def test_tensors_of_two_precisions_do_not_mix(op: Callable[..., Any]) -> None:
+def test_tensors_of_two_precisions_do_not_mix(op):
     x, y = leaf(2, 2), leaf(2, 2, dtype=np.float32)
     for pair in ((x, y), (y, x)):
         with pytest.raises(TypeError, match="operand . has dtype float.*convert all operands"):
             op(*pair)
 
 
-def test_an_op_that_loses_or_gains_precision_is_refused_in_the_forward_pass() -> None:
+def test_an_op_that_loses_or_gains_precision_is_refused_in_the_forward_pass():
     x = leaf(3, dtype=np.float32)
     doubled = x.data * np.float64(2.0)
     for parents in ((x,), (Tensor(x.data), x)):
@@ -127,7 +122,7 @@ def test_an_op_that_loses_or_gains_precision_is_refused_in_the_forward_pass() ->
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
-def test_cotangent_of_one_element_is_1_by_default(shape: tuple[int, ...]) -> None:
+def test_cotangent_of_one_element_is_1_by_default(shape):
     x = leaf(*shape)
     (x * 3.0).backward()
     assert np.array_equal(x.grad, np.full(shape, 3.0))
@@ -135,7 +130,7 @@ def test_cotangent_of_one_element_is_1_by_default(shape: tuple[int, ...]) -> Non
 
 @each_float
 @pytest.mark.parametrize("g", [[1, 2], (1.0, 2.0), np.array([1, 2], np.uint8), np.float32([1, 2])])
-def test_cotangent_is_taken_in_the_dtype_of_the_output(g: Any, dtype: type) -> None:
+def test_cotangent_is_taken_in_the_dtype_of_the_output(g, dtype):
     x = leaf(2, dtype=dtype)
     (x * 3).backward(g)
     assert x.grad.dtype == dtype and x.grad.tolist() == [3.0, 6.0]
@@ -143,7 +138,7 @@ def test_cotangent_is_taken_in_the_dtype_of_the_output(g: Any, dtype: type) -> N
 
 @each_float
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (0, 3)])
-def test_gradient_is_an_array_like_the_leaf(shape: tuple[int, ...], dtype: type) -> None:
+def test_gradient_is_an_array_like_the_leaf(shape, dtype):
     x, y = leaf(*shape, dtype=dtype), leaf(3, seed=1, dtype=dtype)
     for times in (1, 2, 3):
         out = tanh(x * y) + x
@@ -154,7 +149,7 @@ def test_gradient_is_an_array_like_the_leaf(shape: tuple[int, ...], dtype: type)
 
 
 @given(seed=SEEDS, k=st.integers(1, 6))
-def test_gradients_accumulate_until_set_to_none(seed: int, k: int) -> None:
+def test_gradients_accumulate_until_set_to_none(seed, k):
     x, cotangents = leaf(3, seed=seed), normal(k, 3, seed=seed + 1)
     expected = np.zeros(3)
     for g in cotangents:
@@ -170,7 +165,7 @@ def test_gradients_accumulate_until_set_to_none(seed: int, k: int) -> None:
     assert np.array_equal(x.grad, 4.0 * cotangents[0])
 
 
-def test_retained_graph_gives_twice_the_gradient() -> None:
+def test_retained_graph_gives_twice_the_gradient():
     x, g = leaf(2, 3), normal(3, 2, seed=1)
     out = exp(x).T * 3.0
     out.backward(g, retain_graph=True)
@@ -182,7 +177,7 @@ def test_retained_graph_gives_twice_the_gradient() -> None:
 # -- backward: what is refused, and changes nothing ----------------------------------------------
 
 
-FAULTS: dict[str, tuple[Callable[[NDArray], Any], str]] = {  # what a vjp returns; what is said
+FAULTS = {  # what a vjp returns; what is said
     "shape of the first": (lambda g: (g[0], g), r"shape \(3,\) .* parent 0.*shape \(2, 3\)"),
     "shape of the second": (lambda g: (g, g[:, :1]), r"shape \(2, 1\) .* parent 1"),
     "transposed": (lambda g: (g, g.T), r"shape \(3, 2\) .* parent 1"),
@@ -199,19 +194,19 @@ FAULTS: dict[str, tuple[Callable[[NDArray], Any], str]] = {  # what a vjp return
 each_fault = pytest.mark.parametrize("fault", FAULTS)
 
 
-def faulty(fault: str, a: Tensor, b: Tensor) -> Tensor:
+def faulty(fault, a, b):
     """a + b, with one thing wrong in its vjp."""
     return record(a.data + b.data, (a, b), FAULTS[fault][0])
 
 
-def three_leaves() -> tuple[Tensor, Tensor, Tensor]:
+def three_leaves():
     """Return leaves of shape (2, 3), of which one has a gradient already."""
     x, y, z = (leaf(2, 3, seed=seed) for seed in (1, 2, 3))
     y.grad = normal(2, 3, seed=4)
     return x, y, z
 
 
-def assert_refused(out: Tensor, leaves: Any, error: Any, match: str, *args: Any) -> None:
+def assert_refused(out, leaves, error, match, *args):
     """backward raises, and leaves every `.grad` the same array with the same values."""
     before = [(x.grad, copy.copy(x.grad)) for x in leaves]
     with pytest.raises(error, match=match):
@@ -221,7 +216,7 @@ def assert_refused(out: Tensor, leaves: Any, error: Any, match: str, *args: Any)
 
 
 @each_fault
-def test_faulty_op_deep_inside_is_an_error_and_changes_no_gradient(fault: str) -> None:
+def test_faulty_op_deep_inside_is_an_error_and_changes_no_gradient(fault):
     x, y, z = leaves = three_leaves()
     out = faulty(fault, x * 2.0, y) * z + x + y
     assert_refused(out, leaves, (TypeError, ValueError), FAULTS[fault][1], normal(2, 3, seed=5))
@@ -240,9 +235,7 @@ def test_faulty_op_deep_inside_is_an_error_and_changes_no_gradient(fault: str) -
         ((Tensor(np.ones((2, 3))),), TypeError, "derivatives of derivatives .* pass g.data"),
     ],
 )
-def test_wrong_cotangent_is_an_error_and_changes_nothing(
-    args: tuple[Any, ...], error: type[Exception], match: str
-) -> None:
+def test_wrong_cotangent_is_an_error_and_changes_nothing(args, error, match):
     leaves = three_leaves()
     out = leaves[0] * leaves[1]
     assert_refused(out, leaves, error, match, *args)
@@ -250,7 +243,7 @@ def test_wrong_cotangent_is_an_error_and_changes_nothing(
 
 
 @pytest.mark.parametrize("wrong", [np.ones(3), np.ones((3, 2)), np.ones((2, 3), np.float32)])
-def test_grad_that_does_not_fit_its_leaf_is_an_error_and_changes_no_other(wrong: NDArray) -> None:
+def test_grad_that_does_not_fit_its_leaf_is_an_error_and_changes_no_other(wrong):
     leaves = three_leaves()
     leaves[2].grad = wrong
     out = leaves[0] * leaves[2] * leaves[1]
@@ -258,7 +251,7 @@ def test_grad_that_does_not_fit_its_leaf_is_an_error_and_changes_no_other(wrong:
     assert_refused(out, leaves, ValueError, message, normal(2, 3, seed=5))
 
 
-def test_freed_graph_is_an_error_and_changes_no_gradient() -> None:
+def test_freed_graph_is_an_error_and_changes_no_gradient():
     x, y, z = leaves = three_leaves()
     shared, g = x * y, normal(2, 3, seed=4)
     out = shared + x
@@ -267,7 +260,7 @@ def test_freed_graph_is_an_error_and_changes_no_gradient() -> None:
         assert_refused(again, leaves, RuntimeError, "retain_graph=True", g)
 
 
-def test_backward_without_a_graph_is_an_error() -> None:
+def test_backward_without_a_graph_is_an_error():
     x = leaf()
     with no_grad():
         unrecorded = x * x
@@ -278,7 +271,7 @@ def test_backward_without_a_graph_is_an_error() -> None:
 # -- vjp -----------------------------------------------------------------------------------------
 
 
-def test_vjp_is_pure_and_repeatable() -> None:
+def test_vjp_is_pure_and_repeatable():
     x, y, g = leaf(2, 3), leaf(3, seed=1), normal(2, 3, seed=2)
     for out in (x * y, x / y, x + y, where(x > 0.0, x, y)):
         value, first = out.data.copy(), [a.copy() for a in out.vjp(g)]
@@ -293,12 +286,12 @@ def test_vjp_is_pure_and_repeatable() -> None:
 
 
 @each_fault
-def test_vjp_checks_what_the_op_returns(fault: str) -> None:
+def test_vjp_checks_what_the_op_returns(fault):
     with pytest.raises((TypeError, ValueError), match=FAULTS[fault][1]):
         faulty(fault, leaf(2, 3), leaf(2, 3)).vjp(np.ones((2, 3)))
 
 
-def test_vjp_needs_a_graph_and_an_array() -> None:
+def test_vjp_needs_a_graph_and_an_array():
     x = leaf()
     with pytest.raises(RuntimeError, match="is a leaf"):
         x.vjp(1.0)
@@ -316,7 +309,7 @@ def test_vjp_needs_a_graph_and_an_array() -> None:
 
 
 @pytest.mark.parametrize("f", [lambda x, y: x + y, lambda x, y: (x + y).sum(), lambda x, y: x])
-def test_writing_into_a_gradient_changes_no_other_array(f: Callable[..., Tensor]) -> None:
+def test_writing_into_a_gradient_changes_no_other_array(f):
     x, y = leaf(2, 3, seed=1), leaf(2, 3, seed=2)
     out = f(x, y)
     g = normal(*out.shape, seed=3)
@@ -327,16 +320,16 @@ def test_writing_into_a_gradient_changes_no_other_array(f: Callable[..., Tensor]
     assert all(np.array_equal(a, b) for a, b in zip(others, values, strict=True))
 
 
-def address(array: np.ndarray) -> int:
+def address(array):
     return array.__array_interface__["data"][0]
 
 
 @pytest.mark.parametrize("held", ["by nobody", "by a variable", "as a view", "by the op", "twice"])
-def test_a_gradient_that_nobody_else_holds_is_not_copied(held: str) -> None:
+def test_a_gradient_that_nobody_else_holds_is_not_copied(held):
     x, y, made, kept = leaf(2, 3), leaf(2, 3), [], []
     saved = np.ones((2, 3))
 
-    def vjp(g: np.ndarray) -> tuple[np.ndarray, ...]:
+    def vjp(g):
         gradient = saved if held == "by the op" else 2.0 * g
         made.append(address(gradient))
         if held == "by a variable":
@@ -353,11 +346,11 @@ def test_a_gradient_that_nobody_else_holds_is_not_copied(held: str) -> None:
     assert not any(np.shares_memory(x.grad, a) for a in kept)
 
 
-def test_a_gradient_that_nobody_else_holds_is_added_to_in_place() -> None:
+def test_a_gradient_that_nobody_else_holds_is_added_to_in_place():
     x, made = leaf(2, 3), []
 
-    def doubled() -> Tensor:
-        def vjp(g: np.ndarray) -> tuple[np.ndarray]:
+    def doubled():
+        def vjp(g):
             gradient = 2.0 * g
             made.append(address(gradient))
             return (gradient,)
@@ -369,10 +362,10 @@ def test_a_gradient_that_nobody_else_holds_is_added_to_in_place() -> None:
     assert address(x.grad) == made[0]
 
 
-def test_a_gradient_that_cannot_be_written_to_is_copied() -> None:
+def test_a_gradient_that_cannot_be_written_to_is_copied():
     x = leaf(2, 3)
 
-    def vjp(g: np.ndarray) -> tuple[np.ndarray]:
+    def vjp(g):
         gradient = 2.0 * g
         gradient.setflags(write=False)
         return (gradient,)
@@ -400,24 +393,24 @@ assert not np.shares_memory(x.grad, y.grad) and not np.shares_memory(x.grad, sav
 
 
 @pytest.mark.parametrize("set_tracer", ["settrace", "setprofile"])
-def test_an_import_under_a_debugger_does_no_harm(set_tracer: str) -> None:
+def test_an_import_under_a_debugger_does_no_harm(set_tracer):
     code = TRACED.format(set=set_tracer)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
 
 
-def test_sums_of_gradients_change_none_that_others_hold() -> None:
+def test_sums_of_gradients_change_none_that_others_hold():
     """x is used three times; the first gradients it gets are kept, shared and a view."""
     x, kept = leaf(2, 3), []
 
-    def scaled(factor: float, give: Callable[[np.ndarray], np.ndarray]) -> Tensor:
+    def scaled(factor, give):
         return record(factor * x.data, (x,), lambda g: (give(factor * g),))
 
-    def keep(a: np.ndarray) -> np.ndarray:
+    def keep(a):
         kept.append(a)
         return a
 
-    def view(a: np.ndarray) -> np.ndarray:
+    def view(a):
         kept.append(a)
         return a[:]
 
@@ -432,17 +425,17 @@ def test_sums_of_gradients_change_none_that_others_hold() -> None:
 # -- no_grad and detach --------------------------------------------------------------------------
 
 
-def model(x: Tensor, y: Tensor) -> Tensor:
+def model(x, y):
     h = tanh(x @ y) / (1.0 + exp(-x.mean()))
     return where(h > 0.0, h**2, concatenate([h[:1], h[1:]])).max(axis=0)
 
 
-def recording() -> bool:
+def recording():
     return (leaf() * 2.0).requires_grad
 
 
 @each_float
-def test_no_grad_changes_no_bit_and_records_nothing(dtype: type) -> None:
+def test_no_grad_changes_no_bit_and_records_nothing(dtype):
     x, y = leaf(3, 4, dtype=dtype), leaf(4, 5, dtype=dtype)
     recorded = model(x, y)
     with no_grad():
@@ -453,7 +446,7 @@ def test_no_grad_changes_no_bit_and_records_nothing(dtype: type) -> None:
         assert not unrecorded.requires_grad and unrecorded.parents == ()
 
 
-def test_no_grad_nests_and_survives_exceptions() -> None:
+def test_no_grad_nests_and_survives_exceptions():
     with no_grad():
         with no_grad():
             assert not recording()
@@ -467,7 +460,7 @@ def test_no_grad_nests_and_survives_exceptions() -> None:
     assert recording()
 
 
-def test_enable_grad_records_inside_no_grad() -> None:
+def test_enable_grad_records_inside_no_grad():
     with no_grad():
         with enable_grad():
             assert recording()
@@ -477,11 +470,11 @@ def test_enable_grad_records_inside_no_grad() -> None:
     assert recording()
 
 
-def test_no_grad_is_of_one_thread() -> None:
-    seen: list[bool] = []
+def test_no_grad_is_of_one_thread():
+    seen = []
     inside, done = threading.Event(), threading.Event()
 
-    def work() -> None:
+    def work():
         seen.append(recording())
         with no_grad():
             inside.set()
@@ -499,7 +492,7 @@ def test_no_grad_is_of_one_thread() -> None:
     assert seen == [True, False, True, False]
 
 
-def test_detach_shares_the_array_and_cuts_the_graph() -> None:
+def test_detach_shares_the_array_and_cuts_the_graph():
     x = leaf(3)
     y = x * 2.0
     cut = y.detach()
@@ -512,7 +505,7 @@ def test_detach_shares_the_array_and_cuts_the_graph() -> None:
 
 
 @pytest.fixture
-def without_gc() -> Iterator[None]:
+def without_gc():
     """What dies here, dies because nothing refers to it: not even itself, in a cycle."""
     gc.collect()
     gc.disable()
@@ -520,7 +513,7 @@ def without_gc() -> Iterator[None]:
     gc.enable()
 
 
-def watch(root: Tensor) -> list[weakref.ref]:
+def watch(root):
     """Return weak references to all nodes below root that are not leaves, and to their arrays."""
     nodes = [root]
     for node in nodes:
@@ -528,12 +521,12 @@ def watch(root: Tensor) -> list[weakref.ref]:
     return [weakref.ref(thing) for node in nodes[1:] for thing in (node, node.data)]
 
 
-def alive(refs: list[weakref.ref]) -> int:
+def alive(refs):
     return len([ref for ref in refs if ref() is not None])
 
 
 @pytest.mark.parametrize("freed_by", ["del", "backward"])
-def test_graph_dies_with_its_loss_and_in_backward(without_gc: None, freed_by: str) -> None:
+def test_graph_dies_with_its_loss_and_in_backward(without_gc, freed_by):
     loss = model(leaf(3, 4), leaf(4, 5)).sum()
     refs = watch(loss)
     assert alive(refs) == len(refs) > 20
@@ -545,10 +538,10 @@ def test_graph_dies_with_its_loss_and_in_backward(without_gc: None, freed_by: st
 
 
 @pytest.mark.parametrize("retain_graph", [False, True])
-def test_nodes_die_while_backward_is_running(without_gc: None, retain_graph: bool) -> None:
+def test_nodes_die_while_backward_is_running(without_gc, retain_graph):
     seen = []
 
-    def look(a: Tensor) -> Tensor:
+    def look(a):
         return record(a.data.copy(), (a,), lambda g: (seen.append(alive(refs)), (g,))[1])
 
     bottom = look(leaf(3, 3))
@@ -558,7 +551,7 @@ def test_nodes_die_while_backward_is_running(without_gc: None, retain_graph: boo
     assert seen == [len(refs) if retain_graph else 0]
 
 
-def test_steps_do_not_pile_up_memory(without_gc: None) -> None:
+def test_steps_do_not_pile_up_memory(without_gc):
     x, sizes = leaf(100, 100), []
     tracemalloc.start()
     for _ in range(8):
@@ -588,7 +581,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_graph_of_50000_ops_runs_and_is_freed(end: str) -> None:
+def test_graph_of_50000_ops_runs_and_is_freed(end):
     # In a process of its own: the stack overflow of a recursive destructor would end this one.
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", f"{CHAIN}\n{ENDS[end]}\nprint('done')"],
@@ -604,7 +597,7 @@ def test_graph_of_50000_ops_runs_and_is_freed(end: str) -> None:
 
 
 @pytest.mark.parametrize("op", ["eq", "ne", "lt", "le", "gt", "ge"])
-def test_comparisons_give_boolean_arrays_and_hashing_is_by_identity(op: str) -> None:
+def test_comparisons_give_boolean_arrays_and_hashing_is_by_identity(op):
     compare, a, b = getattr(operator, op), np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 2.0])
     x = Tensor(a, requires_grad=True)
     for result in (compare(x, Tensor(b)), compare(x, b), compare(x, 2), compare(a, Tensor(b))):
@@ -614,7 +607,7 @@ def test_comparisons_give_boolean_arrays_and_hashing_is_by_identity(op: str) -> 
 
 
 @pytest.mark.parametrize("name", ["add", "sub", "mul", "truediv", "matmul", "pow"])
-def test_in_place_operators_never_change_an_array(name: str) -> None:
+def test_in_place_operators_never_change_an_array(name):
     op, in_place = getattr(operator, name), getattr(operator, f"i{name}")
     a, n = normal(2, 2), 2 if name == "pow" else normal(2, 2, seed=1)
     x = Tensor(a)
@@ -626,19 +619,19 @@ def test_in_place_operators_never_change_an_array(name: str) -> None:
             in_place(t, n)
 
 
-def test_item_assignment_is_refused() -> None:
+def test_item_assignment_is_refused():
     for x in (Tensor([1.0, 2.0]), leaf(2)):
         with pytest.raises(TypeError, match=r"where\(condition, a, b\)"):
             x[0] = 5.0
 
 
-def test_shape_and_size_are_those_of_the_array() -> None:
+def test_shape_and_size_are_those_of_the_array():
     x = leaf(2, 3, 4, dtype=np.float32)
     assert (x.shape, x.ndim, x.size, x.numel(), len(x)) == ((2, 3, 4), 3, 24, 24, 2)
     assert x.dtype == np.float32 and np.array_equal(x.T.data, x.data.T)
 
 
-def test_one_element_is_a_number() -> None:
+def test_one_element_is_a_number():
     x = Tensor([[2.5]], requires_grad=True)
     assert (float(x), x.item(), type(x.item())) == (2.5, 2.5, float)
     assert bool(x) is True and bool(Tensor(0.0)) is False
@@ -647,7 +640,7 @@ def test_one_element_is_a_number() -> None:
             convert(Tensor([1.0, 2.0]))
 
 
-def test_format_is_that_of_the_number() -> None:
+def test_format_is_that_of_the_number():
     x = Tensor([2.5])
     assert f"{x:.3f} {x}" == f"2.500 {x!r}"
     with pytest.raises(ValueError):
@@ -655,12 +648,12 @@ def test_format_is_that_of_the_number() -> None:
 
 
 @pytest.mark.parametrize("f", [np.exp, np.sqrt, lambda x: np.add(x, 1.0), lambda x: np.add(1.0, x)])
-def test_numpy_functions_are_refused_instead_of_leaving_the_graph(f: Any) -> None:
+def test_numpy_functions_are_refused_instead_of_leaving_the_graph(f):
     with pytest.raises(TypeError, match="does not support ufuncs"):
         f(leaf(2))
 
 
-def test_iteration_gives_rows_with_gradients() -> None:
+def test_iteration_gives_rows_with_gradients():
     x, g = leaf(3, 2), normal(3, 2, seed=1)
     for row, cotangent in zip(x, g, strict=True):
         row.backward(cotangent)
@@ -670,13 +663,13 @@ def test_iteration_gives_rows_with_gradients() -> None:
             f(Tensor(1.0))
 
 
-def test_repr_shows_values_dtype_and_whether_a_gradient_is_wanted() -> None:
+def test_repr_shows_values_dtype_and_whether_a_gradient_is_wanted():
     x = Tensor([1, 2], requires_grad=True)
     assert repr(x) == "Tensor([1., 2.], dtype=float64, requires_grad=True)"
     assert repr(Tensor(np.float32([[1]]))) == "Tensor([[1.]], dtype=float32)"
 
 
-def test_numpy_sees_the_array() -> None:
+def test_numpy_sees_the_array():
     x = leaf(2, 3)
     assert np.asarray(x) is x.data or np.shares_memory(np.asarray(x), x.data)
     assert not np.shares_memory(np.array(x), x.data) and np.array_equal(np.array(x), x.data)
@@ -686,7 +679,7 @@ def test_numpy_sees_the_array() -> None:
 @each_float
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 @pytest.mark.parametrize("requires_grad", [False, True])
-def test_leaves_can_be_copied(clone: Any, requires_grad: bool, dtype: type) -> None:
+def test_leaves_can_be_copied(clone, requires_grad, dtype):
     x = Tensor(normal(2, 3, dtype=dtype), requires_grad)
     for x.grad in (None, normal(2, 3, seed=1, dtype=dtype)):
         y = clone(x)
@@ -697,7 +690,7 @@ def test_leaves_can_be_copied(clone: Any, requires_grad: bool, dtype: type) -> N
 
 
 @pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_part_of_a_graph_cannot_be_copied(clone: Any) -> None:
+def test_part_of_a_graph_cannot_be_copied(clone):
     node = leaf(2) * 2.0
     for _ in range(2):
         with pytest.raises(TypeError, match=r"only leaves .* tensor.detach\(\)"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from npgpt2 import GPT2Config, GPT2Model
 from npgpt2 import functional as F
@@ -11,7 +10,7 @@ from npgpt2 import functional as F
 NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
 
-def random_config(seed: int, D: tuple[int, int] = (3, 8), **changes: object) -> GPT2Config:
+def random_config(seed, D=(3, 8), **changes):
     """Return a small config; D are the limits of the head size.
 
     Two channels are left out: layer norm makes +-1 of them whatever they are, so that nearly all
@@ -30,7 +29,7 @@ def random_config(seed: int, D: tuple[int, int] = (3, 8), **changes: object) -> 
     return GPT2Config(**{**sizes, **NO_DROPOUT, **changes})
 
 
-def random_model(config: GPT2Config, seed: int = 0, dtype: type = np.float64) -> GPT2Model:
+def random_model(config, seed=0, dtype=np.float64):
     """Return a model with every parameter random: also biases and gains, which start out flat.
 
     The values are rounded to float32, so that models of both dtypes have exactly the same.
@@ -42,7 +41,7 @@ def random_model(config: GPT2Config, seed: int = 0, dtype: type = np.float64) ->
     return model
 
 
-def random_batch(config: GPT2Config, seed: int = 0) -> tuple[NDArray, NDArray]:
+def random_batch(config, seed=0):
     """Return ids and targets (B, T) of random B and T, about a fifth of the targets ignored."""
     rng = np.random.default_rng(seed)
     shape = int(rng.integers(1, 5)), int(rng.integers(config.n_positions // 2, config.n_positions))
@@ -52,7 +51,7 @@ def random_batch(config: GPT2Config, seed: int = 0) -> tuple[NDArray, NDArray]:
     return ids, targets
 
 
-def run(model: GPT2Model, ids: ArrayLike, targets: ArrayLike) -> dict[str, NDArray]:
+def run(model, ids, targets):
     """Return logits, loss and every parameter's gradient by name."""
     model.zero_grad()
     logits = model(ids)
@@ -62,7 +61,7 @@ def run(model: GPT2Model, ids: ArrayLike, targets: ArrayLike) -> dict[str, NDArr
     return {"logits": logits.data, "loss": loss.data, **gradients}
 
 
-def assert_close(actual: ArrayLike, desired: ArrayLike, name: str = "") -> None:
+def assert_close(actual, desired, name=""):
     """Same to 9 digits, in float64: rounding leaves 13 or more, a wrong formula never so many.
 
     Entries in which larger terms cancel (the gradient of the key bias is 0) have rounding errors
@@ -73,7 +72,7 @@ def assert_close(actual: ArrayLike, desired: ArrayLike, name: str = "") -> None:
     np.testing.assert_allclose(actual, desired, rtol=1e-9, atol=atol, err_msg=name)
 
 
-def assert_as_accurate(actual: NDArray, other: NDArray, reference: NDArray, name: str = "") -> None:
+def assert_as_accurate(actual, other, reference, name=""):
     """In float32, the error is at most twice that of another float32 implementation.
 
     That needs no tolerance of its own. Errors are norms over the tensor, against float64. The

@@ -18,19 +18,17 @@ CONFIG = GPT2Config(vocab_size=13, n_positions=10, n_embd=16, n_layer=2, n_head=
 
 
 @pytest.fixture(scope="module")
-def model() -> GPT2Model:
+def model():
     return random_model(CONFIG).eval()
 
 
-def read(model: GPT2Model, cache: KVCache, ids: np.ndarray) -> np.ndarray:
+def read(model, cache, ids):
     with model.evaluating():
         return model(ids, cache=cache).data
 
 
 @given(st.integers(0, 2**32 - 1), st.data())
-def test_every_way_to_split_a_text_gives_the_logits_of_the_whole(
-    seed: int, data: st.DataObject
-) -> None:
+def test_every_way_to_split_a_text_gives_the_logits_of_the_whole(seed, data):
     config = random_config(seed)
     ids, _ = random_batch(config, seed)
     (B, T), model = ids.shape, random_model(config, seed).eval()
@@ -45,7 +43,7 @@ def test_every_way_to_split_a_text_gives_the_logits_of_the_whole(
 
 
 @pytest.mark.parametrize("cuts", [[], [1], [63, 64, 65], [100], [149]])
-def test_long_parts_are_read_as_long_texts_are(cuts: list[int]) -> None:
+def test_long_parts_are_read_as_long_texts_are(cuts):
     """Attention goes through more rows than it works on at a time."""
     model = random_model(GPT2Config(13, 150, 16, n_layer=1, n_head=2)).eval()
     ids = np.random.default_rng(0).integers(0, 13, (2, 150))
@@ -57,9 +55,7 @@ def test_long_parts_are_read_as_long_texts_are(cuts: list[int]) -> None:
 @given(
     st.lists(st.integers(1, 6), min_size=2, max_size=4), st.integers(1, 4), st.integers(0, 2**32)
 )
-def test_rows_of_different_lengths_are_each_read_as_if_alone(
-    model: GPT2Model, lengths: list[int], T: int, seed: int
-) -> None:
+def test_rows_of_different_lengths_are_each_read_as_if_alone(model, lengths, T, seed):
     rng = np.random.default_rng(seed)
     ids = rng.integers(0, 13, (len(lengths), max(lengths)))  # what lies beyond a length: any ids
     more = rng.integers(0, 13, (len(lengths), T))
@@ -74,7 +70,7 @@ def test_rows_of_different_lengths_are_each_read_as_if_alone(
     assert cache.lengths.tolist() == [n + T for n in lengths]
 
 
-def test_tokens_can_be_taken_back(model: GPT2Model) -> None:
+def test_tokens_can_be_taken_back(model):
     cache = model.make_cache(1)
     read(model, cache, np.array([[1, 2, 3, 4, 5]]))
     cache.truncate([0])
@@ -85,14 +81,14 @@ def test_tokens_can_be_taken_back(model: GPT2Model) -> None:
     assert_close(read(model, cache, np.array([[6, 7]])), model([[1, 2, 6, 7]]).data[:, 2:])
 
 
-def test_float32_stays_float32() -> None:
+def test_float32_stays_float32():
     model = random_model(CONFIG).astype(np.float32).eval()
     cache = model.make_cache(1)
     assert read(model, cache, np.array([[1, 2]])).dtype == np.float32
     assert all(array.dtype == np.float32 for array in cache._layers)
 
 
-def test_what_does_not_fit_is_refused_and_changes_nothing(model: GPT2Model) -> None:
+def test_what_does_not_fit_is_refused_and_changes_nothing(model):
     cache = model.make_cache(2, capacity=4)
     read(model, cache, np.array([[1, 2, 3], [4, 5, 6]]))
     with pytest.raises(ValueError, match="3 tokens in the cache and 2 new ones exceed .* of 4"):
@@ -106,7 +102,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(model: GPT2Model) -> N
     assert_close(read(model, cache, np.array([[7], [8]])), whole)
 
 
-def test_neither_gradients_nor_dropout_go_through_a_cache(model: GPT2Model) -> None:
+def test_neither_gradients_nor_dropout_go_through_a_cache(model):
     cache = model.make_cache(1)
     with pytest.raises(RuntimeError, match="inside `with model.evaluating"):
         model([[1]], cache=cache)
@@ -127,9 +123,7 @@ def test_neither_gradients_nor_dropout_go_through_a_cache(model: GPT2Model) -> N
         ([1.0, 2.0], TypeError, "lengths must be integers, not float64"),
     ],
 )
-def test_lengths_are_at_most_what_has_been_read(
-    model: GPT2Model, lengths: object, error: type[Exception], message: str
-) -> None:
+def test_lengths_are_at_most_what_has_been_read(model, lengths, error, message):
     cache = model.make_cache(2)
     read(model, cache, np.array([[1, 2, 3], [4, 5, 6]]))
     with pytest.raises(error, match=message):
@@ -139,7 +133,7 @@ def test_lengths_are_at_most_what_has_been_read(
     assert cache.lengths.tolist() == [3, 3]
 
 
-def test_lengths_of_the_caller_are_neither_kept_nor_overflow(model: GPT2Model) -> None:
+def test_lengths_of_the_caller_are_neither_kept_nor_overflow(model):
     large = random_model(GPT2Config(13, 300, 16, n_layer=1, n_head=2)).eval()
     cache, lengths = large.make_cache(1), np.array([250], dtype=np.uint8)
     read(large, cache, np.ones((1, 260), dtype=int))
@@ -151,7 +145,7 @@ def test_lengths_of_the_caller_are_neither_kept_nor_overflow(model: GPT2Model) -
 @pytest.mark.parametrize(
     "change", [{"n_layer": 1}, {"n_head": 4}, {"n_embd": 32}, {"n_positions": 9}, {}]
 )
-def test_a_cache_for_another_model_is_refused(model: GPT2Model, change: dict) -> None:
+def test_a_cache_for_another_model_is_refused(model, change):
     dtype = np.float64 if change else np.float32
     other = GPT2Model(replace(CONFIG, **change, n_inner=None), dtype=dtype).eval()
     cache = model.make_cache(1)
@@ -169,6 +163,6 @@ def test_a_cache_for_another_model_is_refused(model: GPT2Model, change: dict) ->
         ({"batch_size": 1, "dtype": np.float16}, TypeError, "float32 or float64, not float16"),
     ],
 )
-def test_wrong_sizes_are_refused(arguments: dict, error: type[Exception], message: str) -> None:
+def test_wrong_sizes_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         KVCache(CONFIG, **arguments)

@@ -6,7 +6,6 @@ import dataclasses
 import math
 import pickle
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +30,7 @@ DEFAULTS = {
 # -- values that are taken -----------------------------------------------------------------------
 
 
-def test_defaults_are_those_of_gpt2_small() -> None:
+def test_defaults_are_those_of_gpt2_small():
     assert dataclasses.asdict(GPT2Config()) == DEFAULTS
     assert GPT2Config() == GPT2Config.gpt2_small()
 
@@ -45,9 +44,7 @@ def test_defaults_are_those_of_gpt2_small() -> None:
         ("gpt2-xl", 48, 1600, 25),
     ],
 )
-def test_presets_have_the_published_sizes(
-    name: str, n_layer: int, n_embd: int, n_head: int
-) -> None:
+def test_presets_have_the_published_sizes(name, n_layer, n_embd, n_head):
     sizes = {"n_layer": n_layer, "n_embd": n_embd, "n_head": n_head, "n_inner": 4 * n_embd}
     config = PRESETS[name]()
     assert dataclasses.asdict(config) == {**DEFAULTS, **sizes}
@@ -56,7 +53,7 @@ def test_presets_have_the_published_sizes(
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_keyword_arguments_change_single_values_of_a_preset(name: str) -> None:
+def test_keyword_arguments_change_single_values_of_a_preset(name):
     changed = PRESETS[name](vocab_size=65, n_layer=2, attn_pdrop=0.0)
     assert (changed.vocab_size, changed.n_layer, changed.attn_pdrop) == (65, 2, 0.0)
     back = {key: getattr(PRESETS[name](), key) for key in ("vocab_size", "n_layer", "attn_pdrop")}
@@ -64,26 +61,26 @@ def test_keyword_arguments_change_single_values_of_a_preset(name: str) -> None:
 
 
 @given(st.integers(1, 30), st.integers(1, 30))
-def test_n_inner_is_4_n_embd_unless_given(n_head: int, head_size: int) -> None:
+def test_n_inner_is_4_n_embd_unless_given(n_head, head_size):
     C = n_head * head_size
     assert GPT2Config(n_embd=C, n_head=n_head).n_inner == 4 * C
     assert GPT2Config(n_embd=C, n_head=n_head, n_inner=C + 1).n_inner == C + 1
 
 
 @given(st.integers(1, 30), st.integers(1, 30))
-def test_head_size_is_n_embd_over_n_head(n_head: int, head_size: int) -> None:
+def test_head_size_is_n_embd_over_n_head(n_head, head_size):
     assert GPT2Config(n_embd=n_head * head_size, n_head=n_head).head_size == head_size
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.uint64])
-def test_numpy_integers_become_ints(dtype: type) -> None:
+def test_numpy_integers_become_ints(dtype):
     config = GPT2Config(**{name: dtype(12) for name in SIZES})
     assert all(type(getattr(config, name)) is int for name in SIZES)
     assert config == GPT2Config(**{name: 12 for name in SIZES})
 
 
 @pytest.mark.parametrize("number", [0, np.float32(0.5), np.float64(0.25), Fraction(1, 2)])
-def test_any_real_number_becomes_a_float(number: Any) -> None:
+def test_any_real_number_becomes_a_float(number):
     config = GPT2Config(**{name: number for name in PDROPS})
     assert [getattr(config, name) for name in PDROPS] == [number] * 3
     assert all(type(getattr(config, name)) is float for name in PDROPS)
@@ -94,32 +91,32 @@ def test_any_real_number_becomes_a_float(number: Any) -> None:
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
-def test_fields_cannot_be_set(name: str) -> None:
+def test_fields_cannot_be_set(name):
     config = GPT2Config()
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(config, name, 1)
     assert config == GPT2Config()
 
 
-def test_equal_configs_hash_equally_and_survive_pickle() -> None:
+def test_equal_configs_hash_equally_and_survive_pickle():
     config = GPT2Config(n_layer=3)
     assert hash(config) == hash(GPT2Config(n_layer=3)) and config != GPT2Config(n_layer=4)
     assert pickle.loads(pickle.dumps(config)) == config
 
 
-def test_replace_changes_a_copy_alone() -> None:
+def test_replace_changes_a_copy_alone():
     config = GPT2Config()
     changed = dataclasses.replace(config, n_layer=2)
     assert dataclasses.asdict(changed) == {**DEFAULTS, "n_layer": 2}
     assert config == GPT2Config()
 
 
-def test_replace_derives_n_inner_anew_when_it_is_set_to_none() -> None:
+def test_replace_derives_n_inner_anew_when_it_is_set_to_none():
     config = dataclasses.replace(GPT2Config(), n_embd=24, n_inner=None)
     assert config.n_inner == 96
 
 
-def test_replace_checks_the_new_values() -> None:
+def test_replace_checks_the_new_values():
     assert_refused(
         ValueError,
         "n_embd=100 is not divisible by n_head=12",
@@ -132,20 +129,20 @@ def test_replace_checks_the_new_values() -> None:
 
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("value", [0, -1, np.int64(-3), -(10**30)])
-def test_sizes_below_1_are_refused(name: str, value: Any) -> None:
+def test_sizes_below_1_are_refused(name, value):
     message = f"{name}={value} must be at least 1"
     assert_refused(ValueError, message, lambda: GPT2Config(**{name: value}))
 
 
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("value", [12.0, np.float32(4), True, np.True_, "12", [12], 12j, math.nan])
-def test_sizes_that_are_not_integers_are_refused(name: str, value: Any) -> None:
+def test_sizes_that_are_not_integers_are_refused(name, value):
     message = f"{name} must be an integer, not {value!r}"
     assert_refused(TypeError, message, lambda: GPT2Config(**{name: value}))
 
 
 @pytest.mark.parametrize("name", [name for name in SIZES if name != "n_inner"])
-def test_only_n_inner_may_be_none(name: str) -> None:
+def test_only_n_inner_may_be_none(name):
     message = f"{name} must be an integer, not None"
     assert_refused(TypeError, message, lambda: GPT2Config(**{name: None}))
 
@@ -161,7 +158,7 @@ def test_only_n_inner_may_be_none(name: str) -> None:
         (math.inf, "=inf must lie in [0, 1)"),
     ],
 )
-def test_probabilities_outside_0_to_1_are_refused(name: str, value: float, message: str) -> None:
+def test_probabilities_outside_0_to_1_are_refused(name, value, message):
     assert_refused(ValueError, name + message, lambda: GPT2Config(**{name: value}))
 
 
@@ -176,23 +173,23 @@ def test_probabilities_outside_0_to_1_are_refused(name: str, value: float, messa
         (math.inf, "=inf must be positive, and finite"),
     ],
 )
-def test_scales_that_are_not_positive_are_refused(name: str, value: float, message: str) -> None:
+def test_scales_that_are_not_positive_are_refused(name, value, message):
     assert_refused(ValueError, name + message, lambda: GPT2Config(**{name: value}))
 
 
 @pytest.mark.parametrize("name", PDROPS + POSITIVE)
 @pytest.mark.parametrize("value", ["0.1", False, None, [0.1], 0.1j])
-def test_probabilities_and_scales_that_are_not_numbers_are_refused(name: str, value: Any) -> None:
+def test_probabilities_and_scales_that_are_not_numbers_are_refused(name, value):
     message = f"{name} must be a number, not {value!r}"
     assert_refused(TypeError, message, lambda: GPT2Config(**{name: value}))
 
 
 @pytest.mark.parametrize(("n_embd", "n_head"), [(768, 11), (12, 24), (7, 2)])
-def test_n_embd_must_be_a_multiple_of_n_head(n_embd: int, n_head: int) -> None:
+def test_n_embd_must_be_a_multiple_of_n_head(n_embd, n_head):
     message = f"n_embd={n_embd} is not divisible by n_head={n_head}"
     assert_refused(ValueError, message, lambda: GPT2Config(n_embd=n_embd, n_head=n_head))
 
 
-def test_unknown_names_are_refused() -> None:
+def test_unknown_names_are_refused():
     assert_refused(TypeError, "n_heads", lambda: GPT2Config(n_heads=12))
     assert_refused(TypeError, "n_heads", lambda: GPT2Config.gpt2_xl(n_heads=12))

@@ -7,14 +7,11 @@ gradient of 0, and a vjp that forgets its cotangent passes.
 from __future__ import annotations
 
 import math
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from autograd import Tensor, gradcheck
 from autograd.testing import arrays, check_op, extremes
@@ -34,10 +31,10 @@ SEEDS = st.integers(0, 2**32 - 1)
 DTYPES = st.sampled_from([np.float32, np.float64])
 
 
-def torch_attention(H: int, seed: int, p: float) -> Any:
+def torch_attention(H, seed, p):
     """Attention spelled out, with the mask that a generator of this seed gives."""
 
-    def attention(qkv: torch.Tensor) -> torch.Tensor:
+    def attention(qkv):
         q, k, v = (a.unflatten(-1, (H, -1)).transpose(1, 2) for a in qkv.chunk(3, dim=-1))
         if p == 0.0:
             out = tF.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -52,8 +49,8 @@ def torch_attention(H: int, seed: int, p: float) -> Any:
     return attention
 
 
-def torch_dropout(seed: int, p: float) -> Any:
-    def dropout(x: torch.Tensor) -> torch.Tensor:
+def torch_dropout(seed, p):
+    def dropout(x):
         keep = np.random.default_rng(seed).random(tuple(x.shape), dtype=np.float32) >= p
         return x * torch.from_numpy(keep) / (1.0 - p)
 
@@ -195,14 +192,12 @@ OPS = list(make_cases(0, 2))
 each_op = pytest.mark.parametrize("name", OPS)
 
 
-def cotangent(shape: tuple[int, ...]) -> NDArray:
+def cotangent(shape):
     rng = np.random.default_rng(99)
     return rng.standard_normal(shape, dtype=np.float32).astype(np.float64)
 
 
-def differentiate(
-    op: Any, module: ModuleType, inputs: list[NDArray], dtype: type = np.float64
-) -> list[NDArray]:
+def differentiate(op, module, inputs, dtype=np.float64):
     """The value of an op, then its gradient for each input."""
     leaves = [Tensor(a.astype(dtype), requires_grad=True) for a in inputs]
     out = op(module, *leaves)
@@ -212,7 +207,7 @@ def differentiate(
 
 @each_op
 @given(seed=SEEDS)
-def test_fused_and_composed_agree(name: str, seed: int) -> None:
+def test_fused_and_composed_agree(name, seed):
     op, _, inputs = make_cases(seed, 5)[name]
     pairs = zip(differentiate(op, F, inputs), differentiate(op, composed, inputs), strict=True)
     for fused, twin in pairs:
@@ -221,7 +216,7 @@ def test_fused_and_composed_agree(name: str, seed: int) -> None:
 
 @each_op
 @pytest.mark.parametrize("seed", range(6))
-def test_fused_is_as_accurate_as_composed_in_float32(name: str, seed: int) -> None:
+def test_fused_is_as_accurate_as_composed_in_float32(name, seed):
     op, _, inputs = make_cases(seed, 12, smallest=4)[name]
     reference = differentiate(op, composed, inputs)
     twin = differentiate(op, composed, inputs, np.float32)
@@ -233,7 +228,7 @@ def test_fused_is_as_accurate_as_composed_in_float32(name: str, seed: int) -> No
 @needs("torch")
 @each_op
 @given(seed=SEEDS)
-def test_fused_equals_torch(name: str, seed: int) -> None:
+def test_fused_equals_torch(name, seed):
     op, torch_op, inputs = make_cases(seed, 5)[name]
     leaves = [torch.from_numpy(a).requires_grad_() for a in inputs]
     out = torch_op(*leaves)
@@ -243,7 +238,7 @@ def test_fused_equals_torch(name: str, seed: int) -> None:
         assert_close(a, b, name)
 
 
-OF_SEVERAL_BLOCKS: dict[str, tuple[Any, tuple[tuple[int, ...], ...]]] = {
+OF_SEVERAL_BLOCKS = {
     "causal_attention, three blocks of rows": (
         lambda F, x: F.causal_attention(x, 2),
         ((3, 2 * F._ROWS + 5, 12),),
@@ -261,7 +256,7 @@ OF_SEVERAL_BLOCKS: dict[str, tuple[Any, tuple[tuple[int, ...], ...]]] = {
 
 
 @pytest.mark.parametrize("name", OF_SEVERAL_BLOCKS)
-def test_arrays_of_several_blocks_equal_composed(name: str) -> None:
+def test_arrays_of_several_blocks_equal_composed(name):
     op, shapes = OF_SEVERAL_BLOCKS[name]
     inputs = [cotangent(shape) for shape in shapes]
     reference = differentiate(op, composed, inputs)
@@ -273,9 +268,7 @@ def test_arrays_of_several_blocks_equal_composed(name: str) -> None:
 
 
 @given(SEEDS, st.integers(1, 40))
-def test_without_a_graph_the_loss_of_many_logits_is_computed_in_parts(
-    seed: int, at_a_time: int
-) -> None:
+def test_without_a_graph_the_loss_of_many_logits_is_computed_in_parts(seed, at_a_time):
     for name in ("linear_cross_entropy", "linear_cross_entropy with ignored targets"):
         op, _, inputs = make_cases(seed, 5)[name]
         tensors = [Tensor(a) for a in inputs]
@@ -286,7 +279,7 @@ def test_without_a_graph_the_loss_of_many_logits_is_computed_in_parts(
 
 
 @pytest.mark.parametrize("name", FUSED)
-def test_what_must_hold_of_every_op(name: str) -> None:
+def test_what_must_hold_of_every_op(name):
     check_op(FUSED[name], max_examples=max(100, settings.default.max_examples))
 
 
@@ -294,9 +287,7 @@ def test_what_must_hold_of_every_op(name: str) -> None:
 
 
 @given(SEEDS, DTYPES, st.integers(-1024, 1024))
-def test_softmax_rows_are_distributions_whatever_is_added(
-    seed: int, dtype: type, shift: int
-) -> None:
+def test_softmax_rows_are_distributions_whatever_is_added(seed, dtype, shift):
     rng = np.random.default_rng(seed)
     V = int(rng.integers(1, 9))
     z = (rng.integers(-800, 800, (3, V)) / 8.0).astype(dtype)
@@ -315,9 +306,7 @@ def test_softmax_rows_are_distributions_whatever_is_added(
 
 
 @given(SEEDS, DTYPES)
-def test_masked_entries_have_softmax_0_and_gradient_0_and_do_not_count(
-    seed: int, dtype: type
-) -> None:
+def test_masked_entries_have_softmax_0_and_gradient_0_and_do_not_count(seed, dtype):
     rng = np.random.default_rng(seed)
     z, g = (a.astype(dtype) for a in rng.standard_normal((2, int(rng.integers(1, 9)))))
     visible = rng.random(z.shape) < 0.5
@@ -334,9 +323,7 @@ def test_masked_entries_have_softmax_0_and_gradient_0_and_do_not_count(
 
 
 @given(SEEDS, st.floats(0.01, 100.0))
-def test_log_sum_exp_is_the_maximum_and_at_most_ln_n_more_and_has_the_gradient_softmax(
-    seed: int, size: float
-) -> None:
+def test_log_sum_exp_is_the_maximum_and_at_most_ln_n_more_and_has_the_gradient_softmax(seed, size):
     """Cross entropy of one row is its log-sum-exp less the target's logit: so lse = loss + z_t."""
     rng = np.random.default_rng(seed)
     n = int(rng.integers(1, 9))
@@ -351,7 +338,7 @@ def test_log_sum_exp_is_the_maximum_and_at_most_ln_n_more_and_has_the_gradient_s
 
 
 @pytest.mark.parametrize("size", [1e4, 1e30])
-def test_softmax_and_cross_entropy_take_large_float32_logits(size: float) -> None:
+def test_softmax_and_cross_entropy_take_large_float32_logits(size):
     z = np.float32(size) * np.array([[1.0, -1.0, 0.5], [-1.0, -1.0, -1.0]], dtype=np.float32)
     np.testing.assert_array_equal(F.softmax(Tensor(z)).data[0], [1.0, 0.0, 0.0])
     x = Tensor(z, requires_grad=True)
@@ -364,7 +351,7 @@ def test_softmax_and_cross_entropy_take_large_float32_logits(size: float) -> Non
 
 
 @pytest.mark.parametrize("module", [F, composed])
-def test_softmax_takes_rows_of_very_different_sizes(module: ModuleType) -> None:
+def test_softmax_takes_rows_of_very_different_sizes(module):
     z = np.array([[1e4, 1e4 - math.log(3.0)], [-1e4, -1e4 - math.log(3.0)], [0.0, -math.log(3.0)]])
     assert_close(module.softmax(Tensor(z)).data, [[0.75, 0.25]] * 3)
 
@@ -373,7 +360,7 @@ LARGE = extremes(np.float32, finite=True).filter(lambda x: abs(x) < 1e38)  # a d
 
 
 @given(arrays((2, 3), LARGE, np.float32))
-def test_softmax_and_cross_entropy_are_finite_for_the_extremes_of_float32(z: NDArray) -> None:
+def test_softmax_and_cross_entropy_are_finite_for_the_extremes_of_float32(z):
     x = Tensor(z, requires_grad=True)
     p = F.softmax(x)
     np.testing.assert_allclose(p.data.sum(axis=-1), 1.0, rtol=1e-6)  # a few roundings
@@ -383,7 +370,7 @@ def test_softmax_and_cross_entropy_are_finite_for_the_extremes_of_float32(z: NDA
 
 
 @given(SEEDS, st.floats(-100.0, 100.0))
-def test_cross_entropy_gradient_is_p_minus_y_over_n(seed: int, shift: float) -> None:
+def test_cross_entropy_gradient_is_p_minus_y_over_n(seed, shift):
     rng = np.random.default_rng(seed)
     B, T, V = (int(n) for n in rng.integers(1, 6, 3))
     targets = rng.integers(0, V, (B, T))
@@ -411,12 +398,12 @@ def test_cross_entropy_gradient_is_p_minus_y_over_n(seed: int, shift: float) -> 
 
 
 @pytest.mark.parametrize("V", [1, 2, 65, 50257])
-def test_cross_entropy_of_uniform_logits_is_ln_v(V: int) -> None:
+def test_cross_entropy_of_uniform_logits_is_ln_v(V):
     loss = F.cross_entropy(Tensor(np.full((2, V), 3.25)), [0, V - 1])
     np.testing.assert_allclose(loss.item(), math.log(V), rtol=1e-12)  # V roundings of a sum
 
 
-def test_ignored_targets_are_not_even_looked_at() -> None:
+def test_ignored_targets_are_not_even_looked_at():
     z = np.random.default_rng(0).standard_normal((4, 5))
     targets = np.array([1, -1, 3, -1])
     clean = F.cross_entropy(Tensor(z[[0, 2]]), targets[[0, 2]])
@@ -432,7 +419,7 @@ def test_ignored_targets_are_not_even_looked_at() -> None:
 
 
 @given(seed=SEEDS)
-def test_layer_norm_backward_is_the_three_term_formula(seed: int) -> None:
+def test_layer_norm_backward_is_the_three_term_formula(seed):
     rng = np.random.default_rng(seed)
     C, eps = int(rng.integers(3, 20)), 1e-5
     x = Tensor(rng.standard_normal((4, C)), requires_grad=True)
@@ -453,9 +440,7 @@ def test_layer_norm_backward_is_the_three_term_formula(seed: int) -> None:
 
 
 @given(SEEDS, st.sampled_from([0.0, 1e-5, 1e-2, 1.0]))
-def test_layer_norm_gradient_has_nothing_along_1_and_along_xhat_only_what_eps_leaves(
-    seed: int, eps: float
-) -> None:
+def test_layer_norm_gradient_has_nothing_along_1_and_along_xhat_only_what_eps_leaves(seed, eps):
     """Along xhat, (I - xhat xhat^T / C) leaves 1 - mean(xhat**2) = eps / (var + eps)."""
     rng = np.random.default_rng(seed)
     C = int(rng.integers(3, 20))
@@ -474,14 +459,12 @@ def test_layer_norm_gradient_has_nothing_along_1_and_along_xhat_only_what_eps_le
 
 
 @given(SEEDS, st.floats(-100.0, 100.0), st.floats(0.01, 100.0))
-def test_layer_norm_normalises_and_ignores_shift_and_scale(
-    seed: int, shift: float, scale: float
-) -> None:
+def test_layer_norm_normalises_and_ignores_shift_and_scale(seed, shift, scale):
     rng = np.random.default_rng(seed)
     C = int(rng.integers(3, 20))
     x, ones, zeros = 5.0 * rng.standard_normal((3, C)), np.ones(C), np.zeros(C)
 
-    def normalise(x: NDArray, eps: float) -> NDArray:
+    def normalise(x, eps):
         return F.layer_norm(Tensor(x), Tensor(ones), Tensor(zeros), eps).data
 
     out = normalise(x, 1e-5)
@@ -493,8 +476,8 @@ def test_layer_norm_normalises_and_ignores_shift_and_scale(
 
 @given(SEEDS)
 def test_a_loss_that_does_not_depend_on_the_size_of_a_weight_has_no_gradient_along_it(
-    seed: int,
-) -> None:
+    seed,
+):
     """Without eps, layer norm makes the same of a * W x for every a > 0: so <W, dL/dW> = 0.
 
     This is Euler's theorem for functions of degree 0, whatever is done with the result.
@@ -510,7 +493,7 @@ def test_a_loss_that_does_not_depend_on_the_size_of_a_weight_has_no_gradient_alo
 
 
 @pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
-def test_gelu_of_complex_numbers_is_finite_where_that_of_real_ones_is(dtype: type) -> None:
+def test_gelu_of_complex_numbers_is_finite_where_that_of_real_ones_is(dtype):
     x = np.array([-1000.0, -30.0, -12.0, -6.0, 30.0, 1000.0])
     real = F.gelu(Tensor(x.astype(dtype(0).real.dtype))).data
     out = F.gelu(Tensor((x + 1e-3j).astype(dtype))).data
@@ -520,7 +503,7 @@ def test_gelu_of_complex_numbers_is_finite_where_that_of_real_ones_is(dtype: typ
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_what_the_mask_hides_may_be_infinite(dtype: type) -> None:
+def test_what_the_mask_hides_may_be_infinite(dtype):
     qkv = np.random.default_rng(0).standard_normal((1, 4, 6)).astype(dtype)
     clean = F.causal_attention(Tensor(qkv), 1).data
     for later in (np.inf, -np.inf, np.nan):
@@ -530,7 +513,7 @@ def test_what_the_mask_hides_may_be_infinite(dtype: type) -> None:
         assert np.array_equal(out[0, :2], clean[0, :2])
 
 
-def test_gelu_is_the_tanh_form() -> None:
+def test_gelu_is_the_tanh_form():
     x = np.linspace(-8.0, 8.0, 4001)
     leaf = Tensor(x, requires_grad=True)
     out = F.gelu(leaf)
@@ -542,9 +525,7 @@ def test_gelu_is_the_tanh_form() -> None:
 
 
 @given(SEEDS, DTYPES, st.floats(0.1, 1e6))
-def test_gelu_of_minus_x_is_x_less_and_its_slope_is_bounded(
-    seed: int, dtype: type, size: float
-) -> None:
+def test_gelu_of_minus_x_is_x_less_and_its_slope_is_bounded(seed, dtype, size):
     rng = np.random.default_rng(seed)
     x = Tensor(rng.uniform(-size, size, 50).astype(dtype), requires_grad=True)
     out, g = F.gelu(x), rng.uniform(1.0, 2.0, 50)
@@ -556,7 +537,7 @@ def test_gelu_of_minus_x_is_x_less_and_its_slope_is_bounded(
 
 @pytest.mark.parametrize("argument", range(3))
 @given(seed=SEEDS, share=st.floats(-2.0, 2.0))
-def test_linear_is_affine_in_each_argument(argument: int, seed: int, share: float) -> None:
+def test_linear_is_affine_in_each_argument(argument, seed, share):
     rng = np.random.default_rng(seed)
     B, T, n_in, n_out = (int(n) for n in rng.integers(1, 6, 4))
     shapes = ((B, T, n_in), (n_out, n_in), (n_out,))
@@ -569,7 +550,7 @@ def test_linear_is_affine_in_each_argument(argument: int, seed: int, share: floa
 
 
 @given(SEEDS)
-def test_a_weight_stored_inputs_first_is_that_of_a_linear_transposed(seed: int) -> None:
+def test_a_weight_stored_inputs_first_is_that_of_a_linear_transposed(seed):
     """GPT-2's published weights are (n_in, n_out), made for x @ weight + bias."""
     rng = np.random.default_rng(seed)
     N, n_in, n_out = (int(n) for n in rng.integers(1, 6, 3))
@@ -581,7 +562,7 @@ def test_a_weight_stored_inputs_first_is_that_of_a_linear_transposed(seed: int) 
 
 
 @given(seed=SEEDS)
-def test_embedding_gradient_is_that_of_a_one_hot_product(seed: int) -> None:
+def test_embedding_gradient_is_that_of_a_one_hot_product(seed):
     rng = np.random.default_rng(seed)
     ids = rng.integers(0, 6, rng.integers(1, 5, 2)).astype(rng.choice(["uint16", "int64"]))
     w = Tensor(rng.standard_normal((9, 4)), requires_grad=True)
@@ -597,13 +578,13 @@ def test_embedding_gradient_is_that_of_a_one_hot_product(seed: int) -> None:
 # -- attention and dropout -----------------------------------------------------------------------
 
 
-def join_heads(q: NDArray, k: NDArray, v: NDArray) -> Tensor:
+def join_heads(q, k, v):
     """(B, T, C) each -> (B, T, 3C)."""
     return Tensor(np.concatenate([q, k, v], axis=-1), requires_grad=True)
 
 
 @given(seed=SEEDS)
-def test_attention_averages_what_is_visible(seed: int) -> None:
+def test_attention_averages_what_is_visible(seed):
     rng = np.random.default_rng(seed)
     B, T, H, D = (int(n) for n in rng.integers(1, 5, 4))
     q, k, v = rng.standard_normal((3, B, T, H * D)) * 3.0
@@ -621,7 +602,7 @@ def test_attention_averages_what_is_visible(seed: int) -> None:
 
 @pytest.mark.parametrize("p", [0.0, 0.5])
 @given(seed=SEEDS)
-def test_attention_weights_above_the_diagonal_are_exactly_0(p: float, seed: int) -> None:
+def test_attention_weights_above_the_diagonal_are_exactly_0(p, seed):
     rng = np.random.default_rng(seed)
     T = int(rng.integers(1, 8))
     q, k = 3.0 * rng.standard_normal((2, 1, T, T))
@@ -644,9 +625,7 @@ def test_attention_weights_above_the_diagonal_are_exactly_0(p: float, seed: int)
 
 @example(0, float(np.nextafter(1.0, 0.0)), np.float32)  # 1 itself is refused, see below
 @given(SEEDS, st.floats(0.0, 1.0, exclude_max=True), DTYPES)
-def test_dropout_sends_its_cotangent_through_the_mask_of_its_values(
-    seed: int, p: float, dtype: type
-) -> None:
+def test_dropout_sends_its_cotangent_through_the_mask_of_its_values(seed, p, dtype):
     rng = np.random.default_rng(seed)
     x = Tensor(rng.uniform(1.0, 2.0, (4, 10)).astype(dtype), requires_grad=True)
     g = rng.standard_normal(x.shape).astype(dtype)
@@ -659,7 +638,7 @@ def test_dropout_sends_its_cotangent_through_the_mask_of_its_values(
 
 
 @pytest.mark.parametrize("module", [F, composed])
-def test_masks_come_from_the_generator_alone(module: ModuleType) -> None:
+def test_masks_come_from_the_generator_alone(module):
     x = np.ones((3, 50))
     a = module.dropout(Tensor(x), P_DROP, np.random.default_rng(1)).data
     b = module.dropout(Tensor(x.astype(np.float32)), P_DROP, np.random.default_rng(1)).data
@@ -669,7 +648,7 @@ def test_masks_come_from_the_generator_alone(module: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("module", [F, composed])
-def test_dropout_of_probability_0_is_the_identity_and_draws_nothing(module: ModuleType) -> None:
+def test_dropout_of_probability_0_is_the_identity_and_draws_nothing(module):
     rng = np.random.default_rng(0)
     before = rng.bit_generator.state
     x, qkv = Tensor(np.ones(3)), Tensor(cotangent((2, 3, 12)))
@@ -683,7 +662,7 @@ def test_dropout_of_probability_0_is_the_identity_and_draws_nothing(module: Modu
 
 
 @pytest.mark.parametrize("module", [F, composed])
-def test_integers_may_change_between_forward_and_backward(module: ModuleType) -> None:
+def test_integers_may_change_between_forward_and_backward(module):
     table, z = (Tensor(cotangent((5, 3)), requires_grad=True) for _ in range(2))
     ids, targets = np.array([[1, 2], [4, 1]]), np.array([0, 2, -100, 1, -100])
     out, loss = module.embedding(table, ids), module.cross_entropy(z, targets)
@@ -698,7 +677,7 @@ def test_integers_may_change_between_forward_and_backward(module: ModuleType) ->
     assert np.array_equal(z.grad, first) and not z.grad[[2, 4]].any()
 
 
-def test_arrays_are_constants() -> None:
+def test_arrays_are_constants():
     x, qkv, w = cotangent((2, 3, 4)), cotangent((2, 3, 12)), Tensor(cotangent((4,)))
     weight = Tensor(cotangent((5, 4)))
     for call in (
@@ -716,7 +695,7 @@ def test_arrays_are_constants() -> None:
 
 @pytest.mark.parametrize("module", [F, composed])
 @pytest.mark.parametrize("requires_grad", [True, False])
-def test_two_precisions_in_one_op_are_refused(module: ModuleType, requires_grad: bool) -> None:
+def test_two_precisions_in_one_op_are_refused(module, requires_grad):
     x, weight = Tensor(np.ones((2, 4))), Tensor(np.ones((3, 4), np.float32), requires_grad)
     gain = Tensor(np.ones(4, np.float32), requires_grad)
     for call in (lambda: module.linear(x, weight), lambda: module.layer_norm(x, gain, gain)):
@@ -724,7 +703,7 @@ def test_two_precisions_in_one_op_are_refused(module: ModuleType, requires_grad:
             call()
 
 
-def test_an_empty_batch_has_gradients_of_0() -> None:
+def test_an_empty_batch_has_gradients_of_0():
     x = Tensor(np.ones((0, 2, 4)), requires_grad=True)
     weight, bias = (Tensor(cotangent(s), requires_grad=True) for s in ((3, 4), (3,)))
     table = Tensor(cotangent((3, 4)), requires_grad=True)
@@ -785,6 +764,6 @@ RNG = np.random.default_rng(0)
         (lambda: F.cross_entropy(Z, np.full((2, 3), -100)), ValueError, "all 6 targets are ignor"),
     ],
 )
-def test_wrong_arguments_are_refused(call: Any, error: type[Exception], message: str) -> None:
+def test_wrong_arguments_are_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from autograd import Tensor
-from npgpt2 import Dropout, Embedding, LayerNorm, Linear, Module
+from npgpt2 import Dropout, Embedding, LayerNorm, Linear
 from tests.optional import has, needs
 from tests.test_npgpt2.cases import assert_close
 
@@ -26,12 +25,12 @@ SEEDS = st.integers(0, 2**32 - 1)
 DTYPES = [np.float32, np.float64]
 
 
-def randomise(layer: Module, rng: np.random.Generator) -> None:
+def randomise(layer, rng):
     for parameter in layer.parameters():
         parameter.data[...] = rng.standard_normal(parameter.shape)
 
 
-def assert_same_as_torch(layer: Module, oracle: nn.Module, x: NDArray, seed: int) -> None:
+def assert_same_as_torch(layer, oracle, x, seed):
     """Equal output and gradients, of the input too if it has one, for a random cotangent."""
     rng = np.random.default_rng(seed)
     randomise(layer, rng)
@@ -53,7 +52,7 @@ def assert_same_as_torch(layer: Module, oracle: nn.Module, x: NDArray, seed: int
         assert_close(ours.grad, theirs.grad.numpy(), "x")
 
 
-def random_sizes(seed: int, *lowest: int) -> tuple[tuple[int, ...], list[int]]:
+def random_sizes(seed, *lowest):
     """Leading axes, 0 to 3 of them, and a size for each lower limit."""
     rng = np.random.default_rng(seed)
     leading = tuple(int(n) for n in rng.integers(1, 5, rng.integers(0, 4)))
@@ -65,7 +64,7 @@ def random_sizes(seed: int, *lowest: int) -> tuple[tuple[int, ...], list[int]]:
 
 @needs("torch")
 @given(SEEDS, st.booleans())
-def test_linear_equals_torch(seed: int, bias: bool) -> None:
+def test_linear_equals_torch(seed, bias):
     leading, (n_in, n_out) = random_sizes(seed, 1, 1)
     x = np.random.default_rng(seed + 1).standard_normal((*leading, n_in))
     layer = Linear(n_in, n_out, bias, dtype=np.float64)
@@ -74,7 +73,7 @@ def test_linear_equals_torch(seed: int, bias: bool) -> None:
 
 @needs("torch")
 @given(SEEDS)
-def test_embedding_equals_torch(seed: int) -> None:
+def test_embedding_equals_torch(seed):
     leading, (V, C) = random_sizes(seed, 1, 1)
     ids = np.asarray(np.random.default_rng(seed + 1).integers(0, V, leading))
     layer = Embedding(V, C, dtype=np.float64)
@@ -83,7 +82,7 @@ def test_embedding_equals_torch(seed: int) -> None:
 
 @needs("torch")
 @given(SEEDS, st.sampled_from([1e-5, 1e-3, 0.5]))
-def test_layer_norm_equals_torch(seed: int, eps: float) -> None:
+def test_layer_norm_equals_torch(seed, eps):
     # At least 3 channels: of fewer, layer norm makes constants, and gradients are rounding errors.
     leading, (C,) = random_sizes(seed, 3)
     x = np.random.default_rng(seed + 1).standard_normal((*leading, C))
@@ -93,14 +92,14 @@ def test_layer_norm_equals_torch(seed: int, eps: float) -> None:
 
 @needs("torch")
 @given(SEEDS, st.sampled_from([0.0, 0.3]))
-def test_dropout_in_evaluation_equals_torch(seed: int, p: float) -> None:
+def test_dropout_in_evaluation_equals_torch(seed, p):
     leading, (C,) = random_sizes(seed, 1)
     x = np.random.default_rng(seed + 1).standard_normal((*leading, C))
     assert_same_as_torch(Dropout(p).eval(), nn.Dropout(p).eval(), x, seed)
 
 
 @given(SEEDS, st.sampled_from([0.1, 0.5, 0.9]))
-def test_dropout_in_training_zeroes_entries_and_scales_the_others(seed: int, p: float) -> None:
+def test_dropout_in_training_zeroes_entries_and_scales_the_others(seed, p):
     rng = np.random.default_rng(seed)
     x = Tensor(rng.uniform(1.0, 2.0, (4, 30)), requires_grad=True)
     out = Dropout(p, seed)(x)
@@ -112,7 +111,7 @@ def test_dropout_in_training_zeroes_entries_and_scales_the_others(seed: int, p: 
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
-def test_dropout_zeroes_a_share_p_of_the_entries(p: float) -> None:
+def test_dropout_zeroes_a_share_p_of_the_entries(p):
     n = 100_000
     zeros = n - np.count_nonzero(Dropout(p, 1)(Tensor(np.ones(n))).data)
     assert abs(zeros / n - p) < 5.0 * math.sqrt(p * (1.0 - p) / n)  # 5 sigma
@@ -121,7 +120,7 @@ def test_dropout_zeroes_a_share_p_of_the_entries(p: float) -> None:
 # -- how they start ------------------------------------------------------------------------------
 
 Maker = Callable[..., Any]
-WEIGHTED: list[tuple[Maker, tuple[int, int]]] = [
+WEIGHTED = [
     (lambda **how: Linear(200, 300, **how), (300, 200)),
     (lambda **how: Embedding(200, 300, **how), (200, 300)),
 ]
@@ -130,7 +129,7 @@ each_weighted = pytest.mark.parametrize(("make", "shape"), WEIGHTED, ids=["Linea
 
 @each_weighted
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_weights_are_zeros_without_an_rng(make: Maker, shape: Any, dtype: Any) -> None:
+def test_weights_are_zeros_without_an_rng(make, shape, dtype):
     weight = make(dtype=dtype).weight
     assert weight.shape == shape and weight.dtype == dtype and weight.requires_grad
     assert not weight.data.any()
@@ -138,7 +137,7 @@ def test_weights_are_zeros_without_an_rng(make: Maker, shape: Any, dtype: Any) -
 
 @each_weighted
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_weights_are_normal_with_an_rng(make: Maker, shape: Any, dtype: Any) -> None:
+def test_weights_are_normal_with_an_rng(make, shape, dtype):
     weight = make(rng=0, dtype=dtype).weight.data
     assert weight.shape == shape and weight.dtype == dtype
     z, n = weight.astype(np.float64).ravel() / 0.02, weight.size
@@ -149,13 +148,13 @@ def test_weights_are_normal_with_an_rng(make: Maker, shape: Any, dtype: Any) -> 
 
 
 @each_weighted
-def test_weights_are_the_same_in_both_dtypes_up_to_rounding(make: Maker, shape: Any) -> None:
+def test_weights_are_the_same_in_both_dtypes_up_to_rounding(make, shape):
     single, double = (make(rng=5, dtype=dtype).weight.data for dtype in DTYPES)
     np.testing.assert_allclose(single, double, rtol=2.0**-23)  # two roundings of half an ulp each
 
 
 @each_weighted
-def test_a_seed_or_its_generator_gives_the_weights(make: Maker, shape: Any) -> None:
+def test_a_seed_or_its_generator_gives_the_weights(make, shape):
     same, rng = make(rng=7).weight.data, np.random.default_rng(7)
     assert np.array_equal(make(rng=7).weight.data, same)
     assert np.array_equal(make(rng=rng).weight.data, same)
@@ -165,7 +164,7 @@ def test_a_seed_or_its_generator_gives_the_weights(make: Maker, shape: Any) -> N
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rng", [None, 0])
-def test_linear_bias_starts_at_0_and_is_none_if_unwanted(dtype: Any, rng: Any) -> None:
+def test_linear_bias_starts_at_0_and_is_none_if_unwanted(dtype, rng):
     bias = Linear(4, 3, rng=rng, dtype=dtype).bias
     assert bias.shape == (3,) and bias.dtype == dtype and not bias.data.any()
     without = Linear(4, 3, bias=False, rng=rng, dtype=dtype)
@@ -174,7 +173,7 @@ def test_linear_bias_starts_at_0_and_is_none_if_unwanted(dtype: Any, rng: Any) -
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_layer_norm_starts_with_gain_1_and_shift_0(dtype: Any) -> None:
+def test_layer_norm_starts_with_gain_1_and_shift_0(dtype):
     layer = LayerNorm(5, dtype=dtype)
     assert layer.weight.shape == layer.bias.shape == (5,)
     assert layer.weight.dtype == layer.bias.dtype == dtype
@@ -182,20 +181,20 @@ def test_layer_norm_starts_with_gain_1_and_shift_0(dtype: Any) -> None:
 
 
 @needs("torch")
-def test_layer_norm_has_the_attributes_of_torch() -> None:
+def test_layer_norm_has_the_attributes_of_torch():
     ours, theirs = LayerNorm(5), nn.LayerNorm(5)
     assert type(ours.normalized_shape) is tuple
     assert (ours.normalized_shape, ours.eps) == (theirs.normalized_shape, theirs.eps)
     assert LayerNorm(5, 0.25).eps == 0.25
 
 
-def test_float32_is_the_default() -> None:
+def test_float32_is_the_default():
     for layer in (Linear(2, 3), Embedding(2, 3), LayerNorm(3)):
         assert all(parameter.dtype == np.float32 for parameter in layer.parameters())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_layers_return_the_dtype_of_their_parameters(dtype: Any) -> None:
+def test_layers_return_the_dtype_of_their_parameters(dtype):
     rng = np.random.default_rng(0)
     x = Tensor(rng.standard_normal((2, 3)).astype(dtype), requires_grad=True)
     layers = [Linear(3, 4, rng=0, dtype=dtype), LayerNorm(3, dtype=dtype), Dropout(0.5)]
@@ -207,14 +206,14 @@ def test_layers_return_the_dtype_of_their_parameters(dtype: Any) -> None:
     assert Embedding(3, 4, dtype=dtype)([[0, 2]]).dtype == dtype
 
 
-def test_sizes_have_the_names_of_torch() -> None:
+def test_sizes_have_the_names_of_torch():
     linear, embedding = Linear(3, 2), Embedding(5, 4)
     assert (linear.in_features, linear.out_features) == (3, 2)
     assert (embedding.num_embeddings, embedding.embedding_dim) == (5, 4)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_layers_take_arrays_as_constants(dtype: Any) -> None:
+def test_layers_take_arrays_as_constants(dtype):
     a = np.random.default_rng(0).standard_normal((2, 3))
     for layer in (Linear(3, 4, rng=0, dtype=dtype), LayerNorm(3, dtype=dtype), Dropout(0.0)):
         out = layer(a)
@@ -225,7 +224,7 @@ def test_layers_take_arrays_as_constants(dtype: Any) -> None:
 # -- dropout -------------------------------------------------------------------------------------
 
 
-def test_dropout_is_the_identity_in_evaluation_and_draws_nothing() -> None:
+def test_dropout_is_the_identity_in_evaluation_and_draws_nothing():
     layer, x = Dropout(0.5, 3).eval(), Tensor(np.ones(20))
     before = layer.rng.bit_generator.state
     assert layer(x) is x
@@ -233,12 +232,12 @@ def test_dropout_is_the_identity_in_evaluation_and_draws_nothing() -> None:
     assert not np.array_equal(layer.train()(x).data, x.data)
 
 
-def test_dropout_draws_a_new_mask_at_every_call() -> None:
+def test_dropout_draws_a_new_mask_at_every_call():
     layer, x = Dropout(0.5), Tensor(np.ones(100))
     assert not np.array_equal(layer(x).data, layer(x).data)
 
 
-def test_the_state_of_the_generator_determines_the_mask() -> None:
+def test_the_state_of_the_generator_determines_the_mask():
     layer, x = Dropout(0.5, 3), Tensor(np.ones(100))
     state = layer.rng.bit_generator.state
     first = layer(x).data
@@ -249,7 +248,7 @@ def test_the_state_of_the_generator_determines_the_mask() -> None:
     assert single.dtype == np.float32 and np.array_equal(single, first)
 
 
-def test_layers_given_one_generator_share_it() -> None:
+def test_layers_given_one_generator_share_it():
     rng, x = np.random.default_rng(3), Tensor(np.ones(100))
     one, two = Dropout(0.5, rng), Dropout(0.5, rng)
     assert one.rng is two.rng is rng
@@ -279,6 +278,6 @@ def test_layers_given_one_generator_share_it() -> None:
         (lambda: Embedding(3, 2)([1.0]), TypeError, "integers, not float64"),
     ],
 )
-def test_wrong_arguments_are_refused(call: Any, error: type[Exception], message: str) -> None:
+def test_wrong_arguments_are_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()

@@ -10,16 +10,13 @@ import sys
 import tempfile
 import threading
 import tracemalloc
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from autograd import Tensor, gradcheck, no_grad
 from npgpt2 import (
@@ -59,7 +56,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 DTYPES = st.sampled_from([np.float32, np.float64])
 
 
-def make_case(seed: int, dtype: type = np.float64) -> tuple[GPT2Model, NDArray, NDArray]:
+def make_case(seed, dtype=np.float64):
     """A model with every parameter random, ids and targets; all their sizes are random too.
 
     Now and then there is one token in a row, and now and then there are n_positions of them.
@@ -72,11 +69,11 @@ def make_case(seed: int, dtype: type = np.float64) -> tuple[GPT2Model, NDArray, 
     return random_model(config, seed, dtype), ids[:, :T], targets[:, :T]
 
 
-def loss_of(model: GPT2Model, ids: NDArray = IDS, targets: NDArray = TARGETS) -> Tensor:
+def loss_of(model, ids=IDS, targets=TARGETS):
     return F.cross_entropy(model(ids), targets)
 
 
-def gradients(model: GPT2Model, *batch: NDArray) -> dict[str, NDArray]:
+def gradients(model, *batch):
     """The loss under "loss", and every parameter's gradient by name."""
     model.zero_grad()
     loss = loss_of(model, *batch)
@@ -87,14 +84,14 @@ def gradients(model: GPT2Model, *batch: NDArray) -> dict[str, NDArray]:
 class Plus(Module):
     """Stands in for `model.drop` and adds x: its gradient is that of the embeddings."""
 
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, x):
         self.x = x
 
-    def forward(self, embeddings: Tensor) -> Tensor:
+    def forward(self, embeddings):
         return embeddings + self.x
 
 
-def embedding_gradient(model: GPT2Model, ids: NDArray, targets: NDArray) -> NDArray:
+def embedding_gradient(model, ids, targets):
     """Gradient of the loss for what the blocks read, (B, T, C)."""
     x = Tensor(np.zeros((*ids.shape, model.config.n_embd), model.wte.weight.dtype), True)
     drop, model.drop = model.drop, Plus(x)
@@ -103,7 +100,7 @@ def embedding_gradient(model: GPT2Model, ids: NDArray, targets: NDArray) -> NDAr
     return x.grad
 
 
-def without_key_bias(results: dict[str, NDArray]) -> dict[str, NDArray]:
+def without_key_bias(results):
     """The same, but the key's third of attention biases 0: it is 0, and what is there is rounding.
 
     The first axes of an array may count runs.
@@ -120,7 +117,7 @@ def without_key_bias(results: dict[str, NDArray]) -> dict[str, NDArray]:
 
 @needs("torch")
 @given(SEEDS)
-def test_logits_loss_and_every_gradient_equal_torchs(seed: int) -> None:
+def test_logits_loss_and_every_gradient_equal_torchs(seed):
     model, *batch = make_case(seed)
     ours = run(model, *batch)
     theirs = torch_gpt2.run_torch(torch_gpt2.load(model.config, model.state_dict()), *batch)
@@ -131,7 +128,7 @@ def test_logits_loss_and_every_gradient_equal_torchs(seed: int) -> None:
 
 @needs("torch")
 @pytest.mark.parametrize("seed", range(8))
-def test_float32_is_as_accurate_as_torchs(seed: int) -> None:
+def test_float32_is_as_accurate_as_torchs(seed):
     config = replace(random_config(seed, D=(8, 16)), n_positions=16)
     model, reference = random_model(config, seed, np.float32), random_model(config, seed)
     oracle = torch_gpt2.load(config, model.state_dict(), np.float32)
@@ -153,7 +150,7 @@ def test_float32_is_as_accurate_as_torchs(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("mode", ["directional", "complex"])
-def test_gradients_equal_numeric_ones(mode: Any, seed: int) -> None:
+def test_gradients_equal_numeric_ones(mode, seed):
     config = replace(random_config(seed), vocab_size=7, n_positions=5, n_layer=1, n_inner=5)
     model = random_model(config, seed)
     ids, targets = np.random.default_rng(seed).integers(0, 7, (2, 2, 4))
@@ -167,7 +164,7 @@ def test_gradients_equal_numeric_ones(mode: Any, seed: int) -> None:
 
 
 @given(SEEDS)
-def test_a_step_against_the_gradient_lowers_the_loss_by_its_squared_norm(seed: int) -> None:
+def test_a_step_against_the_gradient_lowers_the_loss_by_its_squared_norm(seed):
     model, *batch = make_case(seed)
     at_start = gradients(model, *batch)
     loss = float(at_start.pop("loss"))
@@ -188,7 +185,7 @@ def test_a_step_against_the_gradient_lowers_the_loss_by_its_squared_norm(seed: i
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_every_value_and_gradient_has_the_dtype_of_the_model(dtype: type) -> None:
+def test_every_value_and_gradient_has_the_dtype_of_the_model(dtype):
     config = replace(CONFIG, resid_pdrop=0.1, embd_pdrop=0.1, attn_pdrop=0.1)
     loss = loss_of(GPT2Model(config, dtype=dtype))
     nodes = [loss]
@@ -208,7 +205,7 @@ C_ROUNDINGS = 64
 
 
 @given(SEEDS)
-def test_float32_is_within_few_roundings_of_float64_whatever_the_config(seed: int) -> None:
+def test_float32_is_within_few_roundings_of_float64_whatever_the_config(seed):
     config = random_config(seed, D=(8, 16))
     model, batch = GPT2Model(config, rng=seed), random_batch(config, seed)
     single = without_key_bias(run(model, *batch))
@@ -223,9 +220,7 @@ def test_float32_is_within_few_roundings_of_float64_whatever_the_config(seed: in
 
 
 @given(SEEDS, DTYPES, st.data())
-def test_later_tokens_change_no_bit_of_earlier_logits(
-    seed: int, dtype: type, data: st.DataObject
-) -> None:
+def test_later_tokens_change_no_bit_of_earlier_logits(seed, dtype, data):
     model, ids, _ = make_case(seed, dtype)
     s, V = data.draw(st.integers(0, ids.shape[1] - 1)), model.config.vocab_size
     later = ids.copy()
@@ -236,9 +231,7 @@ def test_later_tokens_change_no_bit_of_earlier_logits(
 
 
 @given(SEEDS, DTYPES, st.data())
-def test_logits_have_no_gradient_to_later_embeddings(
-    seed: int, dtype: type, data: st.DataObject
-) -> None:
+def test_logits_have_no_gradient_to_later_embeddings(seed, dtype, data):
     model, ids, _ = make_case(seed, dtype)
     t = data.draw(st.integers(0, ids.shape[1] - 1))
     x = Tensor(np.zeros((*ids.shape, model.config.n_embd), dtype), requires_grad=True)
@@ -250,7 +243,7 @@ def test_logits_have_no_gradient_to_later_embeddings(
 
 
 @given(SEEDS, st.data())
-def test_a_prefix_has_the_logits_it_has_in_the_whole(seed: int, data: st.DataObject) -> None:
+def test_a_prefix_has_the_logits_it_has_in_the_whole(seed, data):
     model, ids, _ = make_case(seed)
     t = data.draw(st.integers(1, ids.shape[1]))
     assert_close(model(ids[:, :t]).data, model(ids).data[:, :t])
@@ -260,7 +253,7 @@ def test_a_prefix_has_the_logits_it_has_in_the_whole(seed: int, data: st.DataObj
 
 
 @given(SEEDS)
-def test_loss_is_the_cross_entropy_of_the_logits(seed: int) -> None:
+def test_loss_is_the_cross_entropy_of_the_logits(seed):
     model, ids, targets = make_case(seed)
     results = []
     for loss in (model.loss(ids, targets), F.cross_entropy(model(ids), targets)):
@@ -284,15 +277,13 @@ def test_loss_is_the_cross_entropy_of_the_logits(seed: int) -> None:
 # -- the order of tokens -------------------------------------------------------------------------
 
 
-def see_everything(n: int) -> NDArray:
+def see_everything(n):
     """Stands in for what the causal mask hides."""
     return np.zeros((n, n), dtype=bool)
 
 
 @given(SEEDS, st.data())
-def test_without_positions_and_mask_the_order_of_tokens_does_not_matter(
-    seed: int, data: st.DataObject
-) -> None:
+def test_without_positions_and_mask_the_order_of_tokens_does_not_matter(seed, data):
     model, ids, targets = make_case(seed)
     order = data.draw(st.permutations(range(ids.shape[1])))
     model.wpe.weight.data[...] = 0.0
@@ -305,7 +296,7 @@ def test_without_positions_and_mask_the_order_of_tokens_does_not_matter(
 
 
 @given(SEEDS, st.sampled_from(["positions", "mask"]))
-def test_with_positions_or_mask_the_order_of_tokens_matters(seed: int, kept: str) -> None:
+def test_with_positions_or_mask_the_order_of_tokens_matters(seed, kept):
     model, ids, _ = make_case(seed)
     T = ids.shape[1]
     assume(T > 1)
@@ -323,9 +314,7 @@ def test_with_positions_or_mask_the_order_of_tokens_matters(seed: int, kept: str
 
 
 @given(SEEDS, DTYPES, st.data())
-def test_a_row_of_a_batch_does_not_know_of_the_others(
-    seed: int, dtype: type, data: st.DataObject
-) -> None:
+def test_a_row_of_a_batch_does_not_know_of_the_others(seed, dtype, data):
     model, ids, targets = make_case(seed, dtype)
     b, V = data.draw(st.integers(0, len(ids) - 1)), model.config.vocab_size
     others = np.arange(len(ids)) != b
@@ -341,9 +330,7 @@ def test_a_row_of_a_batch_does_not_know_of_the_others(
 
 
 @given(SEEDS, st.data())
-def test_rows_in_another_order_or_alone_have_the_same_logits_and_gradients(
-    seed: int, data: st.DataObject
-) -> None:
+def test_rows_in_another_order_or_alone_have_the_same_logits_and_gradients(seed, data):
     model, ids, targets = make_case(seed)
     order = data.draw(st.permutations(range(len(ids))))
     logits, gradient = model(ids).data, embedding_gradient(model, ids, targets)
@@ -354,9 +341,7 @@ def test_rows_in_another_order_or_alone_have_the_same_logits_and_gradients(
 
 
 @given(SEEDS, st.data())
-def test_micro_batches_weighted_by_their_tokens_add_up_to_the_batch(
-    seed: int, data: st.DataObject
-) -> None:
+def test_micro_batches_weighted_by_their_tokens_add_up_to_the_batch(seed, data):
     model, ids, targets = make_case(seed)
     whole = gradients(model, ids, targets)
     order = data.draw(st.permutations(range(len(ids))))
@@ -374,7 +359,7 @@ def test_micro_batches_weighted_by_their_tokens_add_up_to_the_batch(
         assert_close(parameter.grad, whole[name], name)
 
 
-def test_gradients_add_up_over_backward_passes() -> None:
+def test_gradients_add_up_over_backward_passes():
     model = random_model(CONFIG)
     once = gradients(model)
     del once["loss"]
@@ -386,7 +371,7 @@ def test_gradients_add_up_over_backward_passes() -> None:
 # -- the tied weight -----------------------------------------------------------------------------
 
 
-def assert_tied(model: GPT2Model) -> None:
+def assert_tied(model):
     assert model.lm_head.weight is model.wte.weight
     assert model.lm_head.bias is None
     names = [name for name, _ in model.named_parameters()]
@@ -397,7 +382,7 @@ def assert_tied(model: GPT2Model) -> None:
 
 
 @given(SEEDS)
-def test_the_tied_gradient_is_that_of_both_uses_of_an_untied_copy(seed: int) -> None:
+def test_the_tied_gradient_is_that_of_both_uses_of_an_untied_copy(seed):
     model, *batch = make_case(seed)
     ours = gradients(model, *batch)
     model.lm_head.weight = Parameter(model.wte.weight.data.copy())
@@ -409,25 +394,25 @@ def test_the_tied_gradient_is_that_of_both_uses_of_an_untied_copy(seed: int) -> 
         assert_close(ours[name], expected, name)
 
 
-def reloaded(model: GPT2Model) -> GPT2Model:
+def reloaded(model):
     other = GPT2Model(model.config, rng=1, dtype=np.float64)
     other.load_state_dict(model.state_dict())
     return other
 
 
-def loaded_under_both_names(model: GPT2Model) -> GPT2Model:
+def loaded_under_both_names(model):
     other = GPT2Model(model.config, rng=1, dtype=np.float64)
     other.load_state_dict({**model.state_dict(), "lm_head.weight": model.wte.weight.data})
     return other
 
 
-def saved_and_loaded(model: GPT2Model) -> GPT2Model:
+def saved_and_loaded(model):
     with tempfile.TemporaryDirectory() as directory:
         model.save_npz(Path(directory) / "model.npz")
         return GPT2Model.load_npz(Path(directory) / "model.npz")
 
 
-def there_and_back(model: GPT2Model) -> GPT2Model:
+def there_and_back(model):
     return model.astype(np.float32).astype(np.float64)  # the values are float32 numbers
 
 
@@ -444,7 +429,7 @@ def there_and_back(model: GPT2Model) -> GPT2Model:
         there_and_back,
     ],
 )
-def test_the_tie_survives(clone: Callable[[GPT2Model], GPT2Model], make_optimizer: Any) -> None:
+def test_the_tie_survives(clone, make_optimizer):
     model = random_model(CONFIG)
     other = clone(model)
     assert_tied(other)
@@ -456,7 +441,7 @@ def test_the_tie_survives(clone: Callable[[GPT2Model], GPT2Model], make_optimize
     assert (other.wte.weight.data != random_model(CONFIG).wte.weight.data).all()
 
 
-def test_the_tied_weight_is_counted_and_stepped_once() -> None:
+def test_the_tied_weight_is_counted_and_stepped_once():
     model = random_model(CONFIG)
     untied = CONFIG.vocab_size * CONFIG.n_embd
     assert model.get_num_params() == sum(p.numel() for p in model.parameters())
@@ -478,7 +463,7 @@ def test_the_tied_weight_is_counted_and_stepped_once() -> None:
 
 
 @given(SEEDS)
-def test_a_shift_of_the_key_bias_changes_nothing_and_has_no_gradient(seed: int) -> None:
+def test_a_shift_of_the_key_bias_changes_nothing_and_has_no_gradient(seed):
     model, *batch = make_case(seed)
     rng, logits, ours = np.random.default_rng(seed), model(batch[0]).data, gradients(model, *batch)
     for i, block in enumerate(model.h):
@@ -492,7 +477,7 @@ def test_a_shift_of_the_key_bias_changes_nothing_and_has_no_gradient(seed: int) 
 
 
 @given(SEEDS, st.floats(-3.0, 3.0))
-def test_a_constant_added_to_the_residual_stream_changes_nothing(seed: int, c: float) -> None:
+def test_a_constant_added_to_the_residual_stream_changes_nothing(seed, c):
     model, *batch = make_case(seed)
     logits, gradient = model(batch[0]).data, gradients(model, *batch)["wpe.weight"]
     np.testing.assert_allclose(gradient.sum(axis=-1), 0.0, atol=1e-13 * np.abs(gradient).max())
@@ -501,7 +486,7 @@ def test_a_constant_added_to_the_residual_stream_changes_nothing(seed: int, c: f
 
 
 @given(SEEDS, DTYPES)
-def test_positions_that_were_not_used_have_gradient_0(seed: int, dtype: type) -> None:
+def test_positions_that_were_not_used_have_gradient_0(seed, dtype):
     model, ids, targets = make_case(seed, dtype)
     T, targets = ids.shape[1], np.where(targets == -100, 0, targets)
     gradient = gradients(model, ids, targets)["wpe.weight"]
@@ -509,7 +494,7 @@ def test_positions_that_were_not_used_have_gradient_0(seed: int, dtype: type) ->
 
 
 @given(SEEDS, st.data())
-def test_the_order_of_heads_does_not_matter(seed: int, data: st.DataObject) -> None:
+def test_the_order_of_heads_does_not_matter(seed, data):
     model, ids, _ = make_case(seed)
     H, C, logits = model.config.n_head, model.config.n_embd, model(ids).data
     for block in model.h:
@@ -524,7 +509,7 @@ def test_the_order_of_heads_does_not_matter(seed: int, data: st.DataObject) -> N
 
 
 @given(SEEDS)
-def test_the_order_of_hidden_neurons_does_not_matter(seed: int) -> None:
+def test_the_order_of_hidden_neurons_does_not_matter(seed):
     model, ids, _ = make_case(seed)
     rng, logits = np.random.default_rng(seed), model(ids).data
     for block in model.h:
@@ -537,7 +522,7 @@ def test_the_order_of_hidden_neurons_does_not_matter(seed: int) -> None:
 
 
 @given(SEEDS)
-def test_relabelled_tokens_get_relabelled_logits(seed: int) -> None:
+def test_relabelled_tokens_get_relabelled_logits(seed):
     model, ids, _ = make_case(seed)
     logits, new = model(ids).data, np.random.default_rng(seed).permutation(model.config.vocab_size)
     table = model.wte.weight.data.copy()
@@ -549,7 +534,7 @@ def test_relabelled_tokens_get_relabelled_logits(seed: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_weights_start_as_in_the_paper(dtype: type) -> None:
+def test_weights_start_as_in_the_paper(dtype):
     config = GPT2Config(vocab_size=199, n_positions=64, n_embd=96, n_layer=3, n_head=4)
     for name, parameter in GPT2Model(config, rng=5, dtype=dtype).named_parameters():
         assert parameter.dtype == dtype
@@ -565,7 +550,7 @@ def test_weights_start_as_in_the_paper(dtype: type) -> None:
             assert abs(parameter.data.std() / std - 1.0) < 5.0 / math.sqrt(2 * n), name
 
 
-def test_weights_that_are_not_initialised_are_0_and_nothing_is_drawn() -> None:
+def test_weights_that_are_not_initialised_are_0_and_nothing_is_drawn():
     rng = np.random.default_rng(4)
     model = GPT2Model(CONFIG, rng, init_weights=False)
     for name, parameter in model.named_parameters():
@@ -574,13 +559,13 @@ def test_weights_that_are_not_initialised_are_0_and_nothing_is_drawn() -> None:
 
 
 @given(SEEDS, st.integers(20, 200))
-def test_the_initial_loss_is_that_of_a_blind_guess(seed: int, V: int) -> None:
+def test_the_initial_loss_is_that_of_a_blind_guess(seed, V):
     model = GPT2Model(replace(CONFIG, vocab_size=V, n_embd=48), rng=seed)
     ids, targets = np.random.default_rng(seed).integers(0, V, (2, 16, 8))
     assert loss_of(model, ids, targets).item() == pytest.approx(math.log(V), rel=0.05)
 
 
-def test_initializer_range_scales_the_weights() -> None:
+def test_initializer_range_scales_the_weights():
     small, large = (
         GPT2Model(replace(CONFIG, initializer_range=r), dtype=np.float64) for r in (0.02, 0.2)
     )
@@ -591,7 +576,7 @@ def test_initializer_range_scales_the_weights() -> None:
 
 
 @pytest.mark.parametrize("part", [CausalSelfAttention, MLP, TransformerBlock])
-def test_dropout_in_a_part_made_without_an_rng_is_that_of_seed_0(part: Any) -> None:
+def test_dropout_in_a_part_made_without_an_rng_is_that_of_seed_0(part):
     config = replace(CONFIG, resid_pdrop=0.5, attn_pdrop=0.5)
     x, outputs = Tensor(np.random.default_rng(1).standard_normal((2, 4, CONFIG.n_embd))), []
     for how in ({}, {"rng": 0}, {"rng": 1}):
@@ -602,7 +587,7 @@ def test_dropout_in_a_part_made_without_an_rng_is_that_of_seed_0(part: Any) -> N
     assert np.array_equal(outputs[0], outputs[1]) and not np.array_equal(outputs[0], outputs[2])
 
 
-def test_a_seed_gives_the_model_bit_for_bit_and_a_generator_goes_on() -> None:
+def test_a_seed_gives_the_model_bit_for_bit_and_a_generator_goes_on():
     one, same, other = (gradients(GPT2Model(CONFIG, rng=seed)) for seed in (4, 4, 5))
     for name in one:
         assert np.array_equal(one[name], same[name]), name
@@ -621,7 +606,7 @@ PLACES = ("embd_pdrop", "attn_pdrop", "resid_pdrop")
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_dropout_acts_in_each_of_its_places_and_only_in_training(place: str) -> None:
+def test_dropout_acts_in_each_of_its_places_and_only_in_training(place):
     model = random_model(replace(CONFIG, **{place: 0.5}))
     plain = random_model(CONFIG)(IDS).data
     assert not np.allclose(model(IDS).data, plain)
@@ -630,7 +615,7 @@ def test_dropout_acts_in_each_of_its_places_and_only_in_training(place: str) -> 
     assert not np.allclose(model.train()(IDS).data, plain)
 
 
-def test_every_dropout_has_its_probability_and_the_generator_of_the_model() -> None:
+def test_every_dropout_has_its_probability_and_the_generator_of_the_model():
     config = replace(CONFIG, embd_pdrop=0.1, attn_pdrop=0.2, resid_pdrop=0.3)
     model = GPT2Model(config)
     found = [(module.p, module.rng) for module in model.modules() if isinstance(module, Dropout)]
@@ -639,12 +624,12 @@ def test_every_dropout_has_its_probability_and_the_generator_of_the_model() -> N
 
 
 @pytest.mark.parametrize("name", ["drop", "h.0.attn.attn_dropout", "h.1.mlp.dropout"])
-def test_a_single_dropout_can_be_switched_off(name: str) -> None:
+def test_a_single_dropout_can_be_switched_off(name):
     model = random_model(replace(CONFIG, **dict.fromkeys(PLACES, 0.3)))
     for module in model.modules():
         if isinstance(module, Dropout):
             module.eval()
-    dropout: Any = model
+    dropout = model
     for part in name.split("."):
         dropout = dropout[int(part)] if part.isdigit() else getattr(dropout, part)
     plain = random_model(CONFIG)(IDS).data
@@ -653,16 +638,16 @@ def test_a_single_dropout_can_be_switched_off(name: str) -> None:
     assert not np.allclose(model(IDS).data, plain)
 
 
-def test_dropouts_of_a_block_alone_draw_different_masks() -> None:
+def test_dropouts_of_a_block_alone_draw_different_masks():
     block, x = TransformerBlock(replace(CONFIG, resid_pdrop=0.5), rng=0), Tensor(np.ones((1, 9)))
     first, second = block.attn.resid_dropout(x), block.mlp.dropout(x)
     assert not np.array_equal(first.data, second.data)
 
 
-def test_with_dropout_the_gradient_is_that_of_the_masks_drawn() -> None:
+def test_with_dropout_the_gradient_is_that_of_the_masks_drawn():
     model = random_model(replace(CONFIG, **dict.fromkeys(PLACES, 0.3)))
 
-    def loss(*_: Tensor) -> Tensor:
+    def loss(*_):
         state = model.rng.bit_generator.state
         out = loss_of(model)
         model.rng.bit_generator.state = state  # the same masks the next time
@@ -674,11 +659,11 @@ def test_with_dropout_the_gradient_is_that_of_the_masks_drawn() -> None:
 # -- threads -----------------------------------------------------------------------------------
 
 
-def on_threads(work: list[Callable[[], Any]]) -> list[Any]:
+def on_threads(work):
     """The results of all, each on a thread of its own, begun at once and switched often."""
     barrier, results = threading.Barrier(len(work)), [None] * len(work)
 
-    def call(i: int) -> None:
+    def call(i):
         barrier.wait()
         try:
             results[i] = work[i]()
@@ -701,17 +686,17 @@ def on_threads(work: list[Callable[[], Any]]) -> list[Any]:
     return results
 
 
-def training_passes(seed: int, pdrop: float) -> Callable[[], list[dict[str, NDArray]]]:
+def training_passes(seed, pdrop):
     """Make a model and run it forward and backward some times, dropout in training mode."""
 
-    def passes() -> list[dict[str, NDArray]]:
+    def passes():
         model = random_model(replace(CONFIG, **dict.fromkeys(PLACES, pdrop)), seed, np.float32)
         return [copy.deepcopy(run(model, IDS, TARGETS)) for _ in range(4)]
 
     return passes
 
 
-def assert_same_bits(actual: Any, expected: list[dict[str, NDArray]]) -> None:
+def assert_same_bits(actual, expected):
     for ours, alone in zip(actual, expected, strict=True):
         assert list(ours) == list(alone)
         for name, array in alone.items():
@@ -720,9 +705,7 @@ def assert_same_bits(actual: Any, expected: list[dict[str, NDArray]]) -> None:
 
 @pytest.mark.parametrize("pdrop", [0.0, 0.3])
 @pytest.mark.parametrize("n", [2, 4])
-def test_models_on_threads_of_their_own_compute_the_same_bits_as_alone(
-    n: int, pdrop: float
-) -> None:
+def test_models_on_threads_of_their_own_compute_the_same_bits_as_alone(n, pdrop):
     work = [training_passes(seed, pdrop) for seed in range(n)]
     alone = [passes() for passes in work]
     if pdrop:  # every pass has masks of its own, so that a draw by another thread would be seen
@@ -733,13 +716,13 @@ def test_models_on_threads_of_their_own_compute_the_same_bits_as_alone(
 
 
 @pytest.mark.parametrize("block", ["no_grad", "evaluating"])
-def test_a_thread_without_a_graph_takes_it_from_no_other(block: str) -> None:
+def test_a_thread_without_a_graph_takes_it_from_no_other(block):
     work = [training_passes(seed, 0.3) for seed in range(2)]
     alone = [passes() for passes in work]
     idle = random_model(replace(CONFIG, **dict.fromkeys(PLACES, 0.3)), 9)
     entered, done = threading.Event(), threading.Event()
 
-    def sit() -> list[bool]:
+    def sit():
         recorded = []
         with no_grad() if block == "no_grad" else idle.evaluating():
             entered.set()
@@ -747,7 +730,7 @@ def test_a_thread_without_a_graph_takes_it_from_no_other(block: str) -> None:
                 recorded.append(idle(IDS).requires_grad)
         return [*recorded, not idle(IDS).requires_grad]
 
-    def watched() -> list[list[dict[str, NDArray]]]:
+    def watched():
         entered.wait(60.0)
         try:
             return on_threads(work)
@@ -763,11 +746,11 @@ def test_a_thread_without_a_graph_takes_it_from_no_other(block: str) -> None:
 # -- memory --------------------------------------------------------------------------------------
 
 
-def live_tensors() -> int:
+def live_tensors():
     return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
 
 
-def test_no_tensor_outlives_its_loss_without_the_cyclic_collector() -> None:
+def test_no_tensor_outlives_its_loss_without_the_cyclic_collector():
     model = GPT2Model(replace(CONFIG, **dict.fromkeys(PLACES, 0.1)))
     gc.collect()
     gc.disable()
@@ -787,7 +770,7 @@ def test_no_tensor_outlives_its_loss_without_the_cyclic_collector() -> None:
         gc.enable()
 
 
-def test_memory_is_flat_over_training_steps() -> None:
+def test_memory_is_flat_over_training_steps():
     model = GPT2Model(replace(CONFIG, n_embd=48, **dict.fromkeys(PLACES, 0.1)))
     optimizer, sizes = AdamW(model.parameters()), []
     gc.collect()
@@ -805,7 +788,7 @@ def test_memory_is_flat_over_training_steps() -> None:
     assert max(sizes[4:]) - sizes[3] < 4_000  # bytes; the activations of a step have 900,000
 
 
-def peak_memory(call: Callable[[], object]) -> int:
+def peak_memory(call):
     call()  # what is allocated once and for all
     tracemalloc.start()
     try:
@@ -815,7 +798,7 @@ def peak_memory(call: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
-def test_without_a_graph_memory_does_not_grow_with_depth() -> None:
+def test_without_a_graph_memory_does_not_grow_with_depth():
     peaks = []
     for n_layer in (2, 12):
         model = GPT2Model(replace(CONFIG, n_embd=48, n_layer=n_layer))
@@ -824,7 +807,7 @@ def test_without_a_graph_memory_does_not_grow_with_depth() -> None:
     assert peaks[1] < peaks[0] + 4_000  # bytes; a layer computes 60,000
 
 
-def test_the_loss_keeps_one_array_of_the_size_of_the_logits_and_none_without_a_graph() -> None:
+def test_the_loss_keeps_one_array_of_the_size_of_the_logits_and_none_without_a_graph():
     V, T = 40_000, 200
     config = GPT2Config(V, T, n_embd=4, n_layer=1, n_head=1)
     model, ids = GPT2Model(config).eval(), np.zeros((1, T), dtype=int)
@@ -834,7 +817,7 @@ def test_the_loss_keeps_one_array_of_the_size_of_the_logits_and_none_without_a_g
         assert peak_memory(lambda: model.loss(ids, ids)) < 0.9 * size  # 104 rows at a time
 
 
-def test_without_a_graph_nothing_is_kept() -> None:
+def test_without_a_graph_nothing_is_kept():
     model = random_model(CONFIG)
     logits = model(IDS)
     with model.evaluating():
@@ -846,7 +829,7 @@ def test_without_a_graph_nothing_is_kept() -> None:
 # -- as people call it ---------------------------------------------------------------------------
 
 
-def test_the_course_example_works_as_written() -> None:
+def test_the_course_example_works_as_written():
     config = GPT2Config.gpt2_small()
     model = GPT2Model(config)
     input_ids = np.random.default_rng(0).integers(0, config.vocab_size, (2, 10))
@@ -858,7 +841,7 @@ def test_the_course_example_works_as_written() -> None:
     assert model.config is config and model.lm_head.weight is model.wte.weight
 
 
-def test_modules_have_the_names_of_gpt2() -> None:
+def test_modules_have_the_names_of_gpt2():
     model = GPT2Model(CONFIG)
     assert list(model.state_dict())[:6] == [
         *("wte.weight", "wpe.weight", "h.0.ln_1.weight", "h.0.ln_1.bias"),
@@ -874,14 +857,14 @@ def test_modules_have_the_names_of_gpt2() -> None:
     assert model.h[1].mlp.c_proj.weight.shape == (12, 48)
 
 
-def test_layer_norm_epsilon_reaches_every_layer_norm() -> None:
+def test_layer_norm_epsilon_reaches_every_layer_norm():
     model = GPT2Model(replace(CONFIG, layer_norm_epsilon=0.5))
     assert {m.eps for m in model.modules() if isinstance(m, LayerNorm)} == {0.5}
 
 
 @pytest.mark.parametrize("B", [1, 4])
 @pytest.mark.parametrize("T", [1, 8])
-def test_logits_have_the_shape_of_the_ids_and_the_vocabulary(B: int, T: int) -> None:
+def test_logits_have_the_shape_of_the_ids_and_the_vocabulary(B, T):
     ids = np.random.default_rng(0).integers(0, 13, (B, T))
     model = random_model(CONFIG)
     for same in (ids, ids.tolist(), ids.astype(np.uint8), ids[:, ::-1][:, ::-1]):
@@ -889,7 +872,7 @@ def test_logits_have_the_shape_of_the_ids_and_the_vocabulary(B: int, T: int) -> 
         assert np.array_equal(model(same).data, model(ids).data)
 
 
-def test_a_block_alone_maps_the_residual_stream_to_itself() -> None:
+def test_a_block_alone_maps_the_residual_stream_to_itself():
     block = TransformerBlock(CONFIG)
     x = Tensor(np.random.default_rng(0).standard_normal((2, 5, 12), dtype=np.float32))
     assert np.array_equal(block(x).data, x.data)  # its weights are 0 until a model draws them
@@ -915,15 +898,13 @@ def test_a_block_alone_maps_the_residual_stream_to_itself() -> None:
         ),
     ],
 )
-def test_bad_ids_are_refused(ids: Any, error: type[Exception], message: str) -> None:
+def test_bad_ids_are_refused(ids, error, message):
     with pytest.raises(error, match=message):
         GPT2Model(CONFIG)(ids)
 
 
 @given(SEEDS, st.data())
-def test_the_one_bad_id_is_named_with_its_place_and_the_limit(
-    seed: int, data: st.DataObject
-) -> None:
+def test_the_one_bad_id_is_named_with_its_place_and_the_limit(seed, data):
     model, ids, _ = make_case(seed)
     V = model.config.vocab_size
     b, t = (data.draw(st.integers(0, n - 1)) for n in ids.shape)
@@ -934,9 +915,7 @@ def test_the_one_bad_id_is_named_with_its_place_and_the_limit(
 
 
 @given(SEEDS, st.integers(1, 5))
-def test_a_row_of_too_many_tokens_is_refused_with_their_number_and_the_limit(
-    seed: int, excess: int
-) -> None:
+def test_a_row_of_too_many_tokens_is_refused_with_their_number_and_the_limit(seed, excess):
     config = random_config(seed)
     P = config.n_positions
     with pytest.raises(ValueError, match=f"{P + excess} tokens exceeds n_positions={P}"):
@@ -944,9 +923,7 @@ def test_a_row_of_too_many_tokens_is_refused_with_their_number_and_the_limit(
 
 
 @given(SEEDS, DTYPES, st.data())
-def test_one_weight_that_is_nan_goes_through_to_the_loss_and_is_refused_beyond(
-    seed: int, dtype: type, data: st.DataObject
-) -> None:
+def test_one_weight_that_is_nan_goes_through_to_the_loss_and_is_refused_beyond(seed, dtype, data):
     """The forward pass does not look for NaN, which would take a pass over all the weights.
 
     Nor does it hide any: those who act upon its results, clipping and sampling, do refuse them.
@@ -965,6 +942,6 @@ def test_one_weight_that_is_nan_goes_through_to_the_loss_and_is_refused_beyond(
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.int64, np.complex128])
-def test_other_dtypes_are_refused(dtype: type) -> None:
+def test_other_dtypes_are_refused(dtype):
     with pytest.raises(TypeError, match="dtype.*float32 or float64, not"):
         GPT2Model(CONFIG, dtype=dtype)

@@ -17,18 +17,18 @@ from npgpt2 import Dropout, LayerNorm, Linear, Module, Parameter
 class Scale(Module):
     """x * gain: the smallest module with a parameter of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.gain = Parameter(np.array([1.0, -2.0, 0.5], np.float32))
         self.drop = Dropout(0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         return self.drop(x * self.gain)
 
 
 class Tree(Module):
     """Every kind of attribute: parameters, modules, lists of both, ties, and other things."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.first = Linear(2, 3, rng=0)
         self.name, self.sizes, self.nothing = "a tree", [2, 3], None
         self.constant = Tensor(np.ones(3, np.float32))
@@ -39,7 +39,7 @@ class Tree(Module):
         self.head.weight = self.first.weight
         self.again = self.first
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         x = self.first(x) + self.shift
         for layer in self.layers:
             x = layer(x)
@@ -54,7 +54,7 @@ ALIASES = ["head.weight", "again.weight", "again.bias"]
 X = np.array([[1.0, -1.0], [0.5, 2.0]], np.float32)
 
 
-def give_gradients(module: Module) -> None:
+def give_gradients(module):
     """A gradient for every parameter but the last."""
     for parameter in list(module.parameters())[:-1]:
         parameter.grad = np.full_like(parameter.data, 2.0)
@@ -63,41 +63,41 @@ def give_gradients(module: Module) -> None:
 # -- walking -------------------------------------------------------------------------------------
 
 
-def test_a_parameter_is_a_leaf_that_requires_a_gradient() -> None:
+def test_a_parameter_is_a_leaf_that_requires_a_gradient():
     parameter = Parameter([1.0, 2.0])
     assert isinstance(parameter, Tensor)
     assert parameter.requires_grad and parameter.parents == () and parameter.grad is None
 
 
-def test_names_are_attribute_paths_in_order_of_assignment() -> None:
+def test_names_are_attribute_paths_in_order_of_assignment():
     assert [name for name, _ in Tree().named_parameters()] == NAMES
 
 
-def test_a_tied_parameter_is_listed_once_and_with_aliases_under_all_its_names() -> None:
+def test_a_tied_parameter_is_listed_once_and_with_aliases_under_all_its_names():
     tree = Tree()
     listed = list(tree.named_parameters(aliases=True))
     assert [name for name, _ in listed] == NAMES + ALIASES
     for name, parameter in listed:
-        owner: Any = tree
+        owner = tree
         for part in name.split("."):
             owner = owner[int(part)] if part.isdigit() else getattr(owner, part)
         assert parameter is owner, name
 
 
-def test_parameters_are_those_of_named_parameters() -> None:
+def test_parameters_are_those_of_named_parameters():
     tree = Tree()
     named = [parameter for _, parameter in tree.named_parameters()]
     assert all(p is q for p, q in zip(tree.parameters(), named, strict=True))
 
 
-def test_modules_come_once_each_and_parents_first() -> None:
+def test_modules_come_once_each_and_parents_first():
     tree = Tree()
     a, norm, b = tree.layers
     expected = [tree, tree.first, a, a.drop, norm, b, b.drop, tree.head]
     assert all(m is n for m, n in zip(tree.modules(), expected, strict=True))
 
 
-def test_a_parameter_set_later_is_found_and_one_set_to_none_is_not() -> None:
+def test_a_parameter_set_later_is_found_and_one_set_to_none_is_not():
     tree = Tree()
     tree.late = Parameter(np.zeros(1))
     tree.shift = None
@@ -105,22 +105,22 @@ def test_a_parameter_set_later_is_found_and_one_set_to_none_is_not() -> None:
     assert names == [name for name in NAMES if name != "shift"] + ["late"]
 
 
-def test_a_tuple_is_walked_as_a_list_is() -> None:
+def test_a_tuple_is_walked_as_a_list_is():
     tree = Tree()
     names = [name for name, _ in tree.named_parameters()]
     tree.layers, tree.gains = tuple(tree.layers), tuple(tree.gains)
     assert [name for name, _ in tree.named_parameters()] == names
 
 
-def test_calling_a_module_is_calling_forward() -> None:
+def test_calling_a_module_is_calling_forward():
     class Both(Module):
-        def forward(self, a: Tensor, *, b: Tensor) -> Tensor:
+        def forward(self, a, *, b):
             return a - b
 
     assert Both()(Tensor(5.0), b=Tensor(3.0)).item() == 2.0
 
 
-def test_a_module_without_forward_says_so() -> None:
+def test_a_module_without_forward_says_so():
     class Empty(Module):
         pass
 
@@ -131,11 +131,11 @@ def test_a_module_without_forward_says_so() -> None:
 # -- training and evaluation ---------------------------------------------------------------------
 
 
-def test_modules_are_made_in_training_mode() -> None:
+def test_modules_are_made_in_training_mode():
     assert all(module.training is True for module in Tree().modules())
 
 
-def test_eval_and_train_switch_every_module_and_return_self() -> None:
+def test_eval_and_train_switch_every_module_and_return_self():
     tree = Tree()
     assert tree.eval() is tree
     assert not any(module.training for module in tree.modules())
@@ -146,7 +146,7 @@ def test_eval_and_train_switch_every_module_and_return_self() -> None:
     assert Tree().training, "another instance is not concerned"
 
 
-def test_evaluating_has_no_dropout_and_no_graph() -> None:
+def test_evaluating_has_no_dropout_and_no_graph():
     tree = Tree()
     expected = copy.deepcopy(tree).eval()(Tensor(X))
     with tree.evaluating():
@@ -156,7 +156,7 @@ def test_evaluating_has_no_dropout_and_no_graph() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_evaluating_restores_every_module_also_after_an_exception(fails: bool) -> None:
+def test_evaluating_restores_every_module_also_after_an_exception(fails):
     tree = Tree()
     tree.layers[1].eval()
     tree.layers[2].drop.eval()
@@ -173,7 +173,7 @@ def test_evaluating_restores_every_module_also_after_an_exception(fails: bool) -
     assert tree(Tensor(X)).requires_grad
 
 
-def test_evaluating_may_be_nested() -> None:
+def test_evaluating_may_be_nested():
     tree = Tree()
     with tree.evaluating():
         with tree.evaluating():
@@ -182,7 +182,7 @@ def test_evaluating_may_be_nested() -> None:
     assert tree.training and tree(Tensor(X)).requires_grad
 
 
-def test_zero_grad_forgets_all_gradients() -> None:
+def test_zero_grad_forgets_all_gradients():
     tree = Tree()
     give_gradients(tree)
     tree.zero_grad()
@@ -193,7 +193,7 @@ def test_zero_grad_forgets_all_gradients() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float64, "float32", np.dtype("float64")])
-def test_astype_converts_values_and_gradients_in_place_and_keeps_ties(dtype: Any) -> None:
+def test_astype_converts_values_and_gradients_in_place_and_keeps_ties(dtype):
     tree, before = Tree(), Tree().state_dict()
     parameters = list(tree.parameters())
     give_gradients(tree)
@@ -211,7 +211,7 @@ def test_astype_converts_values_and_gradients_in_place_and_keeps_ties(dtype: Any
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.int64, complex, bool, "U3", np.longdouble])
-def test_astype_refuses_all_but_float32_and_float64(dtype: Any) -> None:
+def test_astype_refuses_all_but_float32_and_float64(dtype):
     tree = Tree()
     with pytest.raises(TypeError, match=f"float32 or float64, not {np.dtype(dtype)}"):
         tree.astype(dtype)
@@ -221,7 +221,7 @@ def test_astype_refuses_all_but_float32_and_float64(dtype: Any) -> None:
 # -- state_dict and load_state_dict --------------------------------------------------------------
 
 
-def test_state_dict_has_every_parameter_once_by_name() -> None:
+def test_state_dict_has_every_parameter_once_by_name():
     tree = Tree()
     state = tree.state_dict()
     assert list(state) == NAMES
@@ -230,19 +230,19 @@ def test_state_dict_has_every_parameter_once_by_name() -> None:
         assert np.array_equal(state[name], parameter.data)
 
 
-def test_state_dict_is_a_copy() -> None:
+def test_state_dict_is_a_copy():
     tree, before = Tree(), Tree().state_dict()
     for array in tree.state_dict().values():
         array += 1.0
     assert all(np.array_equal(p.data, before[name]) for name, p in tree.named_parameters())
 
 
-def random_state(dtype: Any = np.float32) -> dict[str, Any]:
+def random_state(dtype=np.float32):
     rng = np.random.default_rng(8)
     return {name: rng.normal(size=a.shape).astype(dtype) for name, a in Tree().state_dict().items()}
 
 
-def test_load_state_dict_takes_values_into_the_same_parameters_as_a_copy() -> None:
+def test_load_state_dict_takes_values_into_the_same_parameters_as_a_copy():
     tree, state = Tree(), random_state()
     parameters, arrays = list(tree.parameters()), [p.data for p in tree.parameters()]
     tree.load_state_dict(dict(reversed(state.items())))  # the order does not matter
@@ -256,7 +256,7 @@ def test_load_state_dict_takes_values_into_the_same_parameters_as_a_copy() -> No
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("given", [np.float16, np.float32, np.float64])
-def test_loaded_values_take_the_dtype_of_the_parameters(dtype: Any, given: Any) -> None:
+def test_loaded_values_take_the_dtype_of_the_parameters(dtype, given):
     tree, state = Tree().astype(dtype), random_state(given)
     tree.load_state_dict(state)
     for name, parameter in tree.named_parameters():
@@ -264,7 +264,7 @@ def test_loaded_values_take_the_dtype_of_the_parameters(dtype: Any, given: Any) 
         assert np.array_equal(parameter.data, state[name].astype(dtype))
 
 
-def test_arrays_that_are_assigned_become_the_parameters_own() -> None:
+def test_arrays_that_are_assigned_become_the_parameters_own():
     tree, state = Tree(), random_state()
     state["first.weight"] = np.asfortranarray(state["first.weight"])
     parameters = list(tree.parameters())
@@ -276,7 +276,7 @@ def test_arrays_that_are_assigned_become_the_parameters_own() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("given", ["<f2", "<f4", ">f4", "<f8"])
-def test_arrays_of_another_dtype_are_converted_as_they_are_assigned(dtype: Any, given: str) -> None:
+def test_arrays_of_another_dtype_are_converted_as_they_are_assigned(dtype, given):
     tree, state = Tree().astype(dtype), random_state(given)
     state["first.weight"] = np.asfortranarray(state["first.weight"])
     tree.load_state_dict(state, assign=True)
@@ -287,15 +287,15 @@ def test_arrays_of_another_dtype_are_converted_as_they_are_assigned(dtype: Any, 
         assert np.shares_memory(parameter.data, state[name]) == (state[name].dtype == dtype)
 
 
-def test_nested_lists_and_tensors_may_be_loaded() -> None:
+def test_nested_lists_and_tensors_may_be_loaded():
     tree, state = Tree(), random_state()
-    mixed: dict[str, Any] = {name: array.tolist() for name, array in state.items()}
+    mixed = {name: array.tolist() for name, array in state.items()}
     tree.load_state_dict({**mixed, "shift": Tensor(state["shift"])})
     assert all(np.array_equal(p.data, state[name]) for name, p in tree.named_parameters())
 
 
 @pytest.mark.parametrize("value", [1.5, np.nan])
-def test_aliases_of_a_tied_parameter_are_taken_if_equal(value: float) -> None:
+def test_aliases_of_a_tied_parameter_are_taken_if_equal(value):
     tree, state = Tree(), random_state()
     state["first.weight"][0] = value
     tree.load_state_dict({**state, "head.weight": state["first.weight"].copy()})
@@ -304,7 +304,7 @@ def test_aliases_of_a_tied_parameter_are_taken_if_equal(value: float) -> None:
 
 
 Change = Callable[[dict[str, Any]], Any]
-MISFITS: dict[str, Change] = {
+MISFITS = {
     "missing: shift": lambda s: s.pop("shift"),
     "missing: gains.1": lambda s: s.pop("gains.1"),
     "unexpected: shifts": lambda s: s.update(shifts=np.zeros(3)),
@@ -329,7 +329,7 @@ MISFITS: dict[str, Change] = {
 }
 
 
-def refusal(tree: Tree, state: dict[str, Any]) -> str:
+def refusal(tree, state):
     """The message with which the state is refused; and the tree is unchanged."""
     before, messages = tree.state_dict(), set()
     for assign in (False, True):
@@ -342,14 +342,14 @@ def refusal(tree: Tree, state: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("problem", MISFITS)
-def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(problem: str) -> None:
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(problem):
     tree, state = Tree(), random_state()
     MISFITS[problem](state)
     message = refusal(tree, state)
     assert problem in message and ";" not in message, "this problem and no other"
 
 
-def test_all_problems_are_in_one_error() -> None:
+def test_all_problems_are_in_one_error():
     tree, state = Tree(), random_state()
     together = [p for p in MISFITS if "again.bias" not in p]  # first.bias already has another
     for problem in together:
@@ -359,7 +359,7 @@ def test_all_problems_are_in_one_error() -> None:
     assert message.count(";") == len(together) - 1
 
 
-def test_an_alias_does_not_stand_in_for_the_first_name() -> None:
+def test_an_alias_does_not_stand_in_for_the_first_name():
     state = random_state()
     state["head.weight"] = state.pop("first.weight")
     assert "missing: first.weight" in refusal(Tree(), state)
@@ -368,12 +368,12 @@ def test_an_alias_does_not_stand_in_for_the_first_name() -> None:
 # -- copies --------------------------------------------------------------------------------------
 
 
-def pickled(tree: Tree) -> Tree:
+def pickled(tree):
     return pickle.loads(pickle.dumps(tree))
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, pickled])
-def test_copies_have_equal_values_and_the_same_ties(duplicate: Callable[[Tree], Tree]) -> None:
+def test_copies_have_equal_values_and_the_same_ties(duplicate):
     tree = Tree().eval()
     give_gradients(tree)
     again = duplicate(tree)
@@ -390,7 +390,7 @@ def test_copies_have_equal_values_and_the_same_ties(duplicate: Callable[[Tree], 
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, pickled])
-def test_a_copy_goes_its_own_way(duplicate: Callable[[Tree], Tree]) -> None:
+def test_a_copy_goes_its_own_way(duplicate):
     tree = Tree()
     again = duplicate(tree)
     for parameter in again.parameters():

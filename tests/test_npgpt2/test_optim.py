@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from autograd import Tensor
 from npgpt2 import SGD, AdamW, GPT2Config, Parameter, clip_grad_norm, cosine_schedule, optim
@@ -30,24 +27,24 @@ SHAPES = ((5, 3), (4,), (2, 3, 2))
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def make_parameters(seed: int = 0) -> list[Parameter]:
+def make_parameters(seed=0):
     rng = np.random.default_rng(seed)
     return [Parameter(rng.standard_normal(shape)) for shape in SHAPES]
 
 
-def as_torch(parameters: list[Parameter]) -> list[torch.nn.Parameter]:
+def as_torch(parameters):
     return [torch.nn.Parameter(torch.from_numpy(p.data.copy())) for p in parameters]
 
 
-def set_gradients(parameters: list[Parameter], seed: int, size: float = 1.0) -> None:
+def set_gradients(parameters, seed, size=1.0):
     rng = np.random.default_rng(seed)
     for parameter in parameters:
         parameter.grad = size * rng.standard_normal(parameter.shape)
 
 
-def decayed_apart(parameters: Any, weight_decay: float) -> list[dict[str, Any]]:
+def decayed_apart(parameters, weight_decay):
     """Torch's way to say that only matrices decay."""
-    groups: dict[bool, list[Any]] = {True: [], False: []}
+    groups = {True: [], False: []}
     for parameter in parameters:
         groups[parameter.ndim >= 2].append(parameter)
     return [
@@ -58,7 +55,7 @@ def decayed_apart(parameters: Any, weight_decay: float) -> list[dict[str, Any]]:
 
 # -- trajectories --------------------------------------------------------------------------------
 
-OPTIMIZERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+OPTIMIZERS = {
     "AdamW": (
         lambda ps: AdamW(ps, lr=0.01),
         lambda ps: torch.optim.AdamW(decayed_apart(ps, 0.01), lr=0.01),
@@ -83,7 +80,7 @@ each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 @needs("torch")
 @each_optimizer
 @given(seed=SEEDS)
-def test_ten_steps_equal_torchs(name: str, seed: int) -> None:
+def test_ten_steps_equal_torchs(name, seed):
     parameters = make_parameters(seed % 1000)
     theirs = as_torch(parameters)
     make, make_torch = OPTIMIZERS[name]
@@ -100,7 +97,7 @@ def test_ten_steps_equal_torchs(name: str, seed: int) -> None:
 
 @needs("torch")
 @pytest.mark.parametrize("seed", range(10))
-def test_ten_steps_of_gpt2_with_clipping_and_schedule_follow_torch(seed: int) -> None:
+def test_ten_steps_of_gpt2_with_clipping_and_schedule_follow_torch(seed):
     max_norm = 0.3
     config = cases.random_config(seed)
     model = cases.random_model(config, seed)
@@ -136,7 +133,7 @@ def test_ten_steps_of_gpt2_with_clipping_and_schedule_follow_torch(seed: int) ->
 # -- AdamW ---------------------------------------------------------------------------------------
 
 
-def test_the_first_adamw_step_is_the_sign_of_the_gradient() -> None:
+def test_the_first_adamw_step_is_the_sign_of_the_gradient():
     """With m/(1 - beta1) = g and v/(1 - beta2) = g**2, the step is lr * g / (|g| + eps)."""
     for g in (3.0, -1e-3):
         parameter = Parameter(np.array([2.0]))
@@ -146,9 +143,7 @@ def test_the_first_adamw_step_is_the_sign_of_the_gradient() -> None:
 
 
 @given(lr=st.floats(0.0, 1.0), weight_decay=st.floats(0.0, 1.0), steps=st.integers(1, 4))
-def test_adamw_only_shrinks_matrices_where_the_gradient_is_0(
-    lr: float, weight_decay: float, steps: int
-) -> None:
+def test_adamw_only_shrinks_matrices_where_the_gradient_is_0(lr, weight_decay, steps):
     matrix, vector = Parameter(np.full((2, 2), 3.0)), Parameter(np.full(2, 3.0))
     matrix.grad, vector.grad = np.zeros((2, 2)), np.zeros(2)
     optimizer = AdamW([matrix, vector], lr=lr, weight_decay=weight_decay)
@@ -159,9 +154,7 @@ def test_adamw_only_shrinks_matrices_where_the_gradient_is_0(
 
 
 @given(seed=SEEDS, lr=st.floats(1e-3, 0.5), weight_decay=st.floats(0.0, 1.0))
-def test_weight_decay_enters_the_weights_and_no_moment(
-    seed: int, lr: float, weight_decay: float
-) -> None:
+def test_weight_decay_enters_the_weights_and_no_moment(seed, lr, weight_decay):
     """A step with decay is the one without it, begun at matrices that have shrunk."""
     plain, decayed = make_parameters(seed % 1000), make_parameters(seed % 1000)
     without = AdamW(plain, lr=lr, weight_decay=0.0)
@@ -179,7 +172,7 @@ def test_weight_decay_enters_the_weights_and_no_moment(
             assert np.array_equal(m, n)
 
 
-def test_adamw_counts_one_step_for_all_parameters() -> None:
+def test_adamw_counts_one_step_for_all_parameters():
     parameters = make_parameters()
     optimizer = AdamW(parameters)
     for step in range(1, 4):
@@ -189,7 +182,7 @@ def test_adamw_counts_one_step_for_all_parameters() -> None:
 
 
 @pytest.mark.parametrize("name", ["AdamW", "SGD with momentum"])
-def test_a_parameter_given_twice_is_stepped_once(name: str) -> None:
+def test_a_parameter_given_twice_is_stepped_once(name):
     once, twice = make_parameters(), make_parameters()
     for parameters, given_ in ((once, once), (twice, twice + twice)):
         optimizer = OPTIMIZERS[name][0](given_)
@@ -201,8 +194,8 @@ def test_a_parameter_given_twice_is_stepped_once(name: str) -> None:
 
 
 def test_small_and_large_parameters_of_any_kind_follow_the_formula(
-    betas: tuple[float, float] = (0.9, 0.99), lr: float = 0.1, decay: float = 0.3
-) -> None:
+    betas=(0.9, 0.99), lr=0.1, decay=0.3
+):
     """Packed, alone, in blocks, of two dtypes, not contiguous, at times without a gradient."""
     rng, shapes = np.random.default_rng(0), [(3, 4), (5,), (300, 250), (BLOCK + 7,), (), (2, 2, 2)]
     arrays = [rng.standard_normal(shape) for shape in shapes]
@@ -234,23 +227,23 @@ def test_small_and_large_parameters_of_any_kind_follow_the_formula(
         assert np.shares_memory(p.data, arrays[i])
 
 
-def with_shapes(*shapes: tuple[int, ...]) -> list[Parameter]:
+def with_shapes(*shapes):
     parameters = [Parameter(np.zeros(shape)) for shape in shapes]
     for p in parameters:
         p.grad = np.ones(p.shape)
     return parameters
 
 
-def test_gradients_and_parameters_of_other_shapes_are_refused() -> None:
+def test_gradients_and_parameters_of_other_shapes_are_refused():
     """Also where the sizes, or their sum, would fit."""
 
-    def transpose(parameters: list[Parameter]) -> None:
+    def transpose(parameters):
         parameters[0].grad = np.ones((3, 2))
 
-    def exchange(parameters: list[Parameter]) -> None:
+    def exchange(parameters):
         parameters[1].grad, parameters[2].grad = parameters[2].grad, parameters[1].grad
 
-    def enlarge(parameters: list[Parameter]) -> None:
+    def enlarge(parameters):
         parameters[1].data, parameters[1].grad = np.zeros(6), np.ones(6)
 
     for spoil in (transpose, exchange, enlarge):
@@ -263,7 +256,7 @@ def test_gradients_and_parameters_of_other_shapes_are_refused() -> None:
         assert not any(p.data.any() for p in parameters)
 
 
-def test_gradients_need_not_be_contiguous() -> None:
+def test_gradients_need_not_be_contiguous():
     one, other = with_shapes((2, 3), (4, 3)), with_shapes((2, 3), (4, 3))
     for i, (p, q) in enumerate(zip(one, other, strict=True)):
         p.grad = np.random.default_rng(i).standard_normal(p.shape)
@@ -275,14 +268,14 @@ def test_gradients_need_not_be_contiguous() -> None:
 
 
 @each_optimizer
-def test_two_parameters_of_one_array_are_refused(name: str) -> None:
+def test_two_parameters_of_one_array_are_refused(name):
     array = np.ones((2, 3))
     with pytest.raises(ValueError, match="two parameters have the same array"):
         OPTIMIZERS[name][0]([Parameter(array), Parameter(array)])
 
 
 @each_optimizer
-def test_a_parameter_without_gradient_is_left_alone(name: str) -> None:
+def test_a_parameter_without_gradient_is_left_alone(name):
     parameters = make_parameters()
     optimizer = OPTIMIZERS[name][0](parameters)
     set_gradients(parameters, 0)
@@ -297,7 +290,7 @@ def test_a_parameter_without_gradient_is_left_alone(name: str) -> None:
 
 @each_optimizer
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_steps_are_in_place_and_keep_the_dtype(name: str, dtype: type) -> None:
+def test_steps_are_in_place_and_keep_the_dtype(name, dtype):
     parameter = Parameter(np.ones((2, 3), dtype=dtype))
     parameter.grad = np.full((2, 3), 2.0, dtype=dtype)
     array, gradient = parameter.data, parameter.grad
@@ -309,7 +302,7 @@ def test_steps_are_in_place_and_keep_the_dtype(name: str, dtype: type) -> None:
     assert parameter.grad is None
 
 
-def test_adamw_goes_on_from_its_state_bit_for_bit() -> None:
+def test_adamw_goes_on_from_its_state_bit_for_bit():
     straight, parts = make_parameters(), make_parameters()
     first = AdamW(straight)
     second = AdamW(parts)
@@ -339,7 +332,7 @@ def test_adamw_goes_on_from_its_state_bit_for_bit() -> None:
         ({"step_count": -1}, "step_count=-1 must be at least 0"),
     ],
 )
-def test_a_state_of_other_parameters_is_refused(change: dict[str, Any], message: str) -> None:
+def test_a_state_of_other_parameters_is_refused(change, message):
     optimizer = AdamW([Parameter(np.ones((2, 2)))])
     wrong = {"step_count": 3, "m": [np.ones((2, 2))], "v": [np.ones((2, 2))], **change}
     with pytest.raises(ValueError, match=message):
@@ -349,19 +342,19 @@ def test_a_state_of_other_parameters_is_refused(change: dict[str, Any], message:
         optimizer.load_state_dict({"m": wrong["m"]})
 
 
-def test_any_leaf_that_requires_a_gradient_may_be_optimized() -> None:
+def test_any_leaf_that_requires_a_gradient_may_be_optimized():
     x = Tensor([3.0], requires_grad=True)
     (x * x).backward()
     SGD([x], lr=0.5).step()
     assert x.data.tolist() == [0.0]
 
 
-def test_adamw_with_threads_has_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adamw_with_threads_has_the_same_bits(monkeypatch):
     monkeypatch.setattr(optim, "_LARGE", 100)
     results, names = [], set()
     change = AdamW._change
 
-    def noted(*args: object) -> None:
+    def noted(*args):
         names.add(threading.current_thread().name)
         change(*args)
 
@@ -383,9 +376,9 @@ def test_adamw_with_threads_has_the_same_bits(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_small_models_need_no_threads_and_packs_are_of_a_block_at_most(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    used: list[int] = []
+    monkeypatch,
+):
+    used = []
     monkeypatch.setattr(optim.work, "side_by_side", lambda tasks, threads: used.append(threads))
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     for shapes, threads in (((BLOCK // 2, 5) * 2, 1), ((5, 2**20 + 1), 3)):
@@ -400,9 +393,7 @@ def test_small_models_need_no_threads_and_packs_are_of_a_block_at_most(
 
 
 @given(seed=SEEDS, size=st.floats(1e-3, 1e3), max_norm=st.floats(1e-2, 1e2))
-def test_clipping_keeps_the_direction_and_bounds_the_norm(
-    seed: int, size: float, max_norm: float
-) -> None:
+def test_clipping_keeps_the_direction_and_bounds_the_norm(seed, size, max_norm):
     parameters = make_parameters()
     set_gradients(parameters, seed, size)
     before = [p.grad.copy() for p in parameters]
@@ -416,7 +407,7 @@ def test_clipping_keeps_the_direction_and_bounds_the_norm(
 
 @needs("torch")
 @given(seed=SEEDS, size=st.floats(1e-3, 1e3), max_norm=st.floats(1e-2, 1e2))
-def test_clipping_equals_torchs(seed: int, size: float, max_norm: float) -> None:
+def test_clipping_equals_torchs(seed, size, max_norm):
     parameters = make_parameters()
     set_gradients(parameters, seed, size)
     theirs = as_torch(parameters)
@@ -428,7 +419,7 @@ def test_clipping_equals_torchs(seed: int, size: float, max_norm: float) -> None
         assert_close(parameter.grad, other.grad.numpy())
 
 
-def test_clipping_takes_numbers_and_more_entries_than_a_float32_sum_can() -> None:
+def test_clipping_takes_numbers_and_more_entries_than_a_float32_sum_can():
     number, many = Parameter(np.float32(0.0)), Parameter(np.zeros(100 * BLOCK, np.float32))
     number.grad, many.grad = np.array(3.0, np.float32), np.full(100 * BLOCK, 0.01, np.float32)
     squares = 9.0 + 100 * BLOCK * float(np.float32(0.01)) ** 2
@@ -436,7 +427,7 @@ def test_clipping_takes_numbers_and_more_entries_than_a_float32_sum_can() -> Non
     np.testing.assert_allclose(number.grad, 3.0 / math.sqrt(squares), rtol=1e-5)
 
 
-def test_clipping_leaves_small_gradients_as_they_are() -> None:
+def test_clipping_leaves_small_gradients_as_they_are():
     parameters = make_parameters()
     set_gradients(parameters, 0, 1e-3)
     before = [p.grad for p in parameters]
@@ -444,7 +435,7 @@ def test_clipping_leaves_small_gradients_as_they_are() -> None:
     assert norm < 1.0 and all(p.grad is g for p, g in zip(parameters, before, strict=True))
 
 
-def test_clipping_counts_a_tied_parameter_once_and_skips_those_without_gradient() -> None:
+def test_clipping_counts_a_tied_parameter_once_and_skips_those_without_gradient():
     tied, other = Parameter(np.zeros(2)), Parameter(np.zeros(2))
     tied.grad = np.array([3.0, 4.0])
     assert clip_grad_norm([tied, other, tied], 2.5) == 5.0
@@ -453,7 +444,7 @@ def test_clipping_counts_a_tied_parameter_once_and_skips_those_without_gradient(
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_clipping_refuses_gradients_that_are_not_finite(bad: float) -> None:
+def test_clipping_refuses_gradients_that_are_not_finite(bad):
     parameters = make_parameters()
     set_gradients(parameters, 0, 100.0)
     parameters[1].grad[2] = bad
@@ -473,9 +464,7 @@ def test_clipping_refuses_gradients_that_are_not_finite(bad: float) -> None:
     max_lr=st.floats(1e-5, 1.0),
     share=st.floats(0.0, 1.0),
 )
-def test_the_schedule_rises_linearly_then_falls_as_half_a_cosine(
-    warmup: int, decay: int, max_lr: float, share: float
-) -> None:
+def test_the_schedule_rises_linearly_then_falls_as_half_a_cosine(warmup, decay, max_lr, share):
     total, min_lr = warmup + decay, share * max_lr
     lr = [
         cosine_schedule(step, max_lr=max_lr, min_lr=min_lr, warmup_steps=warmup, total_steps=total)
@@ -522,19 +511,19 @@ SCHEDULE = {"max_lr": 1.0, "min_lr": 0.1, "warmup_steps": 2, "total_steps": 6}
         (lambda: clip_grad_norm([P], 0.0), ValueError, "max_norm=0.0 must be positive"),
     ],
 )
-def test_nonsense_is_refused(call: Any, error: type[Exception], message: str) -> None:
+def test_nonsense_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
 
 
-def test_training_lowers_the_loss_of_a_batch() -> None:
+def test_training_lowers_the_loss_of_a_batch():
     """A pulse check of all parts together; exactness is stated above."""
     config = GPT2Config(vocab_size=11, n_positions=8, n_embd=16, n_layer=1, n_head=2)
     model = cases.random_model(config, dtype=np.float32)
     optimizer = AdamW(model.parameters(), lr=1e-2)
     rng = np.random.default_rng(0)
     ids, targets = rng.integers(0, 11, (2, 4, 8))
-    losses: list[NDArray] = []
+    losses = []
     for _ in range(60):
         optimizer.zero_grad()
         loss = F.cross_entropy(model.eval()(ids), targets)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +18,7 @@ CONFIG = GPT2Config(vocab_size=5, n_positions=4, n_embd=2, n_layer=1, n_head=1)
 
 
 @given(st.data(), st.booleans())
-def test_every_config_runs_forward_and_backward_on_its_batches(data: Any, dropout: bool) -> None:
+def test_every_config_runs_forward_and_backward_on_its_batches(data, dropout):
     config = data.draw(configs(dropout=dropout))
     ids = data.draw(token_batches(config))
     model = GPT2Model(config)
@@ -34,12 +32,12 @@ def test_every_config_runs_forward_and_backward_on_its_batches(data: Any, dropou
 
 
 @given(configs(max_layers=2, max_heads=3))
-def test_configs_stay_within_their_limits(config: GPT2Config) -> None:
+def test_configs_stay_within_their_limits(config):
     assert config.n_layer <= 2 and config.n_head <= 3
 
 
 @given(token_batches(CONFIG, max_batch=2), token_batches(CONFIG, max_batch=2, ignored=True))
-def test_batches_fit_the_model(ids: Any, targets: Any) -> None:
+def test_batches_fit_the_model(ids, targets):
     for batch in (ids, targets):
         B, T = batch.shape
         assert 1 <= B <= 2 and 1 <= T <= CONFIG.n_positions and batch.dtype.kind in "iu"
@@ -49,8 +47,8 @@ def test_batches_fit_the_model(ids: Any, targets: Any) -> None:
 
 
 @cache
-def sample() -> list[tuple[GPT2Config, Any, Any]]:
-    drawn: list[Any] = []
+def sample():
+    drawn = []
     once = settings(max_examples=200, phases=[Phase.generate], derandomize=True, database=None)
     both = st.tuples(token_batches(CONFIG), token_batches(CONFIG, ignored=True))
     once(given(configs(dropout=True), both)(lambda config, pair: drawn.append((config, *pair))))()
@@ -74,17 +72,17 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_is_drawn(kind: str) -> None:
+def test_every_kind_is_drawn(kind):
     assert any(KINDS[kind](*drawn) for drawn in sample())
 
 
-def ops_of(module: ModuleType) -> set[str]:
+def ops_of(module):
     """Return the names of the public functions that are defined in a module."""
     own = (f for f in vars(module).values() if getattr(f, "__module__", "") == module.__name__)
     return {f.__name__ for f in own if not f.__name__.startswith("_")}
 
 
-def test_every_fused_op_has_a_twin_and_a_spec_and_is_registered() -> None:
+def test_every_fused_op_has_a_twin_and_a_spec_and_is_registered():
     ops = ops_of(F) - {"cached_attention"}  # it has no gradient; it equals a part of the other
     assert ops == ops_of(composed)
     assert {name.removesuffix(" with dropout") for name in FUSED} == ops

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from npgpt2 import GPT2Config, GPT2Model
+from npgpt2 import GPT2Config
 from npgpt2.config import TrainingConfig
 from npgpt2.disk.tokenizer import Vocabulary
 from npgpt2.generation.sampling import Sampling
 from npgpt2.text import TextModel, export, read_config
-from npgpt2.training.run import Run
 from npgpt2.training.trainer import Trainer
 from tests.optional import has, needs, skip_without
 from tests.test_npgpt2.cases import random_model
@@ -26,17 +24,17 @@ SIZES = {"n_positions": 12, "n_embd": 16, "n_layer": 1, "n_head": 2}
 VOCABULARY = Vocabulary.of("the quick brown fox.\n")
 
 
-def small_model(vocab_size: int, dtype: type = np.float32) -> GPT2Model:
+def small_model(vocab_size, dtype=np.float32):
     return random_model(GPT2Config(vocab_size=vocab_size, **SIZES), dtype=dtype).eval()
 
 
 @pytest.fixture(scope="module")
-def characters() -> TextModel:
+def characters():
     return TextModel(small_model(len(VOCABULARY)), VOCABULARY)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(tmp_path_factory):
     directory = tmp_path_factory.mktemp("runs") / "run"
     text = "the quick brown fox.\n" * 20
     trainer = Trainer.start(directory, TrainingConfig(steps=3, batch_size=2, **SIZES), text)
@@ -45,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pretrained(tmp_path_factory):
     """A small GPT-2, its vocabulary padded from 275 ids to 320; two of three ends are tokens."""
     skip_without("safetensors", "tokenizers")
     directory = tmp_path_factory.mktemp("pretrained")
@@ -69,7 +67,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -- text ----------------------------------------------------------------------------------------
 
 
-def test_the_text_is_that_of_the_tokens(characters: TextModel) -> None:
+def test_the_text_is_that_of_the_tokens(characters):
     ids = VOCABULARY.encode("the fox")[None]
     for sampling in (Sampling(0.0), Sampling(2.0, top_k=5)):
         pieces = list(characters.stream("the fox", 30, sampling, rng=1))
@@ -80,7 +78,7 @@ def test_the_text_is_that_of_the_tokens(characters: TextModel) -> None:
         assert len(pieces) == 31 and pieces[-1] == ""  # one for each token, and the rest
 
 
-def test_it_ends_before_a_stop_string(characters: TextModel) -> None:
+def test_it_ends_before_a_stop_string(characters):
     whole = "".join(characters.stream("the", 40, Sampling(3.0), rng=2))
     stop = whole[20:22]
     end = whole.index(stop)
@@ -90,8 +88,8 @@ def test_it_ends_before_a_stop_string(characters: TextModel) -> None:
 
 
 def test_without_a_prompt_a_text_begins_with_a_new_line_or_any_token(
-    characters: TextModel,
-) -> None:
+    characters,
+):
     begun = "".join(characters.stream(None, 9, Sampling(0.0)))
     assert begun == "".join(characters.stream("\n", 9, Sampling(0.0)))
     no_lines = TextModel(small_model(3), Vocabulary("abc"))
@@ -99,7 +97,7 @@ def test_without_a_prompt_a_text_begins_with_a_new_line_or_any_token(
     assert begun == "".join(no_lines.stream("a", 9, Sampling(0.0)))
 
 
-def test_gpt2_begins_after_the_end_of_a_text_and_stops_at_the_next(pretrained: Path) -> None:
+def test_gpt2_begins_after_the_end_of_a_text_and_stops_at_the_next(pretrained):
     model = TextModel.open(pretrained)
     assert model.end == (0, 7)
     begun = "".join(model.stream(None, 9, Sampling(0.0)))
@@ -109,7 +107,7 @@ def test_gpt2_begins_after_the_end_of_a_text_and_stops_at_the_next(pretrained: P
     assert list(model.stream("<|endoftext|>", 9, Sampling(0.0))) == [""]
 
 
-def test_ids_without_a_token_are_never_part_of_a_text(pretrained: Path) -> None:
+def test_ids_without_a_token_are_never_part_of_a_text(pretrained):
     model = TextModel.open(pretrained)
     assert len(model.tokenizer) == 275 and model.model.config.vocab_size == 320
     model.model.wte.weight.data[275:] *= 30.0
@@ -119,9 +117,7 @@ def test_ids_without_a_token_are_never_part_of_a_text(pretrained: Path) -> None:
         list(model.stream("to be", 10, Sampling(1.0), rng=seed))  # else decoding would raise
 
 
-def test_an_empty_prompt_and_unknown_characters_are_refused_at_once(
-    characters: TextModel, pretrained: Path
-) -> None:
+def test_an_empty_prompt_and_unknown_characters_are_refused_at_once(characters, pretrained):
     for model in (characters, TextModel.open(pretrained)):
         with pytest.raises(ValueError, match="the prompt is empty"):
             model.stream("", 1)
@@ -136,13 +132,13 @@ def test_an_empty_prompt_and_unknown_characters_are_refused_at_once(
 # -- directories ---------------------------------------------------------------------------------
 
 
-def test_a_run_is_opened_with_its_vocabulary(run: Run) -> None:
+def test_a_run_is_opened_with_its_vocabulary(run):
     model = TextModel.open(run.directory)
     assert model.tokenizer == run.vocabulary and model.end == ()
     assert read_config(run.directory) == model.model.config
 
 
-def test_a_pretrained_directory_is_opened_with_its_tokenizer(pretrained: Path) -> None:
+def test_a_pretrained_directory_is_opened_with_its_tokenizer(pretrained):
     model = TextModel.open(str(pretrained))
     assert model.tokenizer.decode(model.tokenizer.encode("to be né")) == "to be né"
     assert read_config(pretrained) == model.model.config
@@ -151,12 +147,12 @@ def test_a_pretrained_directory_is_opened_with_its_tokenizer(pretrained: Path) -
     np.testing.assert_allclose(model.model(ids).data, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_tokenizer_of_more_ids_than_the_model_has_is_refused() -> None:
+def test_a_tokenizer_of_more_ids_than_the_model_has_is_refused():
     with pytest.raises(ValueError, match="has 21 ids, but the model vocab_size=20: take the"):
         TextModel(small_model(20), Vocabulary("".join(map(chr, range(65, 86)))))
 
 
-def test_all_that_is_wrong_with_a_directory_is_one_error(tmp_path: Path) -> None:
+def test_all_that_is_wrong_with_a_directory_is_one_error(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(ValueError) as error:
         TextModel.open(tmp_path)
@@ -168,7 +164,7 @@ def test_all_that_is_wrong_with_a_directory_is_one_error(tmp_path: Path) -> None
         assert part in str(error.value)
 
 
-def test_other_files_make_no_run_of_a_pretrained_directory(pretrained: Path) -> None:
+def test_other_files_make_no_run_of_a_pretrained_directory(pretrained):
     for name in ("text.txt", "vocabulary.json", "checkpoint.npz"):
         (pretrained / name).touch()
         try:
@@ -177,7 +173,7 @@ def test_other_files_make_no_run_of_a_pretrained_directory(pretrained: Path) -> 
             (pretrained / name).unlink()
 
 
-def test_a_run_without_its_checkpoint_is_called_that(run: Run, tmp_path: Path) -> None:
+def test_a_run_without_its_checkpoint_is_called_that(run, tmp_path):
     for name in ("text.txt", "vocabulary.json"):
         (tmp_path / name).write_bytes((run.directory / name).read_bytes())
         with pytest.raises(ValueError, match="is not a run directory: .*no checkpoint.npz"):
@@ -186,7 +182,7 @@ def test_a_run_without_its_checkpoint_is_called_that(run: Run, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("read", [TextModel.open, read_config])
-def test_a_directory_of_nothing_is_no_run(tmp_path: Path, read) -> None:
+def test_a_directory_of_nothing_is_no_run(tmp_path, read):
     with pytest.raises(ValueError, match="is not a run directory: it has no config.json"):
         read(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere is not a directory"):
@@ -197,9 +193,7 @@ def test_a_directory_of_nothing_is_no_run(tmp_path: Path, read) -> None:
 
 
 @needs("safetensors", "tokenizers")
-def test_an_exported_run_is_the_same_model_with_the_same_vocabulary(
-    run: Run, tmp_path: Path
-) -> None:
+def test_an_exported_run_is_the_same_model_with_the_same_vocabulary(run, tmp_path):
     export(run, tmp_path / "a" / "exported")
     files = "config.json generation_config.json model.safetensors tokenizer.json"
     names = sorted(path.name for path in (tmp_path / "a" / "exported").iterdir())
@@ -216,8 +210,8 @@ def test_an_exported_run_is_the_same_model_with_the_same_vocabulary(
 
 
 def test_an_export_replaces_nothing_and_leaves_nothing_behind_when_it_fails(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    run, tmp_path, monkeypatch
+):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("kept")
     with pytest.raises(FileExistsError, match="full exists and is not empty"):
@@ -225,7 +219,7 @@ def test_an_export_replaces_nothing_and_leaves_nothing_behind_when_it_fails(
     (tmp_path / "empty").mkdir()
     export(run, tmp_path / "empty")
 
-    def fail(*_: object, **__: object) -> None:
+    def fail(*_, **__):
         raise OSError("disk full")
 
     monkeypatch.setattr("npgpt2.disk.huggingface.write", fail)
@@ -235,7 +229,7 @@ def test_an_export_replaces_nothing_and_leaves_nothing_behind_when_it_fails(
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["file"]
 
 
-def test_transformers_loads_an_exported_run(run: Run, tmp_path: Path) -> None:
+def test_transformers_loads_an_exported_run(run, tmp_path):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     export(run, tmp_path / "exported")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported").eval()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,14 +13,14 @@ from hypothesis import strategies as st
 from npgpt2 import validate
 
 
-def assert_refused(error: type[Exception], message: str, call: Callable[[], object]) -> None:
+def assert_refused(error, message, call):
     """The call raises this error, and the message contains the text given."""
     with pytest.raises(error, match=re.escape(message)):
         call()
 
 
 @given(st.integers(), st.integers())
-def test_integer_has_a_minimum(value: int, minimum: int) -> None:
+def test_integer_has_a_minimum(value, minimum):
     if value >= minimum:
         assert validate.integer("n", value, minimum) == value
     else:
@@ -31,12 +29,12 @@ def test_integer_has_a_minimum(value: int, minimum: int) -> None:
 
 
 @pytest.mark.parametrize("value", [2.0, np.float64(2.0), "2", None, True, [2], 2j])
-def test_what_is_no_integer_is_refused_even_if_it_has_the_value_of_one(value: Any) -> None:
+def test_what_is_no_integer_is_refused_even_if_it_has_the_value_of_one(value):
     message = f"n must be an integer, not {value!r}"
     assert_refused(TypeError, message, lambda: validate.integer("n", value))
 
 
-def test_without_limits_integers_are_from_1_and_numbers_from_0() -> None:
+def test_without_limits_integers_are_from_1_and_numbers_from_0():
     assert validate.integer("n", 1) == 1 and validate.number("x", 0.0) == 0.0
     assert_refused(ValueError, "n=0 must be at least 1", lambda: validate.integer("n", 0))
     assert validate.number("x", 1e300) == 1e300
@@ -45,7 +43,7 @@ def test_without_limits_integers_are_from_1_and_numbers_from_0() -> None:
 
 
 @given(st.floats())
-def test_number_includes_its_limits_and_excludes_all_else(value: float) -> None:
+def test_number_includes_its_limits_and_excludes_all_else(value):
     for inside in (-2.0, 3.0):
         assert validate.number("x", inside, -2.0, 3.0) == inside
     if -2.0 <= value <= 3.0:
@@ -56,7 +54,7 @@ def test_number_includes_its_limits_and_excludes_all_else(value: float) -> None:
 
 
 @given(st.floats())
-def test_fraction_is_from_0_up_to_but_not_1(value: float) -> None:
+def test_fraction_is_from_0_up_to_but_not_1(value):
     if 0.0 <= value < 1.0:
         assert validate.fraction("p", value) == value
     else:
@@ -64,7 +62,7 @@ def test_fraction_is_from_0_up_to_but_not_1(value: float) -> None:
 
 
 @given(st.floats())
-def test_positive_is_above_0_and_finite(value: float) -> None:
+def test_positive_is_above_0_and_finite(value):
     if 0.0 < value < math.inf:
         assert validate.positive("x", value) == value
     else:
@@ -72,7 +70,7 @@ def test_positive_is_above_0_and_finite(value: float) -> None:
 
 
 @given(st.lists(st.integers(-3, 12), min_size=1), st.sampled_from(["i1", "i2", "i4", "i8", "O"]))
-def test_ids_are_returned_or_the_first_wrong_one_is_named(values: list[int], dtype: str) -> None:
+def test_ids_are_returned_or_the_first_wrong_one_is_named(values, dtype):
     array = values if dtype == "O" else np.array(values, dtype)  # "O" stands for a plain list
     wrong = [i for i, value in enumerate(values) if not 0 <= value < 10]
     if wrong:
@@ -84,7 +82,7 @@ def test_ids_are_returned_or_the_first_wrong_one_is_named(values: list[int], dty
 
 
 @pytest.mark.parametrize("dtype", ["i1", "u1", "u2", "u4", "i8", "u8"])
-def test_ids_of_every_kind_come_back_as_indices(dtype: str) -> None:
+def test_ids_of_every_kind_come_back_as_indices(dtype):
     array = np.array([[0, 100]], dtype)[:, ::-1]
     for limit in (101, 100_000):  # past what a byte can hold
         result = validate.ids("ids", array, limit, ignore=-100)
@@ -93,14 +91,14 @@ def test_ids_of_every_kind_come_back_as_indices(dtype: str) -> None:
     assert_refused(IndexError, message, lambda: validate.ids("ids", array, 100))
 
 
-def test_an_id_past_every_signed_integer_is_named() -> None:
+def test_an_id_past_every_signed_integer_is_named():
     array = np.array([1, 2**64 - 1], dtype=np.uint64)
     message = "ids[1] = 18446744073709551615 is out of range"
     assert_refused(IndexError, message, lambda: validate.ids("ids", array, 10))
 
 
 @pytest.mark.parametrize("ignore", [-100, -1, 99])
-def test_ids_equal_to_ignore_pass(ignore: int) -> None:
+def test_ids_equal_to_ignore_pass(ignore):
     values = [[1, ignore], [ignore, 9]]
     assert validate.ids("ids", values, 10, ignore).tolist() == values
     message = f"ids[1] = {ignore - 1} "
@@ -112,17 +110,17 @@ def test_ids_equal_to_ignore_pass(ignore: int) -> None:
     ("values", "dtype"),
     [([1.0, 2.0], "float64"), ([True, False], "bool"), (["1"], "<U1"), ([1j], "complex128")],
 )
-def test_ids_that_are_not_integers_are_refused(values: list[Any], dtype: str) -> None:
+def test_ids_that_are_not_integers_are_refused(values, dtype):
     message = f"ids must be integers, not {dtype}"
     assert_refused(TypeError, message, lambda: validate.ids("ids", values, 10))
 
 
-def test_no_ids_at_all_are_integers_too() -> None:
+def test_no_ids_at_all_are_integers_too():
     array = validate.ids("ids", [], 10)
     assert array.shape == (0,) and array.dtype.kind == "i"
 
 
-def test_dtype_is_float32_or_float64() -> None:
+def test_dtype_is_float32_or_float64():
     for value in (np.float32, "float64", "<f4", float, np.dtype(np.float64)):
         assert validate.dtype(value) == np.dtype(value)
     for value in (np.float16, int, complex, ">f4"):

@@ -5,25 +5,20 @@ The oracle has no dropout: compare it with models whose pdrops are 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
 from torch import nn
 from torch.nn import functional as tF
 
-from npgpt2 import GPT2Config
-
 
 class Attention(nn.Module):
-    def __init__(self, config: GPT2Config) -> None:
+    def __init__(self, config):
         super().__init__()
         self.n_head = config.n_head
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x):
         q, k, v = (
             part.unflatten(-1, (self.n_head, -1)).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)
             for part in self.c_attn(x).chunk(3, dim=-1)
@@ -33,30 +28,30 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    def __init__(self, config: GPT2Config) -> None:
+    def __init__(self, config):
         super().__init__()
         self.c_fc = nn.Linear(config.n_embd, config.n_inner)
         self.c_proj = nn.Linear(config.n_inner, config.n_embd)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x):
         return self.c_proj(tF.gelu(self.c_fc(x), approximate="tanh"))
 
 
 class Block(nn.Module):
-    def __init__(self, config: GPT2Config) -> None:
+    def __init__(self, config):
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
         self.attn = Attention(config)
         self.ln_2 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
         self.mlp = MLP(config)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x):
         x = x + self.attn(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
 
 
 class TorchGPT2(nn.Module):
-    def __init__(self, config: GPT2Config) -> None:
+    def __init__(self, config):
         super().__init__()
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
@@ -65,7 +60,7 @@ class TorchGPT2(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.wte.weight
 
-    def forward(self, ids: ArrayLike) -> torch.Tensor:
+    def forward(self, ids):
         ids = torch.as_tensor(np.asarray(ids))
         x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1]))
         for block in self.h:
@@ -76,16 +71,16 @@ class TorchGPT2(nn.Module):
 class Conv1D(nn.Module):
     """x @ weight + bias, weight (in, out): openai/gpt-2, src/model.py."""
 
-    def __init__(self, n_in: int, n_out: int) -> None:
+    def __init__(self, n_in, n_out):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(n_in, n_out))
         self.bias = nn.Parameter(torch.zeros(n_out))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x):
         return x @ self.weight + self.bias
 
 
-def published(config: GPT2Config) -> TorchGPT2:
+def published(config):
     """Return the oracle with Conv1D, as the published model is; its values mean nothing yet."""
     with torch.random.fork_rng(devices=[]):
         model = TorchGPT2(config)
@@ -97,7 +92,7 @@ def published(config: GPT2Config) -> TorchGPT2:
     return model
 
 
-def load(config: GPT2Config, state: Mapping[str, NDArray], dtype: type = np.float64) -> TorchGPT2:
+def load(config, state, dtype=np.float64):
     """Return the oracle with the values of a `state_dict()`, whose names must be its own."""
     with torch.random.fork_rng(devices=[]):  # its initial values are replaced
         model = TorchGPT2(config)
@@ -109,7 +104,7 @@ def load(config: GPT2Config, state: Mapping[str, NDArray], dtype: type = np.floa
     return model
 
 
-def run_torch(model: TorchGPT2, ids: ArrayLike, targets: ArrayLike) -> dict[str, NDArray]:
+def run_torch(model, ids, targets):
     """Return logits, loss and every parameter's gradient by name, as `cases.run` does."""
     model.zero_grad()
     logits = model(ids)

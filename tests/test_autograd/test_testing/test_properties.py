@@ -5,17 +5,14 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
-from collections.abc import Callable
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
-from numpy.typing import NDArray
 
-from autograd import GradientMismatch, Tensor, record
+from autograd import GradientMismatch, record
 from autograd.testing import (
     OPS,
     PROPERTIES,
@@ -35,54 +32,52 @@ from autograd.testing import (
 ROOT = Path(__file__).parents[3]
 
 
-def square_with(
-    gradient: Callable[[NDArray, NDArray], NDArray], value: Callable[[NDArray], NDArray] = np.square
-) -> OpSpec:
+def square_with(gradient, value=np.square):
     """x**2 with a vjp, and maybe a value, of one's own."""
 
-    def square(a: Tensor) -> Tensor:
+    def square(a):
         x = a.data
         return record(value(x), (a,), lambda g: (gradient(g, x),))
 
     return OpSpec("square", square, np.square, one_operand())
 
 
-def right(g: NDArray, x: NDArray) -> NDArray:
+def right(g, x):
     return g * 2.0 * x
 
 
-def scrambled(g: NDArray, x: NDArray) -> NDArray:
+def scrambled(g, x):
     return np.reshape(right(g.ravel(order="K"), x.ravel(order="K")), x.shape)
 
 
-def doubling_what_was_saved(g: NDArray, x: NDArray) -> NDArray:
+def doubling_what_was_saved(g, x):
     gradient = right(g, x)
     x *= 2.0
     return gradient
 
 
-def differing_under_no_grad(a: Tensor) -> Tensor:
+def differing_under_no_grad(a):
     x = a.data
     bias = 0.0 if (a * 1.0).requires_grad else 1e-9
     return record(x * x + bias, (a,), lambda g: (right(g, x),))
 
 
-def differing_every_time(calls: Any) -> Callable[[NDArray], NDArray]:
+def differing_every_time(calls):
     return lambda x: x * x + 1e-12 * next(calls)
 
 
-def holding_on_to_its_result(a: Tensor) -> Tensor:
+def holding_on_to_its_result(a):
     out = record(a.data * a.data, (a,), lambda g: (right(g, a.data) + 0.0 * out.data,))
     return out
 
 
-def lazy_product(a: Tensor, b: Tensor) -> Tensor:
+def lazy_product(a, b):
     x, y = a.data, b.data
     return record(x * y, (a, b), lambda g: (g * y, g * x if a.requires_grad else 0.0 * x))
 
 
-def relu_with(slope_at_0: float) -> OpSpec:
-    def relu(a: Tensor) -> Tensor:
+def relu_with(slope_at_0):
+    def relu(a):
         x = a.data
         slope = np.where(x > 0.0, 1.0, np.where(x < 0.0, 0.0, slope_at_0))
         return record(np.maximum(x.real, 0.0), (a,), lambda g: ((g * slope).astype(x.dtype),))
@@ -98,11 +93,11 @@ def relu_with(slope_at_0: float) -> OpSpec:
     )
 
 
-def spec(function: Callable[..., Tensor]) -> OpSpec:
+def spec(function):
     return OpSpec("square", function, np.square, one_operand())
 
 
-FAULTS: dict[str, OpSpec] = {
+FAULTS = {
     "value_is_that_of_the_reference": square_with(right, lambda x: 1.000001 * x * x),
     "gradients_are_the_difference_quotients": square_with(lambda g, x: 2.001 * g * x),
     "gradients_are_the_complex_steps": square_with(lambda g, x: (2.0 + 1e-8) * g * x),
@@ -123,24 +118,24 @@ FAULTS: dict[str, OpSpec] = {
 }
 
 
-def test_every_property_has_a_fault_that_breaks_it() -> None:
+def test_every_property_has_a_fault_that_breaks_it():
     assert FAULTS.keys() == PROPERTIES.keys()
 
 
 @pytest.mark.parametrize("name", PROPERTIES)
-def test_an_op_that_breaks_a_property_is_found_out(name: str) -> None:
+def test_an_op_that_breaks_a_property_is_found_out(name):
     with pytest.raises((AssertionError, ValueError)) as caught:
         check_op(FAULTS[name], [name], max_examples=500)  # until one shows it
     assert f"it does not hold: {name}" in caught.value.__notes__[0]
 
 
 @pytest.mark.parametrize("right_op", [square_with(right), relu_with(0.0), relu_with(1.0)])
-def test_a_right_op_passes(right_op: OpSpec) -> None:
+def test_a_right_op_passes(right_op):
     check_op(right_op)
 
 
-def test_values_saved_by_an_op_and_changed_by_its_vjp_are_noticed() -> None:
-    def saving(a: Tensor) -> Tensor:
+def test_values_saved_by_an_op_and_changed_by_its_vjp_are_noticed():
+    def saving(a):
         saved = a.data.copy()
         return record(saved * saved, (a,), lambda g: (doubling_what_was_saved(g, saved),))
 
@@ -148,7 +143,7 @@ def test_values_saved_by_an_op_and_changed_by_its_vjp_are_noticed() -> None:
         check_op(spec(saving), ["nothing_given_is_changed_or_shared"])
 
 
-def test_check_op_makes_all_checks() -> None:
+def test_check_op_makes_all_checks():
     for name in (next(iter(FAULTS)), list(FAULTS)[-1]):
         with pytest.raises(AssertionError):
             check_op(FAULTS[name])
@@ -158,7 +153,7 @@ def test_check_op_makes_all_checks() -> None:
         check_op(refusing(Refusal(ONE, ValueError, "")), properties=())
 
 
-def test_the_garbage_collector_is_left_off_where_it_was_off() -> None:
+def test_the_garbage_collector_is_left_off_where_it_was_off():
     gc.disable()
     try:
         check_op(square_with(right), ["the_result_is_freed_with_its_last_reference"])
@@ -174,11 +169,11 @@ def test_the_garbage_collector_is_left_off_where_it_was_off() -> None:
 ONE = Call((np.ones(1),), {})
 
 
-def refusing(*refusals: Refusal) -> OpSpec:
+def refusing(*refusals):
     return OpSpec("neg", lambda a: -a, np.negative, one_operand(), refusals=refusals)
 
 
-def test_a_call_that_must_be_refused_is_made() -> None:
+def test_a_call_that_must_be_refused_is_made():
     wrong = Call((np.ones(1), np.ones(1)), {})
     check_refusals(refusing(Refusal(wrong, TypeError, "takes 1 positional argument")))
     with pytest.raises(AssertionError, match="'other words' is not in: .* takes 1 positional"):
@@ -192,7 +187,7 @@ def test_a_call_that_must_be_refused_is_made() -> None:
 # -- the registry --------------------------------------------------------------------------------
 
 
-def test_a_registered_op_is_in_the_registry_and_its_name_is_taken() -> None:
+def test_a_registered_op_is_in_the_registry_and_its_name_is_taken():
     mine = square_with(right)
     try:
         assert register(mine) is mine and OPS["square"] is mine
@@ -207,7 +202,7 @@ def test_a_registered_op_is_in_the_registry_and_its_name_is_taken() -> None:
 # -- what is printed -----------------------------------------------------------------------------
 
 
-def test_the_smallest_failing_call_is_printed_as_python() -> None:
+def test_the_smallest_failing_call_is_printed_as_python():
     wrong = square_with(right, lambda x: np.where(x > 1.0, 0.0, x * x))
     with pytest.raises(AssertionError) as caught:
         check_op(wrong, ["value_is_that_of_the_reference"])
@@ -216,9 +211,9 @@ def test_the_smallest_failing_call_is_printed_as_python() -> None:
     assert "call=Call((np.array(1.125),), {})" in printed
 
 
-def test_the_smallest_failing_graph_is_printed_as_python() -> None:
+def test_the_smallest_failing_graph_is_printed_as_python():
     @given(graphs())
-    def test(graph: Any) -> None:
+    def test(graph):
         assert not graph.lines
 
     with pytest.raises(AssertionError) as caught:
@@ -234,7 +229,7 @@ def test_the_smallest_failing_graph_is_printed_as_python() -> None:
 @pytest.mark.parametrize(
     "module", ["autograd.testing", "autograd.testing.strategies", "npgpt2.testing"]
 )
-def test_without_hypothesis_the_extra_is_named(module: str) -> None:
+def test_without_hypothesis_the_extra_is_named(module):
     program = f"import sys; sys.modules['hypothesis'] = None; import {module}"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60

@@ -14,17 +14,14 @@ import subprocess
 import sys
 import tempfile
 import tracemalloc
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from npgpt2 import SGD, AdamW, GPT2Config, GPT2Model, clip_grad_norm
 from npgpt2.disk import huggingface
@@ -66,13 +63,13 @@ def read_eos(directory):
     return huggingface.read(directory).eos()
 
 
-def random_state(config: GPT2Config, seed: int, kind: str = "F32") -> dict[str, Any]:
+def random_state(config, seed, kind="F32"):
     """Every parameter under its published name, without prefix or head; as a file may hold it.
 
     The values are arrays. NumPy has no BF16, so values of this kind are torch's tensors.
     """
     rng = np.random.default_rng(seed)
-    state: dict[str, Any] = {}
+    state = {}
     for name, parameter in GPT2Model(config).named_parameters():
         shape = parameter.shape[::-1] if name.startswith("h.") else parameter.shape  # (in, out)
         around = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
@@ -83,9 +80,7 @@ def random_state(config: GPT2Config, seed: int, kind: str = "F32") -> dict[str, 
     return state
 
 
-def oracle_logits(
-    config: GPT2Config, state: dict[str, Any], ids: NDArray, dtype: type = np.float64
-) -> NDArray:
+def oracle_logits(config, state, ids, dtype=np.float64):
     model = torch_gpt2.published(config).to(torch.float64 if dtype is np.float64 else torch.float32)
     tensors = {name: torch.as_tensor(values) for name, values in state.items()}
     model.load_state_dict({**tensors, "lm_head.weight": tensors["wte.weight"]})
@@ -93,7 +88,7 @@ def oracle_logits(
         return model(ids).numpy()
 
 
-def save_file(tensors: dict[str, Any], path: Path, metadata: dict[str, str] | None = None) -> None:
+def save_file(tensors, path, metadata=None):
     """Write arrays or tensors."""
     copies = {name: copy.deepcopy(values) for name, values in tensors.items()}  # none share memory
     if has("torch"):
@@ -101,7 +96,7 @@ def save_file(tensors: dict[str, Any], path: Path, metadata: dict[str, str] | No
     files.save_file(copies, path, metadata)
 
 
-def config_json(config: GPT2Config) -> dict[str, Any]:
+def config_json(config):
     """What transformers writes, but for keys that do not matter to a GPT2LMHeadModel."""
     return {
         "activation_function": "gelu_new", "add_cross_attention": False,
@@ -119,14 +114,14 @@ def config_json(config: GPT2Config) -> dict[str, Any]:
 
 
 def write(
-    directory: Path,
-    config: GPT2Config,
-    state: dict[str, Any],
-    prefix: str = "transformer.",
-    masks: type | None = None,
-    head: bool = False,
-    shards: int = 1,
-) -> None:
+    directory,
+    config,
+    state,
+    prefix="transformer.",
+    masks=None,
+    head=False,
+    shards=1,
+):
     """Write a directory as transformers of some version does."""
     tensors = {prefix + name: tensor for name, tensor in state.items()}
     P = config.n_positions
@@ -154,14 +149,14 @@ def write(
     (directory / "config.json").write_text(json.dumps(config_json(config) | others))
 
 
-def edit_config(directory: Path, **changes: object) -> None:
+def edit_config(directory, **changes):
     """Change keys of config.json; those given as ... are deleted."""
     path = directory / "config.json"
     values = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({k: v for k, v in values.items() if v is not ...}))
 
 
-def edit_tensors(directory: Path, **changes: object) -> None:
+def edit_tensors(directory, **changes):
     """Change tensors of model.safetensors, with __ for each dot; those given as ... are deleted."""
     path = directory / "model.safetensors"
     tensors = files.load_file(path) | {k.replace("__", "."): v for k, v in changes.items()}
@@ -169,7 +164,7 @@ def edit_tensors(directory: Path, **changes: object) -> None:
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
+def directory(tmp_path):
     """A good one, float32."""
     path = tmp_path / "gpt2"
     path.mkdir()
@@ -178,7 +173,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def sharded(tmp_path: Path) -> Path:
+def sharded(tmp_path):
     """The same in three shards."""
     path = tmp_path / "sharded"
     path.mkdir()
@@ -187,7 +182,7 @@ def sharded(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def traced() -> Iterator[Callable[[], tuple[int, int]]]:
+def traced():
     """Measure; the value returns bytes allocated now, and at most."""
     tracemalloc.start()
     try:
@@ -196,7 +191,7 @@ def traced() -> Iterator[Callable[[], tuple[int, int]]]:
         tracemalloc.stop()
 
 
-def map_of(array: NDArray) -> NDArray:
+def map_of(array):
     """The array that all memory of this one belongs to."""
     while isinstance(array.base, np.ndarray):
         array = array.base
@@ -411,7 +406,7 @@ def test_a_mapped_model_trains_as_any_other_and_its_file_does_not_change(directo
 # -- what cannot be read -------------------------------------------------------------------------
 
 
-def refusal(directory: Path, read: Callable[[Path], Any] = GPT2Model.from_pretrained) -> list[str]:
+def refusal(directory, read=GPT2Model.from_pretrained):
     """The problems for which the directory is refused."""
     with pytest.raises(ValueError) as error:
         read(directory)
@@ -553,11 +548,11 @@ def test_models_of_other_dtypes_are_refused(directory, dtype):
         GPT2Model.from_pretrained(directory, dtype)
 
 
-def zeros(*shape: int, dtype: type = np.float32) -> NDArray:
+def zeros(*shape, dtype=np.float32):
     return np.zeros(shape, dtype)
 
 
-MISFITS: dict[str, dict[str, Any]] = {
+MISFITS = {
     "missing: transformer.wpe.weight": {"transformer__wpe__weight": ...},
     "missing: transformer.h.1.attn.c_attn.bias": {"transformer__h__1__attn__c_attn__bias": ...},
     "unexpected: score.weight": {"score__weight": zeros(2, 8)},
@@ -708,12 +703,12 @@ def test_long_lists_are_cut(directory):
     assert problem.count("transformer.") == 20 and problem.endswith(", and 76 more")
 
 
-def safetensors(header: object, numbers: bytes = b"", length: int | None = None) -> bytes:
+def safetensors(header, numbers=b"", length=None):
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return (len(text) if length is None else length).to_bytes(8, "little") + text + numbers
 
 
-def entry(shape: list[int], end: int, begin: int = 0, dtype: str = "F32") -> dict[str, object]:
+def entry(shape, end, begin=0, dtype="F32"):
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
 
 

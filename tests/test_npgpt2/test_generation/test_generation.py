@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from npgpt2 import GPT2Config, GPT2Model
+from npgpt2 import GPT2Config
 from npgpt2.generation.generation import Step, complete, generate, prefill, stream
 from npgpt2.generation.sampling import Limits, Sampling
 from tests.optional import has, needs
@@ -28,7 +26,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 @pytest.fixture(scope="module")
-def model() -> GPT2Model:
+def model():
     return random_model(CONFIG).eval()
 
 
@@ -41,14 +39,14 @@ TOP_PS = st.none() | st.floats(0.01, 1.0)
 
 @given(PROMPTS, st.integers(0, 6), st.just(0.0) | TEMPERATURES, TOP_KS, TOP_PS, SEEDS)
 def test_the_prompt_is_kept_the_length_exact_and_every_id_a_token(
-    model: GPT2Model,
-    prompt: NDArray,
-    new: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int,
-) -> None:
+    model,
+    prompt,
+    new,
+    temperature,
+    top_k,
+    top_p,
+    seed,
+):
     out = model.generate(prompt, new, temperature, top_k, top_p, seed)
     B, T = prompt.shape
     assert out.shape == (B, T + new) and out.dtype.kind in "iu"
@@ -57,9 +55,7 @@ def test_the_prompt_is_kept_the_length_exact_and_every_id_a_token(
 
 
 @given(PROMPTS, SEEDS, TEMPERATURES)
-def test_greedy_tokens_are_those_the_model_finds_most_probable(
-    model: GPT2Model, prompt: NDArray, seed: int, temperature: float
-) -> None:
+def test_greedy_tokens_are_those_the_model_finds_most_probable(model, prompt, seed, temperature):
     T = prompt.shape[1]
     out = model.generate(prompt, 6, temperature=0.0)
     predicted = model(out[:, :-1]).data.argmax(axis=-1)
@@ -69,9 +65,7 @@ def test_greedy_tokens_are_those_the_model_finds_most_probable(
 
 
 @given(PROMPTS, SEEDS, TEMPERATURES, st.integers(CONFIG.vocab_size, 1000))
-def test_limits_that_exclude_nothing_change_no_token(
-    model: GPT2Model, prompt: NDArray, seed: int, temperature: float, top_k: int
-) -> None:
+def test_limits_that_exclude_nothing_change_no_token(model, prompt, seed, temperature, top_k):
     free = model.generate(prompt, 6, temperature, rng=seed)
     for limits in ({"top_k": top_k}, {"top_p": 1.0}):
         assert np.array_equal(model.generate(prompt, 6, temperature, **limits, rng=seed), free)
@@ -79,8 +73,8 @@ def test_limits_that_exclude_nothing_change_no_token(
 
 @given(PROMPTS, SEEDS, st.data())
 def test_rows_of_a_batch_are_those_of_single_runs_with_the_draws_of_that_row(
-    model: GPT2Model, prompt: NDArray, seed: int, data: st.DataObject
-) -> None:
+    model, prompt, seed, data
+):
     """A batch has one generator, not one a row: every token takes B draws from it, row by row.
 
     So a run of row b alone, which takes one, has the same if it skips those of the other rows.
@@ -95,7 +89,7 @@ def test_rows_of_a_batch_are_those_of_single_runs_with_the_draws_of_that_row(
     assert batch[b, prompt.shape[1] :].tolist() == alone
 
 
-def test_by_default_tokens_are_drawn_as_the_model_predicts(model: GPT2Model) -> None:
+def test_by_default_tokens_are_drawn_as_the_model_predicts(model):
     """Temperature 1, no limits, no stop, and no window that slides."""
     prompt = np.arange(6).reshape(3, 2)
     expected = model.generate(prompt, 6, 1.0, None, None, 0, None, False)
@@ -108,8 +102,8 @@ def test_by_default_tokens_are_drawn_as_the_model_predicts(model: GPT2Model) -> 
             call(prompt, 100)
 
 
-def test_the_same_seed_gives_the_same_text(model: GPT2Model) -> None:
-    def sample(rng: Any) -> NDArray:
+def test_the_same_seed_gives_the_same_text(model):
+    def sample(rng):
         return model.generate([[0]], 9, temperature=3.0, rng=rng)
 
     assert np.array_equal(sample(1), sample(1))
@@ -120,8 +114,8 @@ def test_the_same_seed_gives_the_same_text(model: GPT2Model) -> None:
 
 @given(PROMPTS, SEEDS, TEMPERATURES, st.integers(1, 15), st.just(1.0) | st.floats(0.01, 1.0))
 def test_sampled_tokens_lie_inside_top_k_and_the_nucleus(
-    model: GPT2Model, prompt: NDArray, seed: int, temperature: float, top_k: int, top_p: float
-) -> None:
+    model, prompt, seed, temperature, top_k, top_p
+):
     T = prompt.shape[1]
     out = model.generate(prompt, 6, temperature, top_k, top_p, seed)
     p = Sampling(temperature).probabilities(model(out[:, :-1]).data[:, T - 1 :])  # (B, 6, V)
@@ -134,9 +128,7 @@ def test_sampled_tokens_lie_inside_top_k_and_the_nucleus(
 
 
 @given(PROMPTS, SEEDS, st.data())
-def test_a_stopped_row_is_filled_with_its_stop_id(
-    model: GPT2Model, prompt: NDArray, seed: int, data: st.DataObject
-) -> None:
+def test_a_stopped_row_is_filled_with_its_stop_id(model, prompt, seed, data):
     T = prompt.shape[1]
     free = model.generate(prompt, 6, temperature=3.0, rng=seed)[:, T:]
     stops = data.draw(st.lists(st.sampled_from(free.ravel().tolist()), min_size=1, max_size=2))
@@ -150,7 +142,7 @@ def test_a_stopped_row_is_filled_with_its_stop_id(
         assert (b[end:] == a[end]).all()
 
 
-def test_generation_ends_early_once_all_rows_have_stopped(model: GPT2Model) -> None:
+def test_generation_ends_early_once_all_rows_have_stopped(model):
     first = int(model.generate([[5]], 1, temperature=0.0)[0, 1])
     tokens = list(stream(model, [[5], [5]], 9, Sampling(0.0), limits=Limits(first)))
     assert [step.tokens.tolist() for step in tokens] == [[first, first]]
@@ -158,7 +150,7 @@ def test_generation_ends_early_once_all_rows_have_stopped(model: GPT2Model) -> N
     assert np.array_equal(out, [[5] + [first] * 9] * 2)
 
 
-def test_a_stop_id_in_the_prompt_does_not_stop(model: GPT2Model) -> None:
+def test_a_stop_id_in_the_prompt_does_not_stop(model):
     prompts = np.array([[i, 4] for i in range(13)])
     free = model.generate(prompts, 5, temperature=0.0)
     not_repeated = [i for i in range(13) if i not in free[i, 2:]]
@@ -169,9 +161,7 @@ def test_a_stop_id_in_the_prompt_does_not_stop(model: GPT2Model) -> None:
 
 
 @pytest.mark.parametrize("T", [1, 3, 9, 10, 11, 25])
-def test_past_n_positions_a_text_goes_on_with_the_last_half_of_them(
-    model: GPT2Model, T: int
-) -> None:
+def test_past_n_positions_a_text_goes_on_with_the_last_half_of_them(model, T):
     """And without a cache: predicting each token from all of the window gives the same."""
     prompt = np.random.default_rng(T).integers(0, 13, (1, T))
     # Sampled, since what is most probable repeats itself soon, and then no window matters.
@@ -188,7 +178,7 @@ def test_past_n_positions_a_text_goes_on_with_the_last_half_of_them(
         assert np.array_equal(out[:, :10], within)
 
 
-def test_a_model_of_one_position_predicts_from_the_last_token() -> None:
+def test_a_model_of_one_position_predicts_from_the_last_token():
     model = random_model(GPT2Config(vocab_size=13, n_positions=1, n_embd=8, n_layer=1, n_head=1))
     out = model.eval().generate([[1]], 5, temperature=0.0, sliding_window=True)
     assert np.array_equal(out[0, 1:], [model([[i]]).data[0, -1].argmax() for i in out[0, :-1]])
@@ -199,8 +189,8 @@ ROWS = st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=14), min_size=
 
 @given(ROWS, SEEDS, st.sampled_from([0.0, 3.0]), st.lists(st.integers(0, 12), max_size=2))
 def test_rows_of_different_lengths_go_on_as_each_would_alone(
-    model: GPT2Model, prompts: list[list[int]], seed: int, temperature: float, stop: list[int]
-) -> None:
+    model, prompts, seed, temperature, stop
+):
     """Also past n_positions, where each row has windows of its own."""
     seeds = np.arange(len(prompts)) + seed
     sampling, limits = Sampling(temperature), Limits(stop, sliding_window=True)
@@ -216,7 +206,7 @@ def test_rows_of_different_lengths_go_on_as_each_would_alone(
         assert not np.isin(new[:-1], stop).any()
 
 
-def test_a_batch_of_one_length_is_what_generate_makes_of_it(model: GPT2Model) -> None:
+def test_a_batch_of_one_length_is_what_generate_makes_of_it(model):
     out = model.generate([[1, 2], [3, 4]], 8, temperature=2.0, rng=5)
     completions = complete(model, [[1, 2], [3, 4]], 8, Sampling(2.0), 5)
     for row, completion in zip(out, completions, strict=True):
@@ -225,9 +215,7 @@ def test_a_batch_of_one_length_is_what_generate_makes_of_it(model: GPT2Model) ->
 
 
 @given(PROMPTS, SEEDS)
-def test_log_probabilities_are_those_of_the_model_whatever_was_drawn_from(
-    model: GPT2Model, prompt: NDArray, seed: int
-) -> None:
+def test_log_probabilities_are_those_of_the_model_whatever_was_drawn_from(model, prompt, seed):
     T = prompt.shape[1]
     for row in complete(model, prompt, 6, Sampling(0.5, top_k=3), rng=seed):
         z = model(row.ids[None, :-1]).data[0, T - 1 :]  # (6, V)
@@ -235,7 +223,7 @@ def test_log_probabilities_are_those_of_the_model_whatever_was_drawn_from(
         assert_close(row.logprobs, np.take_along_axis(expected, row.ids[T:, None], -1)[:, 0])
 
 
-def test_log_probabilities_are_float64_and_of_logits_of_any_size() -> None:
+def test_log_probabilities_are_float64_and_of_logits_of_any_size():
     logits = np.float32([[1e4, 0.0], [0.0, -1e4], [1.0, 2.0]])
     step = Step(np.array([1, 0, 0]), np.array([True, True, True]), logits)
     assert step.logprobs.dtype == np.float64
@@ -243,8 +231,8 @@ def test_log_probabilities_are_float64_and_of_logits_of_any_size() -> None:
 
 
 def test_the_cache_has_room_for_what_is_to_come_and_no_more(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    monkeypatch,
+):
     model, asked = random_model(CONFIG).eval(), []
     make = model.make_cache
     monkeypatch.setattr(model, "make_cache", lambda *args: asked.append(args) or make(*args))
@@ -253,7 +241,7 @@ def test_the_cache_has_room_for_what_is_to_come_and_no_more(
     assert asked == [(2, 7), (1, 10), (1, 5)]  # of the last token nothing is kept
 
 
-def test_of_a_row_that_has_stopped_log_probabilities_are_0(model: GPT2Model) -> None:
+def test_of_a_row_that_has_stopped_log_probabilities_are_0(model):
     first = int(model.generate([[5]], 1, temperature=0.0)[0, 1])
     other = next(i for i in range(13) if model([[i]]).data[0, -1].argmax() != first)
     one, two = list(stream(model, [[5], [other]], 2, Sampling(0.0), limits=Limits(first)))
@@ -263,7 +251,7 @@ def test_of_a_row_that_has_stopped_log_probabilities_are_0(model: GPT2Model) -> 
 
 
 @needs("torch")
-def test_forty_greedy_tokens_are_those_of_torch() -> None:
+def test_forty_greedy_tokens_are_those_of_torch():
     config = GPT2Config(vocab_size=50, n_positions=48, n_embd=32, n_layer=2, n_head=4, **NO_DROPOUT)
     for seed in range(5):
         model = random_model(config, seed).eval()
@@ -277,9 +265,7 @@ def test_forty_greedy_tokens_are_those_of_torch() -> None:
 
 
 @given(SEEDS, st.sampled_from([0.0, 1.0, 50.0]), st.none() | st.integers(1, 20))
-def test_ids_that_stand_for_no_token_are_never_drawn(
-    seed: int, temperature: float, top_k: int | None
-) -> None:
+def test_ids_that_stand_for_no_token_are_never_drawn(seed, temperature, top_k):
     model = random_model(CONFIG).eval()
     model.wte.weight.data[11:] = 50.0 * model.hidden([[1, 2]]).data[0, -1]  # the most probable
     free = model.generate([[1, 2]] * 3, 1, 1.0, rng=seed)
@@ -293,7 +279,7 @@ def test_ids_that_stand_for_no_token_are_never_drawn(
         model.generate([[1]], 1, vocab_size=11, stop=11)
 
 
-def test_the_model_is_left_as_it_was_also_while_the_stream_is_open() -> None:
+def test_the_model_is_left_as_it_was_also_while_the_stream_is_open():
     model = random_model(CONFIG).train()
     model.h[0].eval()
     before = [module.training for module in model.modules()]
@@ -329,7 +315,7 @@ def test_the_model_is_left_as_it_was_also_while_the_stream_is_open() -> None:
         (lambda m: m.generate([[1]], 2.0), TypeError, "max_new_tokens must be an integer"),
         (lambda m: m.generate([[1, 2]], 9), ValueError, "n_positions=10.*at most 8 new"),
         (lambda m: m.generate([[1] * 11], 0), ValueError, "n_positions=10; crop the prompt, or"),
-        (lambda m: m.generate([[1, 2], [3]], 1), ValueError, "generation.complete"),
+        (lambda m: m.generate([[1, 2], [3]], 1), ValueError, "npgpt2.complete"),
         (lambda m: prefill(m, [[1, 2], []]), ValueError, r"not \[\(2,\), \(0,\)\]"),
         (lambda m: prefill(m, [[1.7]]), TypeError, "integers, not float64"),
         (lambda m: prefill(m, []), ValueError, r"\(B, T\), .* not \[\]"),
@@ -343,25 +329,23 @@ def test_the_model_is_left_as_it_was_also_while_the_stream_is_open() -> None:
         (lambda m: m.generate([[1]], 1, top_p=1.1), ValueError, "top_p=1.1 must be .* at most 1"),
     ],
 )
-def test_wrong_arguments_are_refused(
-    model: GPT2Model, call: Any, error: type[Exception], message: str
-) -> None:
+def test_wrong_arguments_are_refused(model, call, error, message):
     with model.evaluating(), pytest.raises(error, match=message):
         call(model)
 
 
-def test_no_window_slides_unasked(model: GPT2Model) -> None:
+def test_no_window_slides_unasked(model):
     for call in (stream, complete):
         with pytest.raises(ValueError, match="or pass sliding_window=True"):
             call(model, [[1, 2]], 9)
 
 
-def test_stream_checks_its_arguments_before_the_first_token_is_asked_for(model: GPT2Model) -> None:
+def test_stream_checks_its_arguments_before_the_first_token_is_asked_for(model):
     with pytest.raises(IndexError, match="13"):
         stream(model, [[13]], 1, Sampling())
 
 
-def test_the_prompt_may_change_while_the_stream_is_open(model: GPT2Model) -> None:
+def test_the_prompt_may_change_while_the_stream_is_open(model):
     prompt = np.array([[1, 2, 3]])
     expected = model.generate(prompt, 5, temperature=0.0)[0, 3:]
     tokens = []
@@ -372,14 +356,14 @@ def test_the_prompt_may_change_while_the_stream_is_open(model: GPT2Model) -> Non
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint64])
-def test_ids_of_any_integer_dtype_are_continued(model: GPT2Model, dtype: type) -> None:
+def test_ids_of_any_integer_dtype_are_continued(model, dtype):
     out = model.generate(np.array([[1, 2]], dtype), 3, temperature=0.0)
     assert np.array_equal(out, model.generate([[1, 2]], 3, temperature=0.0))
     assert out.dtype.kind == "i"
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_the_first_weight_that_is_not_finite_is_named(temperature: float) -> None:
+def test_the_first_weight_that_is_not_finite_is_named(temperature):
     model = random_model(CONFIG).eval()
     model.ln_f.weight.data[3] = np.nan
     with pytest.raises(FloatingPointError, match=r"parameter ln_f.weight has nan at \[3\]"):
@@ -389,7 +373,7 @@ def test_the_first_weight_that_is_not_finite_is_named(temperature: float) -> Non
         model.generate([[1]], 1, temperature)
 
 
-def test_a_layer_that_overflows_is_named() -> None:
+def test_a_layer_that_overflows_is_named():
     model = random_model(CONFIG).astype(np.float32).eval()
     model.h[1].mlp.c_proj.weight.data[...] = 3e38
     with pytest.raises(FloatingPointError, match="finite, but the output of h.1 is not"):

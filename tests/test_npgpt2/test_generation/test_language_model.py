@@ -48,7 +48,7 @@ TABLE = 50.0 * np.eye(4)[NEXT]
 
 
 def test_a_model_of_bigrams_continues_texts():
-    model: LanguageModel = Bigrams(TABLE)
+    model = Bigrams(TABLE)
     one, two = complete(
         model, [[0], [2, 3]], 7, Sampling(0.0), limits=Limits(stop=[2], sliding_window=True)
     )

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from autograd import Tensor
 from autograd import tensor as ops
@@ -17,7 +15,7 @@ from npgpt2 import AdamW
 from npgpt2 import functional as F
 from npgpt2.learn import bugs, museum
 from npgpt2.learn.bugs import BUGS, Bug, parse
-from npgpt2.learn.detectors import DETECTORS, Matrix, measure
+from npgpt2.learn.detectors import DETECTORS, measure
 from tests.optional import has, needs
 from tests.test_npgpt2 import cases
 
@@ -34,7 +32,7 @@ SOFTMAX = BUGS["softmax-unweighted-mean"]
 # -- the oracle as a detector ----------------------------------------------------------------------
 
 
-def equality_with_torch() -> None:
+def equality_with_torch():
     """Train three steps: compare logits, loss, each gradient by name, and at last the weights."""
     config = cases.random_config(0, n_layer=1)
     model = cases.random_model(config, 0)
@@ -54,7 +52,7 @@ def equality_with_torch() -> None:
     assert_equal(model.state_dict(), weights)
 
 
-def assert_equal(ours: dict[str, NDArray], theirs: dict[str, NDArray]) -> None:
+def assert_equal(ours, theirs):
     """To 7 digits, or 1e-9 of the largest entry: Adam enlarges the rounding of small gradients."""
     assert list(ours) == list(theirs)
     for name, expected in theirs.items():
@@ -69,7 +67,7 @@ each_detector = pytest.mark.parametrize("detector", ALL_DETECTORS)
 
 
 @pytest.fixture(scope="module")
-def matrix() -> Iterator[Matrix]:
+def matrix():
     """Every bug against every detector, once. One thread is enough for such tiny arrays."""
     if has("torch"):
         threads = torch.get_num_threads()
@@ -79,22 +77,22 @@ def matrix() -> Iterator[Matrix]:
         torch.set_num_threads(threads)
 
 
-def caught(matrix: Matrix, detector: str) -> set[str]:
+def caught(matrix, detector):
     return {bug for bug, row in matrix.items() if row[detector]}
 
 
 @each_detector
-def test_the_right_code_is_accepted(detector: str) -> None:
+def test_the_right_code_is_accepted(detector):
     ALL_DETECTORS[detector]()
 
 
-def test_every_bug_is_caught_by_a_fast_detector(matrix: Matrix) -> None:
+def test_every_bug_is_caught_by_a_fast_detector(matrix):
     fast = ("random cotangent", "complex step", "twin", "statements")
     assert matrix.keys() == BUGS.keys()
     assert matrix.keys() - set.union(*(caught(matrix, name) for name in fast)) == set()
 
 
-def test_shapes_show_few_bugs(matrix: Matrix) -> None:
+def test_shapes_show_few_bugs(matrix):
     assert caught(matrix, "shapes") == {
         "gelu-float64-buffer",
         "linear-dx-untransposed",
@@ -104,7 +102,7 @@ def test_shapes_show_few_bugs(matrix: Matrix) -> None:
     }
 
 
-def test_with_most_bugs_the_loss_goes_down(matrix: Matrix) -> None:
+def test_with_most_bugs_the_loss_goes_down(matrix):
     assert caught(matrix, "loss goes down") == {
         "cross-entropy-target-forgotten",
         "dropout-keeps-p",
@@ -115,7 +113,7 @@ def test_with_most_bugs_the_loss_goes_down(matrix: Matrix) -> None:
     }
 
 
-def test_a_cotangent_of_ones_misses_wrong_gradients(matrix: Matrix) -> None:
+def test_a_cotangent_of_ones_misses_wrong_gradients(matrix):
     """These bugs forget the cotangent or permute it, or they need several ops."""
     by_sum, by_random = caught(matrix, "sum"), caught(matrix, "random cotangent")
     assert by_sum <= by_random
@@ -158,7 +156,7 @@ cache-overwritten cache-mask-of-a-start cache-without-mask
 """
 
 
-def test_what_gradient_checks_cannot_see(matrix: Matrix) -> None:
+def test_what_gradient_checks_cannot_see(matrix):
     """Right gradients of the wrong function, and code without a gradient."""
     missed = BUGS.keys() - caught(matrix, "random cotangent")
     assert missed == set(MISSED_BY_GRADIENT_CHECKS.split())
@@ -168,7 +166,7 @@ def test_what_gradient_checks_cannot_see(matrix: Matrix) -> None:
     }
 
 
-def test_some_bugs_are_seen_by_one_kind_of_detector_only(matrix: Matrix) -> None:
+def test_some_bugs_are_seen_by_one_kind_of_detector_only(matrix):
     alone = {name: set() for name in DETECTORS}
     for bug, row in matrix.items():
         by = [name for name in DETECTORS if row[name]]
@@ -198,18 +196,18 @@ decay-without-lr
 
 
 @needs("torch")
-def test_what_equality_with_torch_shows(matrix: Matrix) -> None:
+def test_what_equality_with_torch_shows(matrix):
     """It sees no bug in the ops that a training step of GPT-2 does not use."""
     assert caught(matrix, "torch") == set(CAUGHT_BY_TORCH.split())
 
 
-def test_the_document_shows_what_is_measured(matrix: Matrix) -> None:
+def test_the_document_shows_what_is_measured(matrix):
     """To write it again: npgpt2 museum --write tests/bugs.md."""
     measured = {bug: {name: row[name] for name in DETECTORS} for bug, row in matrix.items()}
     assert DOCUMENT.read_text(encoding="utf-8") == museum.document(measured)
 
 
-def test_the_right_code_is_accepted_after_all_bugs(matrix: Matrix) -> None:
+def test_the_right_code_is_accepted_after_all_bugs(matrix):
     for detector in ALL_DETECTORS.values():
         detector()
 
@@ -218,7 +216,7 @@ def test_the_right_code_is_accepted_after_all_bugs(matrix: Matrix) -> None:
 
 
 @each_bug
-def test_a_bug_changes_the_code_and_is_undone(name: str) -> None:
+def test_a_bug_changes_the_code_and_is_undone(name):
     bug = BUGS[name]
     original, source = bug.sources()
     before = bug.function.__code__
@@ -231,7 +229,7 @@ def test_a_bug_changes_the_code_and_is_undone(name: str) -> None:
     assert inspect.getsource(bug.function) != source
 
 
-def test_every_alias_has_the_bug() -> None:
+def test_every_alias_has_the_bug():
     x = Tensor([1.0, -2.0], requires_grad=True)
     f, method = ops.tanh, Tensor.tanh
     with BUGS["tanh-forgets-cotangent"].injected():
@@ -240,7 +238,7 @@ def test_every_alias_has_the_bug() -> None:
     assert not f(x).vjp([0.0, 0.0])[0].any()
 
 
-def test_bugs_can_be_nested() -> None:
+def test_bugs_can_be_nested():
     code = F.softmax.__code__
     inner = BUGS["softmax-changes-its-input"]
     x = Tensor([0.0, 1.0], requires_grad=True)
@@ -253,7 +251,7 @@ def test_bugs_can_be_nested() -> None:
     assert F.softmax.__code__ is code
 
 
-def test_a_traceback_shows_the_wrong_line() -> None:
+def test_a_traceback_shows_the_wrong_line():
     with BUGS["linear-dx-untransposed"].injected():
         out = F.linear(Tensor(np.ones((1, 2)), True), Tensor(np.ones((3, 2)), True))
         with pytest.raises(ValueError) as error:
@@ -272,7 +270,7 @@ def test_a_traceback_shows_the_wrong_line() -> None:
         ("+    only_added = 1", r"\d+"),  # fits everywhere
     ],
 )
-def test_lines_that_do_not_occur_once_are_an_error(hunk: str, times: str) -> None:
+def test_lines_that_do_not_occur_once_are_an_error(hunk, times):
     code = F.softmax.__code__
     bug = Bug("unclear", F.softmax, (hunk,), "No lesson.")
     message = f"bug unclear: functional.softmax must contain .* exactly once, not {times} times"
@@ -281,7 +279,7 @@ def test_lines_that_do_not_occur_once_are_an_error(hunk: str, times: str) -> Non
     assert F.softmax.__code__ is code
 
 
-def test_a_bug_that_does_not_compile_changes_nothing() -> None:
+def test_a_bug_that_does_not_compile_changes_nothing():
     code = F.softmax.__code__
     hunk = "-    p = _softmax_inplace(x.data.copy())\n+    p = _softmax_inplace(("
     with pytest.raises(SyntaxError), Bug("unbalanced", F.softmax, (hunk,), "None.").injected():
@@ -292,7 +290,7 @@ def test_a_bug_that_does_not_compile_changes_nothing() -> None:
 # -- the text files --------------------------------------------------------------------------------
 
 
-def test_the_diff_shows_what_changed() -> None:
+def test_the_diff_shows_what_changed():
     assert SOFTMAX.diff().splitlines() == [
         "--- functional.softmax",
         "+++ softmax-unweighted-mean",
@@ -301,7 +299,7 @@ def test_the_diff_shows_what_changed() -> None:
     ]
 
 
-def test_context_lines_and_several_places_are_shown_as_they_are_written() -> None:
+def test_context_lines_and_several_places_are_shown_as_they_are_written():
     entry = """
 both-places  npgpt2.functional:softmax
      x = as_tensor(x)
@@ -329,12 +327,12 @@ The first line of the lesson,
         ("name npgpt3.functional:gelu\n-a\nLesson.", "name: there is no .* npgpt3.functional:gelu"),
     ],
 )
-def test_an_entry_that_lacks_a_part_is_an_error(entry: str, message: str) -> None:
+def test_an_entry_that_lacks_a_part_is_an_error(entry, message):
     with pytest.raises(ValueError, match=message):
         list(parse(entry))
 
 
-def test_names_are_unique(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_are_unique(monkeypatch):
     monkeypatch.setattr(bugs, "_FILES", ("ops", "ops"))
     with pytest.raises(ValueError, match="two bugs called sub-sign; rename one"):
         bugs._read()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
@@ -25,7 +23,7 @@ from npgpt2.learn.cases import (
 from npgpt2.learn.detectors import code_run_by
 
 
-def op_of(case: Case) -> str:
+def op_of(case):
     """Return the name of the op that made the result."""
     return op_name(case.f(*(Tensor(x, requires_grad=True) for x in case.inputs)).grad_fn)
 
@@ -34,18 +32,18 @@ def op_of(case: Case) -> str:
 REGISTERED = {spec.replace(",", " ").split()[0] for spec in OPS}
 
 
-def test_every_registered_op_runs_in_a_case() -> None:
+def test_every_registered_op_runs_in_a_case():
     cases = (primitive_cases() | fused_cases()).values()
     ran = set.union(*(code_run_by(case.differentiate) for case in cases))
     functions = vars(ops) | vars(F)
     assert [name for name in REGISTERED if functions[name].__code__ not in ran] == []
 
 
-def test_every_case_is_of_a_registered_op() -> None:
+def test_every_case_is_of_a_registered_op():
     assert {op_of(case) for case in (primitive_cases() | fused_cases()).values()} <= REGISTERED
 
 
-def test_fused_and_composed_cases_have_the_same_inputs() -> None:
+def test_fused_and_composed_cases_have_the_same_inputs():
     ours, twins = fused_cases(F), fused_cases(composed)
     assert ours.keys() == twins.keys()
     for name, case in ours.items():
@@ -53,7 +51,7 @@ def test_fused_and_composed_cases_have_the_same_inputs() -> None:
             np.testing.assert_array_equal(x, y)
 
 
-def test_every_op_of_composed_has_a_case() -> None:
+def test_every_op_of_composed_has_a_case():
     names = {
         name
         for name, f in vars(composed).items()
@@ -64,20 +62,20 @@ def test_every_op_of_composed_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("cases", [primitive_cases, graph_cases, fused_cases])
-def test_every_call_makes_new_arrays(cases: Callable[[], dict[str, Case]]) -> None:
+def test_every_call_makes_new_arrays(cases):
     """So a bug that changes its inputs spoils no later check."""
     for one, other in zip(cases().values(), cases().values(), strict=True):
         assert not any(map(np.shares_memory, one.inputs, other.inputs))
 
 
-def test_a_case_is_differentiated_with_a_random_cotangent() -> None:
+def test_a_case_is_differentiated_with_a_random_cotangent():
     value, (gradient,), g = Case(lambda x: 2.0 * x, (np.array([1.0, 5.0]),)).differentiate()
     np.testing.assert_array_equal(value, [2.0, 10.0])
     np.testing.assert_array_equal(gradient, 2.0 * g)
     assert len(set(g)) == 2
 
 
-def test_the_model_draws_the_same_dropout_in_every_call() -> None:
+def test_the_model_draws_the_same_dropout_in_every_call():
     loss, parameters = model_case()
     assert loss().item() == loss().item()
     parameters["wte.weight"].data += 1.0
@@ -86,7 +84,7 @@ def test_the_model_draws_the_same_dropout_in_every_call() -> None:
     assert changed != loss().item()
 
 
-def test_close_means_nine_digits_or_near_zero_beside_the_largest() -> None:
+def test_close_means_nine_digits_or_near_zero_beside_the_largest():
     assert_close(np.array([1.0 + 1e-10, 1e-13]), np.array([1.0, 0.0]))
     for wrong in ([1.0 + 1e-8, 0.0], [1.0, 1e-11]):
         with pytest.raises(AssertionError):

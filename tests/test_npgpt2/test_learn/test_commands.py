@@ -15,12 +15,12 @@ from tests.optional import needs
 ROOT = Path(__file__).parents[3]
 
 
-def output_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+def output_of(capsys, *argv):
     assert main(argv) == 0
     return capsys.readouterr().out
 
 
-def error_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+def error_of(capsys, *argv):
     assert main(argv) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("npgpt2: error: ") and err.count("\n") == 1
@@ -28,7 +28,7 @@ def error_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> str:
+def run(tmp_path_factory):
     directory = tmp_path_factory.mktemp("runs") / "run"
     text = directory.parent / "text"
     text.write_text("to be, or not to be: that is the question.\n" * 20)
@@ -38,9 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(directory)
 
 
-def test_practice_lists_starts_helps_and_judges(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_practice_lists_starts_helps_and_judges(tmp_path, capsys):
     listed = output_of(capsys, "practice")
     assert listed.index("linear") < listed.index("layer_norm") < listed.index("adamw")
     mine = tmp_path / "mine.py"
@@ -65,9 +63,7 @@ def test_practice_lists_starts_helps_and_judges(
 
 
 @pytest.mark.parametrize("model", [(), ("RUN",), ("RUN", "--prompt", "to be")])
-def test_explain_play_and_contributions_take_a_run_or_a_random_model(
-    model: tuple[str, ...], run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_explain_play_and_contributions_take_a_run_or_a_random_model(model, run, tmp_path, capsys):
     model = tuple(run if part == "RUN" else part for part in model)
     text = output_of(capsys, "explain", *model)
     loss = re.search(r"value (\d+\.\d+)\.", text)
@@ -101,13 +97,11 @@ def test_explain_play_and_contributions_take_a_run_or_a_random_model(
         (["contributions", "wtf"], "wte"),
     ],
 )
-def test_mistakes_are_one_line(
-    argv: list[str], message: str, run: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mistakes_are_one_line(argv, message, run, capsys):
     assert message in error_of(capsys, *(run if part == "RUN" else part for part in argv))
 
 
-def test_the_museum_shows_one_bug_or_many(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_museum_shows_one_bug_or_many(capsys):
     one = output_of(capsys, "museum", "layer-norm-mean-term")
     assert "-        dx -= along_1" in one or "-    dx -= along_1" in one
     many = output_of(capsys, "museum", "exp-")
@@ -116,14 +110,14 @@ def test_the_museum_shows_one_bug_or_many(capsys: pytest.CaptureFixture[str]) ->
 
 
 @needs("matplotlib")
-def test_plot_draws_a_run(run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plot_draws_a_run(run, tmp_path, capsys):
     out = tmp_path / "picture.svg"
     assert str(out) in output_of(capsys, "plot", run, "--prompt", "to be", "--out", str(out))
     assert out.read_text().lstrip().startswith("<?xml")
     assert "nowhere" in error_of(capsys, "plot", "nowhere")
 
 
-def test_only_the_program_itself_knows_of_these_commands() -> None:
+def test_only_the_program_itself_knows_of_these_commands():
     code = (
         "import sys, npgpt2.cli; print(*[m for m in sys.modules if m.startswith('npgpt2.learn')])"
     )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,7 +12,6 @@ from npgpt2 import GPT2Config, GPT2Model, Linear, composed, layers, model
 from npgpt2 import functional as F
 from npgpt2.learn.contributions import (
     Contributions,
-    Stream,
     contributions,
     report,
     residual_stream,
@@ -28,7 +24,7 @@ IDS = np.random.default_rng(0).integers(0, 13, size=(2, 7))
 INPUTS, TARGETS = IDS[:, :-1], IDS[:, 1:]
 
 
-def make_model() -> GPT2Model:
+def make_model():
     """Return a float64 model without dropout, with weights so large that all paths matter."""
     made = GPT2Model(CONFIG, dtype=np.float64).eval()
     rng = np.random.default_rng(1)
@@ -37,7 +33,7 @@ def make_model() -> GPT2Model:
     return made
 
 
-def watched_loss(made: GPT2Model) -> Tensor:
+def watched_loss(made):
     with watch(made):
         return made.loss(INPUTS, TARGETS)
 
@@ -45,7 +41,7 @@ def watched_loss(made: GPT2Model) -> Tensor:
 # -- by use --------------------------------------------------------------------------------------
 
 
-def test_wte_has_the_gradients_of_an_untied_model() -> None:
+def test_wte_has_the_gradients_of_an_untied_model():
     tied, untied = make_model(), make_model()
     untied.lm_head = Linear(12, 13, bias=False, dtype=np.float64)
     untied.lm_head.weight = Parameter(untied.wte.weight.data.copy())
@@ -65,12 +61,12 @@ def test_wte_has_the_gradients_of_an_untied_model() -> None:
         tied.zero_grad()
 
 
-def _loss_of_logits(made: GPT2Model) -> Tensor:
+def _loss_of_logits(made):
     with watch(made):
         return F.cross_entropy(made(INPUTS), TARGETS)
 
 
-OPS: list[Callable[[Tensor, Tensor], Tensor]] = [
+OPS = [
     lambda a, b: a + b,
     lambda a, b: a.tanh() * b.tanh(),
     lambda a, b: a.tanh() @ b.tanh(),
@@ -85,7 +81,7 @@ OPS: list[Callable[[Tensor, Tensor], Tensor]] = [
     st.integers(0, 100),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
-def test_parts_add_up_in_random_graphs(program: list[tuple[int, int, int]], seed: int) -> None:
+def test_parts_add_up_in_random_graphs(program, seed):
     rng = np.random.default_rng(seed)
     leaf = Tensor(rng.standard_normal((3, 3)), requires_grad=True)
     made = [leaf, leaf.tanh()]
@@ -104,14 +100,14 @@ def test_parts_add_up_in_random_graphs(program: list[tuple[int, int, int]], seed
             assert part.cosine * part.norm == pytest.approx(part.share * split.norm)
 
 
-def test_the_two_operands_of_one_product_are_one_part() -> None:
+def test_the_two_operands_of_one_product_are_one_part():
     x = Tensor([1.0, 2.0], requires_grad=True)
     (part,) = contributions((x * x).sum(), x).parts
     assert part.name == "mul" and part.gradient.tolist() == [2.0, 4.0]
     assert part.cosine == pytest.approx(1.0) and part.share == pytest.approx(1.0)
 
 
-def test_activations_and_the_loss_itself() -> None:
+def test_activations_and_the_loss_itself():
     x = Tensor([1.0, -2.0], requires_grad=True)
     y = x.tanh()
     loss = (y * 3.0).sum() + (y - y * y).sum()
@@ -122,14 +118,14 @@ def test_activations_and_the_loss_itself() -> None:
     assert given_part.name == "given" and given_part.gradient == 1.0
 
 
-def test_a_gradient_of_zero_has_no_direction() -> None:
+def test_a_gradient_of_zero_has_no_direction():
     x = Tensor([1.0, 2.0], requires_grad=True)
     split = contributions((x * 0.0).sum(), x)
     assert np.isnan(split.parts[0].cosine) and np.isnan(split.parts[0].share)
     assert "nan" in str(split) and "#" not in str(split)
 
 
-def test_a_tensor_that_is_not_part_of_the_loss() -> None:
+def test_a_tensor_that_is_not_part_of_the_loss():
     x, constant = Tensor([1.0], requires_grad=True), Tensor([2.0])
     loss = (x * constant).sum()
     with pytest.raises(ValueError, match="not part of the traced graph"):
@@ -139,7 +135,7 @@ def test_a_tensor_that_is_not_part_of_the_loss() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_parts_that_do_not_add_up_are_an_error(dtype: Any) -> None:
+def test_parts_that_do_not_add_up_are_an_error(dtype):
     g = np.array([3.0, 4.0], dtype)
     parts = [("x", np.array([3.0, 0.0], dtype)), ("y", np.array([0.0, 4.0], dtype))]
     Contributions("a", g, parts)
@@ -152,14 +148,14 @@ def test_parts_that_do_not_add_up_are_an_error(dtype: Any) -> None:
         Contributions("a", g, [])
 
 
-def test_values_that_are_not_finite_are_shown() -> None:
+def test_values_that_are_not_finite_are_shown():
     x = Tensor([np.inf, 1.0], requires_grad=True)
     with np.errstate(invalid="ignore"):
         split = contributions((x * x + x * -1.0).sum(), x)
     assert "inf" in str(split)
 
 
-def test_text_shows_the_numbers() -> None:
+def test_text_shows_the_numbers():
     made = make_model()
     split = contributions(watched_loss(made), made.wte.weight)
     title, _, *rows, together = str(split).splitlines()
@@ -181,7 +177,7 @@ def test_text_shows_the_numbers() -> None:
 BRANCHES = ["h.1.mlp", "h.1.attn", "h.0.mlp", "h.0.attn"]  # from the loss down
 
 
-def gradient_with_a_cut(made: GPT2Model, start: str, cut: str) -> Any:
+def gradient_with_a_cut(made, start, cut):
     """Return dL/dx of the stream before a branch, with this branch or its identity cut."""
     states, x = {}, made.wte(INPUTS) + made.wpe(np.arange(6))
     for i, block in enumerate(made.h):
@@ -202,7 +198,7 @@ def gradient_with_a_cut(made: GPT2Model, start: str, cut: str) -> Any:
     return leaf.grad
 
 
-def check_stream(made: GPT2Model, stream: Stream) -> None:
+def check_stream(made, stream):
     assert [step.name for step in stream.steps] == [f"before {name}" for name in BRANCHES]
     below = {part.name: part for part in stream.total.parts}
     for name, step in zip(BRANCHES, stream.steps, strict=True):
@@ -219,14 +215,14 @@ def check_stream(made: GPT2Model, stream: Stream) -> None:
     np.testing.assert_allclose(total, stream.total.gradient, rtol=0, atol=1e-13)
 
 
-def test_the_stream_of_a_model() -> None:
+def test_the_stream_of_a_model():
     made = make_model()
     stream = residual_stream(watched_loss(made))
     check_stream(made, stream)
     assert [part.name for part in stream.total.parts] == ["layer_norm (ln_f)", *BRANCHES]
 
 
-def test_the_stream_of_a_model_in_primitives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stream_of_a_model_in_primitives(monkeypatch):
     made = make_model()
     with monkeypatch.context() as patched:
         patched.setattr(layers, "F", composed)
@@ -235,19 +231,19 @@ def test_the_stream_of_a_model_in_primitives(monkeypatch: pytest.MonkeyPatch) ->
     check_stream(made, residual_stream(loss))
 
 
-def test_dropout_belongs_to_the_branch() -> None:
+def test_dropout_belongs_to_the_branch():
     made = make_model().train()
     names = [step.name for step in residual_stream(watched_loss(made)).steps]
     assert names == [f"before {name}" for name in BRANCHES]
 
 
-def test_without_watch_branches_have_the_names_of_ops() -> None:
+def test_without_watch_branches_have_the_names_of_ops():
     stream = residual_stream(make_model().loss(INPUTS, TARGETS))
     assert {step.name for step in stream.steps} == {"before linear"}
     assert [part.name for part in stream.total.parts] == ["layer_norm", *["linear"] * 4]
 
 
-def test_another_reader_of_the_stream_is_a_separate_part() -> None:
+def test_another_reader_of_the_stream_is_a_separate_part():
     x = Tensor([1.0, 2.0], requires_grad=True)
     y = x + (x * 3.0 + x.tanh())
     stream = residual_stream((y * 2.0).sum() + x.exp().sum())
@@ -259,20 +255,20 @@ def test_another_reader_of_the_stream_is_a_separate_part() -> None:
     assert [part.name for part in stream.total.parts] == ["mul", "exp", "add"]
 
 
-def test_a_sum_is_no_residual_sum_of_itself() -> None:
+def test_a_sum_is_no_residual_sum_of_itself():
     x = Tensor([1.0, 2.0], requires_grad=True)
     with pytest.raises(ValueError, match=r"this graph contains no x \+ f\(x\)"):
         residual_stream(((x + x) + (x * 2.0 + Tensor([1.0, 1.0]))).sum())
 
 
-def test_broadcast_operands_and_constants_are_not_the_stream() -> None:
+def test_broadcast_operands_and_constants_are_not_the_stream():
     x, constant = Tensor([1.0], requires_grad=True), Tensor([1.0])
     for out in (x + x * Tensor([1.0, 2.0]), constant + constant * x):
         with pytest.raises(ValueError, match="no residual sum"):
             residual_stream(out.sum())
 
 
-def test_text_of_the_stream_shows_the_numbers() -> None:
+def test_text_of_the_stream_shows_the_numbers():
     stream = residual_stream(watched_loss(make_model()))
     lines = str(stream).splitlines()
     assert max(map(len, lines)) <= 100
@@ -291,7 +287,7 @@ def test_text_of_the_stream_shows_the_numbers() -> None:
 # -- the command -----------------------------------------------------------------------------------
 
 
-def test_the_command_takes_short_names() -> None:
+def test_the_command_takes_short_names():
     made = make_model()
     loss = watched_loss(made)
     for name, parameter in [
@@ -305,7 +301,7 @@ def test_the_command_takes_short_names() -> None:
     assert text == str(residual_stream(loss))
 
 
-def test_the_command_suggests_close_names() -> None:
+def test_the_command_suggests_close_names():
     made = make_model()
     with pytest.raises(ValueError, match=r"'h.0.atn.c_attn'; did you mean .*h.0.attn.*\?"):
         report(made, "h.0.atn.c_attn")

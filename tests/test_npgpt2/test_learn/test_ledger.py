@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,18 +20,18 @@ DEEP = GPT2Config(vocab_size=13, n_positions=8, n_embd=4, n_layer=12, n_head=2)
 NUMBER = r"\d\.\d\de[+-]\d\d"
 
 
-def sections(text: str) -> tuple[str, list[str], str]:
+def sections(text):
     """Summary and introduction; the lines of the ledger; the vjps."""
     head, _, vjps = text.partition("\n\nHow each op sends its gradient back")
     summary, introduction, body = head.split("\n\n", 2)
     return f"{summary}\n{introduction}", body.split("\n"), vjps
 
 
-def split_sum(line: str) -> list[tuple[str, str]]:
+def split_sum(line):
     return [(m[1], m[2]) for m in re.finditer(rf"(?:= |\+ )(.+?) ({NUMBER})", line)]
 
 
-def expected_sum(trace: Trace, node: Any) -> list[tuple[str, str]]:
+def expected_sum(trace, node):
     return [(trace.nodes[i].title, f"{norm(g):.2e}") for i, _, g in node.arrivals]
 
 
@@ -40,7 +39,7 @@ def expected_sum(trace: Trace, node: Any) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("config", [SMALL, DEFAULT])
-def test_every_node_is_there_with_its_numbers(config: GPT2Config) -> None:
+def test_every_node_is_there_with_its_numbers(config):
     trace = trace_model(GPT2Model(config))
     _, lines, _ = sections(format_ledger(trace, full=True))
     computed, leaves = [], {}
@@ -81,14 +80,14 @@ def test_every_node_is_there_with_its_numbers(config: GPT2Config) -> None:
     assert [title for title, _ in two] == ["linear_cross_entropy", "embedding (wte)"]
 
 
-def test_a_small_graph_is_shown_in_full_by_default() -> None:
+def test_a_small_graph_is_shown_in_full_by_default():
     trace = trace_model(GPT2Model(SMALL))
     assert format_ledger(trace) == format_ledger(trace, full=True)
     trace = trace_model(GPT2Model(DEFAULT))
     assert format_ledger(trace) != format_ledger(trace, full=True)
 
 
-def test_a_sum_of_many_is_broken_between_its_terms() -> None:
+def test_a_sum_of_many_is_broken_between_its_terms():
     x = Tensor([1.0, 2.0], requires_grad=True)
     total = x * 1.0
     for i in range(9):
@@ -101,7 +100,7 @@ def test_a_sum_of_many_is_broken_between_its_terms() -> None:
     assert terms == [("mul", f"{norm(g):.2e}") for _, _, g in node.arrivals] and len(terms) == 10
 
 
-def test_a_leaf_alone() -> None:
+def test_a_leaf_alone():
     text = explain(Tensor(2.0, requires_grad=True))
     assert "leaf (): |value| 2.00e+00, |cotangent| 1.00e+00" in text
     assert "How each op" not in text
@@ -110,9 +109,9 @@ def test_a_leaf_alone() -> None:
 # -- the table -----------------------------------------------------------------------------------
 
 
-def rows_of(lines: list[str]) -> list[tuple[str, int, list[str], str]]:
+def rows_of(lines):
     """(title, number of nodes, [shape, |value|, |cotangent|, |dleaves| if any], lines below)."""
-    rows: list[tuple[str, int, list[str], str]] = []
+    rows = []
     for line in lines[1:]:
         row = re.fullmatch(
             rf"(.{{32}}) *(\d+)  (\(.*?\)) +({NUMBER}) +({NUMBER})(?: +({NUMBER}))?", line
@@ -126,7 +125,7 @@ def rows_of(lines: list[str]) -> list[tuple[str, int, list[str], str]]:
     return rows
 
 
-def test_a_model_of_the_default_depth_is_a_line_a_node() -> None:
+def test_a_model_of_the_default_depth_is_a_line_a_node():
     trace = trace_model(GPT2Model(DEFAULT))
     text = format_ledger(trace)
     assert len(text.split("\n")) < 200 and max(map(len, text.split("\n"))) <= 100
@@ -153,7 +152,7 @@ def test_a_model_of_the_default_depth_is_a_line_a_node() -> None:
     assert names == {n.name for n in trace.nodes if n.op == "leaf"}
 
 
-def test_a_deep_model_is_folded_into_modules() -> None:
+def test_a_deep_model_is_folded_into_modules():
     trace = trace_model(GPT2Model(DEEP))
     text = format_ledger(trace)
     assert len(text.split("\n")) < 200 and max(map(len, text.split("\n"))) <= 100
@@ -178,7 +177,7 @@ def test_a_deep_model_is_folded_into_modules() -> None:
     assert max(map(len, format_ledger(trace, full=True).split("\n"))) <= 100
 
 
-def test_a_very_deep_model_is_folded_into_blocks() -> None:
+def test_a_very_deep_model_is_folded_into_blocks():
     model = GPT2Model(GPT2Config(13, 8, n_embd=4, n_layer=40, n_head=1))
     _, lines, _ = sections(report(model))
     rows = rows_of(lines)
@@ -189,7 +188,7 @@ def test_a_very_deep_model_is_folded_into_blocks() -> None:
     ]  # fmt: skip
 
 
-def test_without_modules_the_middle_is_left_out() -> None:
+def test_without_modules_the_middle_is_left_out():
     x = Tensor([1.0, 2.0], requires_grad=True)
     for _ in range(500):
         x = x * 1.0
@@ -199,12 +198,12 @@ def test_without_modules_the_middle_is_left_out() -> None:
     assert len(explain(x.sum(), full=True).split("\n")) > 1000
 
 
-def test_a_long_name_stands_alone_in_its_line() -> None:
+def test_a_long_name_stands_alone_in_its_line():
     class Wrapped(Module):
-        def __init__(self) -> None:
+        def __init__(self):
             self.a_name_that_is_rather_long_for_a_model = GPT2Model(DEFAULT)
 
-        def forward(self, ids: Any) -> Tensor:
+        def forward(self, ids):
             return self.a_name_that_is_rather_long_for_a_model(ids)
 
     model = Wrapped()
@@ -218,7 +217,7 @@ def test_a_long_name_stands_alone_in_its_line() -> None:
 # -- summary and vjps ----------------------------------------------------------------------------
 
 
-def test_the_summary_counts() -> None:
+def test_the_summary_counts():
     model = GPT2Model(SMALL)
     with watch(model):
         loss = model.loss([[1, 2, 3]], [[2, 3, 4]]) * 2.0
@@ -233,14 +232,14 @@ def test_the_summary_counts() -> None:
     assert f"about {flops / 1000:.3g} kFLOP" in summary
 
 
-def test_without_watch_it_says_how_to_get_paths() -> None:
+def test_without_watch_it_says_how_to_get_paths():
     model = GPT2Model(SMALL)
     text = explain(model.loss([[1, 2, 3]], [[2, 3, 4]]), model)
     assert "`with watch(model):`" in text
     assert "h.0.attn.c_attn.weight (36, 12): |value|" in text
 
 
-def test_each_vjp_is_shown_once() -> None:
+def test_each_vjp_is_shown_once():
     model = GPT2Model(DEFAULT)
     _, _, vjps = sections(report(model))
     titles = re.findall(r"^(\w+), (\d+) calls?$", vjps, re.M)
@@ -259,21 +258,21 @@ def test_each_vjp_is_shown_once() -> None:
         assert vjp in vjps
 
 
-def test_an_op_without_a_file_is_shown_without_its_source() -> None:
-    scope: dict[str, Any] = {"record": record}
+def test_an_op_without_a_file_is_shown_without_its_source():
+    scope = {"record": record}
     exec("def op(a):\n    return record(a.data * 2, (a,), lambda g: (g * 2,))", scope)
     text = explain(scope["op"](Tensor(1.0, requires_grad=True)))
     assert "op, 1 call\n    (no file has its source)" in text
 
 
-def long_formula(a: Tensor) -> Tensor:
+def long_formula(a):
     """out = a, and so on and so on and so on and so on and so on and so on and so on and on and on
     and on.
     """
     return record(a.data, (a,), lambda g: (g,))
 
 
-def test_long_formulas_are_cut_in_the_ledger_and_broken_below() -> None:
+def test_long_formulas_are_cut_in_the_ledger_and_broken_below():
     text = explain(long_formula(Tensor(1.0, requires_grad=True)))
     assert max(map(len, text.split("\n"))) <= 100
     _, (_, line, *_), vjps = sections(text)
@@ -281,7 +280,7 @@ def test_long_formulas_are_cut_in_the_ledger_and_broken_below() -> None:
     assert "and on and\n    on.\n" in vjps
 
 
-def test_nothing_is_changed() -> None:
+def test_nothing_is_changed():
     model = GPT2Model(SMALL)
     with watch(model):
         loss = model.loss([[1, 2, 3]], [[2, 3, 4]])
@@ -291,21 +290,21 @@ def test_nothing_is_changed() -> None:
     assert model.wte.weight.grad is not None
 
 
-def test_ops_with_the_same_vjp_source_are_shown_apart() -> None:
-    def double(a: Tensor) -> Tensor:
+def test_ops_with_the_same_vjp_source_are_shown_apart():
+    def double(a):
         """out = 2 a."""
         k = 2.0
 
-        def vjp(g: Any) -> Any:
+        def vjp(g):
             return (g * k,)
 
         return record(a.data * k, (a,), vjp)
 
-    def triple(a: Tensor) -> Tensor:
+    def triple(a):
         """out = 3 a."""
         k = 3.0
 
-        def vjp(g: Any) -> Any:
+        def vjp(g):
             return (g * k,)
 
         return record(a.data * k, (a,), vjp)
@@ -314,7 +313,7 @@ def test_ops_with_the_same_vjp_source_are_shown_apart() -> None:
     assert "\ndouble, 1 call\n" in text and "\ntriple, 1 call\n" in text
 
 
-def test_each_call_of_a_module_is_a_line() -> None:
+def test_each_call_of_a_module_is_a_line():
     config = GPT2Config(vocab_size=7, n_positions=4, n_embd=8, n_layer=4, n_head=2)
     model = GPT2Model(config).eval()
     model.h = [model.h[0]] * 4

@@ -14,8 +14,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +33,7 @@ in_browser = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def trace() -> Trace:
+def trace():
     """A trace of the default model of the command line, without dropout."""
     model = GPT2Model(GPT2Config(65, 64, 128, 4, 4)).eval()
     ids = np.random.default_rng(1).integers(0, 65, (2, 65))
@@ -45,37 +43,37 @@ def trace() -> Trace:
 
 
 @pytest.fixture(scope="module")
-def small() -> Trace:
+def small():
     model = GPT2Model(GPT2Config(7, 4, 8, 1, 2)).eval()
     return Trace.of(model.loss([[1, 2, 3]], [[2, 3, 4]]), model=model)
 
 
 @pytest.fixture(scope="module")
-def path(trace: Trace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def path(trace, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "run.html"
     page.write_page(trace, path, title="A <b>run</b> & more")
     return path
 
 
-def read(text: str) -> Any:
+def read(text):
     """Return the numbers in a page as a browser finds them: up to the first end of a script."""
     begin = text.index('<script type="application/json" id="run">')
     return json.loads(text[text.index(">", begin) + 1 : text.index("</script", begin)])
 
 
-def decoded(picture: dict[str, Any]) -> np.ndarray:
+def decoded(picture):
     q = np.frombuffer(base64.b64decode(picture["cells"]), np.int8)
     return q.reshape(picture["rows"], picture["cols"]) * (picture["scale"] / 127)
 
 
-def length(x: np.ndarray) -> float:
+def length(x):
     return float(np.linalg.norm(x.astype(np.float64)))
 
 
 # -- the file --------------------------------------------------------------------------------------
 
 
-def test_the_numbers_in_the_file_equal_the_run(path: Path, trace: Trace) -> None:
+def test_the_numbers_in_the_file_equal_the_run(path, trace):
     run = read(path.read_text())
     assert run["calls"] == trace.calls and len(run["nodes"]) == len(trace.nodes) > 90
     assert run["left_out"] == 0
@@ -92,7 +90,7 @@ def test_the_numbers_in_the_file_equal_the_run(path: Path, trace: Trace) -> None
         assert told["arrivals"] == [[i, slot, length(g)] for i, slot, g in node.arrivals]
 
 
-def test_heat_maps_are_block_means_to_a_254th_of_the_scale(path: Path, trace: Trace) -> None:
+def test_heat_maps_are_block_means_to_a_254th_of_the_scale(path, trace):
     several = slice(None, None, 5)
     checked, run = set(), read(path.read_text())
     for told, node in zip(run["nodes"][several], trace.nodes[several], strict=True):
@@ -110,7 +108,7 @@ def test_heat_maps_are_block_means_to_a_254th_of_the_scale(path: Path, trace: Tr
     assert len(checked) >= 5
 
 
-def test_one_file_under_5_mb_that_loads_nothing(path: Path) -> None:
+def test_one_file_under_5_mb_that_loads_nothing(path):
     text = path.read_text()
     assert 100_000 < len(text.encode()) < 5_000_000
     for reference in ["http", "src=", "href", "import(", "@import", "url(", "fetch(", "<link"]:
@@ -119,11 +117,11 @@ def test_one_file_under_5_mb_that_loads_nothing(path: Path) -> None:
     assert "A &lt;b&gt;run&lt;/b&gt; &amp; more</h1>" in text and "<b>" not in text
 
 
-def test_nothing_in_a_name_ends_the_script() -> None:
+def test_nothing_in_a_name_ends_the_script():
     x = Tensor([1.0, 2.0], requires_grad=True)
 
-    def op(x: Tensor) -> Tensor:
-        def vjp(g: Any) -> tuple[Any]:
+    def op(x):
+        def vjp(g):
             "</script><script>alert(1)</script><!--title--><!--run-->"
             return (g,)
 
@@ -137,7 +135,7 @@ def test_nothing_in_a_name_ends_the_script() -> None:
     assert "alert(1)" in run["texts"][run["nodes"][1]["source"]]
 
 
-def test_numbers_that_are_not_finite_are_marked() -> None:
+def test_numbers_that_are_not_finite_are_marked():
     x = Tensor(np.array([[np.nan, 1.0], [np.inf, -3.0]]), requires_grad=True)
     with np.errstate(all="ignore"):
         run = read(page.render(Trace.of((x * x).sum()), "not finite"))
@@ -148,7 +146,7 @@ def test_numbers_that_are_not_finite_are_marked() -> None:
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (65,), (0,), (3, 0), (64, 64), (65, 129), (2, 3, 4)])
-def test_heat_maps_of_all_shapes(shape: tuple[int, ...]) -> None:
+def test_heat_maps_of_all_shapes(shape):
     x = np.random.default_rng(0).standard_normal(shape)
     picture = page.heat_map(x)
     if x.size == 0:
@@ -165,7 +163,7 @@ def test_heat_maps_of_all_shapes(shape: tuple[int, ...]) -> None:
     assert ones and np.all(decoded(ones) == 1.0)  # the smaller blocks at the ends too
 
 
-def test_a_budget_leaves_out_pictures_far_from_the_root_and_says_so(small: Trace) -> None:
+def test_a_budget_leaves_out_pictures_far_from_the_root_and_says_so(small):
     whole, run = (page.describe(small, budget) for budget in [page.BUDGET, 2000])
     pictured = [node["value"] is not None for node in run["nodes"]]
     assert run["left_out"] == pictured.count(False) > 0
@@ -176,9 +174,7 @@ def test_a_budget_leaves_out_pictures_far_from_the_root_and_says_so(small: Trace
     assert [node["norm"] for node in run["nodes"]] == [node["norm"] for node in whole["nodes"]]
 
 
-def test_a_page_is_written_whole_or_not_at_all(
-    small: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_page_is_written_whole_or_not_at_all(small, tmp_path, monkeypatch):
     path = tmp_path / "run.html"
     path.write_text("before")
     with pytest.raises(OSError, match="nowhere"):
@@ -189,7 +185,7 @@ def test_a_page_is_written_whole_or_not_at_all(
     assert path.read_text() == "before" and os.listdir(tmp_path) == ["run.html"]
 
 
-def test_report_writes_the_page_and_changes_no_gradient(tmp_path: Path) -> None:
+def test_report_writes_the_page_and_changes_no_gradient(tmp_path):
     model = GPT2Model(GPT2Config(7, 4, 8, 1, 2)).eval()
     ids = np.array([[1, 2, 3]])
     line = page.report(model, ids, ids, tmp_path / "run.html")
@@ -202,7 +198,7 @@ def test_report_writes_the_page_and_changes_no_gradient(tmp_path: Path) -> None:
     )
 
 
-def test_the_orders_of_the_diamond() -> None:
+def test_the_orders_of_the_diamond():
     """loss = (6 w)**2 + 3 w has the slope 75 at w = 1. One naive order gets it, with more calls."""
     told = page.diamond()
     assert told["gradient"] == 75.0
@@ -225,7 +221,7 @@ def test_the_orders_of_the_diamond() -> None:
 class Browser:
     """A headless Chromium: commands go to its file descriptor 3, answers and events come from 4."""
 
-    def __init__(self, profile: Path) -> None:
+    def __init__(self, profile):
         assert CHROMIUM is not None
         (reads, self._writes), (self._reads, writes) = os.pipe(), os.pipe()
         place = "import os, sys; r, w = (os.dup(os.dup(int(n))) for n in sys.argv[1:3])"
@@ -247,7 +243,7 @@ class Browser:
         self._session: str | None = None
         self.events: list[dict[str, Any]] = []
 
-    def close(self) -> None:
+    def close(self):
         try:
             self._session = None
             self.call("Browser.close")
@@ -258,7 +254,7 @@ class Browser:
             os.close(self._reads)
             os.close(self._writes)
 
-    def _message(self, deadline: float) -> dict[str, Any]:
+    def _message(self, deadline):
         while b"\0" not in self._buffer:
             ready, _, _ = select.select([self._reads], [], [], max(0, deadline - time.monotonic()))
             chunk = os.read(self._reads, 1 << 20) if ready else b""
@@ -266,14 +262,14 @@ class Browser:
                 raise TimeoutError("the browser does not answer, or has ended")
             self._buffer += chunk
         message, _, self._buffer = self._buffer.partition(b"\0")
-        answer: dict[str, Any] = json.loads(message)
+        answer = json.loads(message)
         if "method" in answer:
             self.events.append(answer)
         return answer
 
-    def call(self, method: str, **params: Any) -> dict[str, Any]:
+    def call(self, method, **params):
         self._count += 1
-        message: dict[str, Any] = {"id": self._count, "method": method, "params": params}
+        message = {"id": self._count, "method": method, "params": params}
         if self._session:
             message["sessionId"] = self._session
         data = json.dumps(message).encode() + b"\0"
@@ -283,10 +279,10 @@ class Browser:
         while (answer := self._message(deadline)).get("id") != self._count:
             pass
         assert "error" not in answer, (method, answer)
-        result: dict[str, Any] = answer["result"]
+        result = answer["result"]
         return result
 
-    def open(self, path: Path, **metrics: Any) -> None:
+    def open(self, path, **metrics):
         """Open a file in a new tab, and wait until it is loaded."""
         self._session, self.events = None, []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -301,18 +297,18 @@ class Browser:
         while not self.named("Page.loadEventFired"):
             self._message(deadline)
 
-    def named(self, *methods: str) -> list[dict[str, Any]]:
+    def named(self, *methods):
         return [event["params"] for event in self.events if event["method"] in methods]
 
-    def js(self, expression: str) -> Any:
+    def js(self, expression):
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def text(self, selector: str) -> str:
+    def text(self, selector):
         return str(self.js(f"document.querySelector({json.dumps(selector)}).innerText"))
 
-    def press(self, key: str) -> None:
+    def press(self, key):
         code = {"Tab": 9, "Enter": 13, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowRight": 39}
         text = {"text": "\r"} if key == "Enter" else {}
         event = {"key": key, "code": key, "windowsVirtualKeyCode": code[key]}
@@ -321,14 +317,14 @@ class Browser:
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def started(tmp_path_factory):
     browser = Browser(tmp_path_factory.mktemp("profile"))
     yield browser
     browser.close()
 
 
 @pytest.fixture
-def browser(started: Browser) -> Iterator[Browser]:
+def browser(started):
     """The browser. Afterwards it has reported no problem, and has loaded the file alone."""
     yield started
     complaints = started.named(
@@ -341,7 +337,7 @@ def browser(started: Browser) -> Iterator[Browser]:
 
 
 @in_browser
-def test_opens_in_under_2_seconds(browser: Browser, path: Path, trace: Trace) -> None:
+def test_opens_in_under_2_seconds(browser, path, trace):
     browser.open(path)
     timing = "performance.getEntriesByType('navigation')[0].loadEventEnd"
     assert 0 < browser.js(timing) < 2000
@@ -351,9 +347,7 @@ def test_opens_in_under_2_seconds(browser: Browser, path: Path, trace: Trace) ->
 
 
 @in_browser
-def test_the_slider_moves_through_all_calls_and_norms_are_those_of_the_run(
-    browser: Browser, path: Path, trace: Trace
-) -> None:
+def test_the_slider_moves_through_all_calls_and_norms_are_those_of_the_run(browser, path, trace):
     browser.open(path)
     seen = browser.js("""
         Array.from({length: Number($("step").max) + 1}, (_, value) => {
@@ -383,9 +377,7 @@ def test_the_slider_moves_through_all_calls_and_norms_are_those_of_the_run(
 
 
 @in_browser
-def test_states_waiting_and_memory_at_every_call(
-    browser: Browser, path: Path, trace: Trace
-) -> None:
+def test_states_waiting_and_memory_at_every_call(browser, path, trace):
     """Compare with a walk over the calls that counts the arrivals."""
     browser.open(path)
     seen = browser.js(f"""
@@ -419,7 +411,7 @@ def test_states_waiting_and_memory_at_every_call(
 
 
 @in_browser
-def test_heat_maps_are_drawn(browser: Browser, path: Path, trace: Trace) -> None:
+def test_heat_maps_are_drawn(browser, path, trace):
     browser.open(path)
     call = next(i for i in trace.calls if trace.nodes[i].op == "causal_attention")
     cells = decoded(read(path.read_text())["nodes"][call]["cotangent"])
@@ -443,7 +435,7 @@ def test_heat_maps_are_drawn(browser: Browser, path: Path, trace: Trace) -> None
 
 
 @in_browser
-def test_keys_and_clicks(browser: Browser, path: Path, trace: Trace) -> None:
+def test_keys_and_clicks(browser, path, trace):
     browser.open(path)
     n = len(trace.calls)
     step, last = "[step, Number($('step').value)]", 2 * n - 1
@@ -482,7 +474,7 @@ def test_keys_and_clicks(browser: Browser, path: Path, trace: Trace) -> None:
 
 
 @in_browser
-def test_the_graph_is_folded_except_around_the_shown_node(browser: Browser, path: Path) -> None:
+def test_the_graph_is_folded_except_around_the_shown_node(browser, path):
     browser.open(path)
     opened = "groups.filter(g => g.details.open).map(g => g.name)"
     assert browser.js(opened) == ["wte"]
@@ -497,7 +489,7 @@ def test_the_graph_is_folded_except_around_the_shown_node(browser: Browser, path
 
 
 @in_browser
-def test_the_naive_recursion_shows_the_wrong_number(browser: Browser, path: Path) -> None:
+def test_the_naive_recursion_shows_the_wrong_number(browser, path):
     browser.open(path)
     for i, order in enumerate(page.diamond()["orders"]):
         browser.js(f"document.querySelectorAll('[name=order]')[{i}].click()")
@@ -525,7 +517,7 @@ def test_the_naive_recursion_shows_the_wrong_number(browser: Browser, path: Path
 
 @in_browser
 @pytest.mark.parametrize("width", [320, 400, 700, 1200])
-def test_no_horizontal_overflow(browser: Browser, path: Path, trace: Trace, width: int) -> None:
+def test_no_horizontal_overflow(browser, path, trace, width):
     browser.open(path, width=width, mobile=width < 700)
     widest = f"""Math.max(...[0, {len(trace.calls)}, {2 * len(trace.calls) - 1}].map(k => {{
         show(k); return document.documentElement.scrollWidth; }}))"""
@@ -535,7 +527,7 @@ def test_no_horizontal_overflow(browser: Browser, path: Path, trace: Trace, widt
 
 
 @in_browser
-def test_light_and_dark(browser: Browser, path: Path) -> None:
+def test_light_and_dark(browser, path):
     """The contrast of text and background is at least 4.5 to 1 (WCAG 2.2, criterion 1.4.3)."""
     browser.open(path)
     for scheme in ["light", "dark"]:
@@ -552,7 +544,7 @@ def test_light_and_dark(browser: Browser, path: Path) -> None:
     browser.call("Emulation.setEmulatedMedia", features=[])
 
 
-def luminance(colour: str) -> float:
+def luminance(colour):
     """Relative luminance of "rgb(r, g, b)"; WCAG 2.2, section "Terms and definitions"."""
     c = np.array([int(n) for n in re.findall(r"\d+", colour)[:3]]) / 255
     linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
@@ -560,9 +552,7 @@ def luminance(colour: str) -> float:
 
 
 @in_browser
-def test_a_page_without_pictures_and_with_numbers_that_are_not_finite(
-    browser: Browser, tmp_path: Path
-) -> None:
+def test_a_page_without_pictures_and_with_numbers_that_are_not_finite(browser, tmp_path):
     x = Tensor(np.array([[np.nan, 1.0], [np.inf, -3.0]]), requires_grad=True)
     with np.errstate(all="ignore"):
         trace = Trace.of((x * x).sum())

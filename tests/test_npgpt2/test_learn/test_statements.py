@@ -13,11 +13,11 @@ from npgpt2.learn.statements import STATEMENTS
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
-def test_the_library_fulfils_each_statement(name: str) -> None:
+def test_the_library_fulfils_each_statement(name):
     STATEMENTS[name]()
 
 
-def test_every_public_function_is_a_statement() -> None:
+def test_every_public_function_is_a_statement():
     module = ast.parse(Path(statements.__file__).read_text(encoding="utf-8"))
     functions = [f.name for f in module.body if isinstance(f, ast.FunctionDef)]
     public = [name for name in functions if not name.startswith("_") and name != "statement"]

@@ -7,9 +7,7 @@ import inspect
 import math
 import weakref
 from collections import Counter
-from collections.abc import Callable
 from copy import deepcopy
-from typing import Any
 
 import numpy as np
 import pytest
@@ -28,14 +26,14 @@ IDS = RNG.integers(0, 13, size=(2, 7))
 INPUTS, TARGETS = IDS[:, :-1], IDS[:, 1:]
 
 
-def traced(config: GPT2Config = CONFIG, dtype: Any = np.float32) -> tuple[GPT2Model, Tensor, Trace]:
+def traced(config=CONFIG, dtype=np.float32):
     model = GPT2Model(config, dtype=dtype)
     with watch(model):
         loss = model.loss(INPUTS, TARGETS)
     return model, loss, Trace.of(loss)
 
 
-def sum_in_order(arrivals: Any) -> Any:
+def sum_in_order(arrivals):
     total = arrivals[0][2]
     for _, _, gradient in arrivals[1:]:
         total = total + gradient
@@ -46,7 +44,7 @@ def sum_in_order(arrivals: Any) -> Any:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_gradients_equal_backward_to_the_last_bit(dtype: Any) -> None:
+def test_gradients_equal_backward_to_the_last_bit(dtype):
     model, loss, trace = traced(dtype=dtype)
     assert all(parameter.grad is None for parameter in model.parameters())
     loss.backward()  # the graph is still there
@@ -57,25 +55,25 @@ def test_gradients_equal_backward_to_the_last_bit(dtype: Any) -> None:
         np.testing.assert_array_equal(sum_in_order(node.arrivals), parameter.grad)
 
 
-def test_each_vjp_is_called_once_in_the_engines_order() -> None:
+def test_each_vjp_is_called_once_in_the_engines_order():
     model, loss, trace = traced()
     order = topological_order(loss)
     asked = []
 
     class Spy:
-        def __init__(self, tensor: Tensor, spies: dict[int, Spy]) -> None:
+        def __init__(self, tensor, spies):
             self.tensor, self.requires_grad = tensor, tensor.requires_grad
             self.parents = tuple(spies.get(id(p)) or Spy(p, {}) for p in tensor.parents or ())
             spies[id(tensor)] = self
 
-        def vjp(self, g: Any) -> Any:
+        def vjp(self, g):
             asked.append(self.tensor)
             return self.tensor.vjp(g)
 
-        def free(self) -> None:
+        def free(self):
             pass
 
-    spies: dict[int, Spy] = {}
+    spies = {}
     for tensor in order:
         assert isinstance(tensor, Tensor)
         Spy(tensor, spies)
@@ -86,7 +84,7 @@ def test_each_vjp_is_called_once_in_the_engines_order() -> None:
     assert trace.calls[0] == len(trace.nodes) - 1
 
 
-def test_nodes_are_the_graph() -> None:
+def test_nodes_are_the_graph():
     _, loss, trace = traced()
     expected = {id(t) for t in topological_order(loss)}
     expected |= {id(p) for t in topological_order(loss) for p in t.parents or ()}
@@ -107,7 +105,7 @@ def test_nodes_are_the_graph() -> None:
         assert times == sorted(times)
 
 
-OPS: list[Callable[[Tensor, Tensor], Tensor]] = [
+OPS = [
     lambda a, b: a + b,
     lambda a, b: a.tanh() * b.tanh(),
     lambda a, b: a.tanh() @ b.tanh(),
@@ -125,7 +123,7 @@ OPS: list[Callable[[Tensor, Tensor], Tensor]] = [
     st.integers(0, 100),
 )
 @settings(max_examples=60, deadline=None)
-def test_random_graphs(program: list[tuple[int, int, int]], seed: int) -> None:
+def test_random_graphs(program, seed):
     rng = np.random.default_rng(seed)
     leaves = [Tensor(rng.standard_normal((3, 3)), requires_grad=i < 2) for i in range(3)]
     made = list(leaves)
@@ -143,7 +141,7 @@ def test_random_graphs(program: list[tuple[int, int, int]], seed: int) -> None:
             np.testing.assert_array_equal(sum_in_order(node.arrivals or ((0, 0, g),)), leaf.grad)
 
 
-def test_a_tensor_used_twice_by_one_op_gets_two_arrivals() -> None:
+def test_a_tensor_used_twice_by_one_op_gets_two_arrivals():
     x = Tensor([2.0, 3.0], requires_grad=True)
     (node,) = [n for n in Trace.of(x * x, [1.0, 10.0]).nodes if n.op == "leaf"]
     assert [(i, slot, g.tolist()) for i, slot, g in node.arrivals] == [
@@ -152,7 +150,7 @@ def test_a_tensor_used_twice_by_one_op_gets_two_arrivals() -> None:
     ]
 
 
-def test_rows_become_arrays() -> None:
+def test_rows_become_arrays():
     table = Tensor(np.ones((4, 2)), requires_grad=True)
     node = Trace.of(F.embedding(table, [3, 0, 3]).sum()).nodes[0]
     expected = [[1.0, 1.0], [0.0, 0.0], [0.0, 0.0], [2.0, 2.0]]
@@ -161,14 +159,14 @@ def test_rows_become_arrays() -> None:
     np.testing.assert_array_equal(node.cotangent, expected)
 
 
-def test_a_leaf_alone() -> None:
+def test_a_leaf_alone():
     x = Tensor(2.0, requires_grad=True)
     trace = Trace.of(x)
     assert trace.calls == [] and [n.op for n in trace.nodes] == ["leaf"]
     assert trace.nodes[0].cotangent == 1.0 and trace.nodes[0].arrivals == ()
 
 
-def test_tracing_twice_gives_the_same_and_leaves_grad() -> None:
+def test_tracing_twice_gives_the_same_and_leaves_grad():
     model, loss, trace = traced()
     for parameter in model.parameters():
         parameter.grad = np.ones_like(parameter.data)
@@ -179,7 +177,7 @@ def test_tracing_twice_gives_the_same_and_leaves_grad() -> None:
     assert all((np.asarray(parameter.grad) == 1.0).all() for parameter in model.parameters())
 
 
-def test_a_trace_keeps_no_graph_alive() -> None:
+def test_a_trace_keeps_no_graph_alive():
     model, loss, trace = traced()
     refs = [weakref.ref(tensor) for tensor in topological_order(loss)]
     del loss
@@ -188,7 +186,7 @@ def test_a_trace_keeps_no_graph_alive() -> None:
     assert trace.nodes and {id(t) for t in alive} == {id(p) for p in model.parameters()}
 
 
-def test_labels_are_forgotten_with_their_tensors() -> None:
+def test_labels_are_forgotten_with_their_tensors():
     """Tensors at the addresses of labelled ones that are gone have no labels."""
     model, loss, trace = traced()
     nodes = {id(t): trace.node(t) for t in topological_order(loss)}
@@ -204,7 +202,7 @@ def test_labels_are_forgotten_with_their_tensors() -> None:
         assert len(losses) < 100, "none of these graphs uses the old addresses"
 
 
-def test_errors() -> None:
+def test_errors():
     x = Tensor([1.0, 2.0], requires_grad=True)
     with pytest.raises(RuntimeError, match="requires no gradient"):
         Trace.of(Tensor(1.0))
@@ -222,7 +220,7 @@ def test_errors() -> None:
         Trace.of(loss)
 
 
-def test_a_wrong_vjp_is_the_engines_error() -> None:
+def test_a_wrong_vjp_is_the_engines_error():
     x = Tensor([1.0, 2.0], requires_grad=True)
     out = record(x.data, (x,), lambda g: (g[:1],))
     with pytest.raises(ValueError, match=r"returned a gradient of shape \(1,\)"):
@@ -232,30 +230,28 @@ def test_a_wrong_vjp_is_the_engines_error() -> None:
 # -- facts about a node --------------------------------------------------------------------------
 
 
-def square(a: Tensor) -> Tensor:
+def square(a):
     """out = a**2;  da = 2 g a.
 
     And more.
     """
     x, unused = a.data, [np.zeros(3), (np.zeros((2, 1)), None)]
 
-    def vjp(g: Any) -> Any:
+    def vjp(g):
         return (2.0 * g * x + 0.0 * unused[0][0],)
 
     return record(x * x, (a,), vjp)
 
 
-def test_texts_come_from_the_op() -> None:
-    def local(a: Tensor) -> Tensor:
+def test_texts_come_from_the_op():
+    def local(a):
         """Not to be found."""
         return record(a.data * 2, (a,), lambda g: (g * 2,))
 
     x = Tensor([1.0], requires_grad=True)
     _, squared, doubled, _ = Trace.of(local(square(x)).sum()).nodes
     assert squared.op == "square" and squared.formula == "out = a**2;  da = 2 g a."
-    assert squared.source == (
-        "def vjp(g: Any) -> Any:\n    return (2.0 * g * x + 0.0 * unused[0][0],)"
-    )
+    assert squared.source == "def vjp(g):\n    return (2.0 * g * x + 0.0 * unused[0][0],)"
     assert squared.saved == (("unused[0]", (3,)), ("unused[1][0]", (2, 1)), ("x", (1,)))
     assert doubled.op == "local" and doubled.formula == "" and "g * 2" in doubled.source
     _, _, trace = traced()
@@ -272,11 +268,11 @@ def test_texts_come_from_the_op() -> None:
 
 
 class Doubling:
-    def double(self, g: Any) -> Any:
+    def double(self, g):
         return (2.0 * g,)
 
 
-def test_a_method_may_be_a_vjp() -> None:
+def test_a_method_may_be_a_vjp():
     x = Tensor(1.0, requires_grad=True)
     trace = Trace.of(record(2.0, (x,), Doubling().double))
     assert (trace.nodes[1].op, trace.nodes[1].formula, trace.nodes[1].saved) == ("double", "", ())
@@ -284,14 +280,14 @@ def test_a_method_may_be_a_vjp() -> None:
     assert trace.nodes[0].cotangent == 2.0
 
 
-def test_an_op_that_was_replaced_later_has_no_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_op_that_was_replaced_later_has_no_formula(monkeypatch):
     out = square(Tensor([1.0], requires_grad=True)).sum()
     monkeypatch.setitem(globals(), "square", estimate_flops)
     node = Trace.of(out).nodes[1]
     assert node.op == "square" and node.formula == "" and "2.0 * g * x" in node.source
 
 
-def test_memory_counts_every_array_once() -> None:
+def test_memory_counts_every_array_once():
     x = Tensor(np.ones((4, 8)), requires_grad=True)
     trace = Trace.of((x.T.exp() * x.T).sum())
     by_op = {node.op: node.nbytes for node in trace.nodes}
@@ -299,7 +295,7 @@ def test_memory_counts_every_array_once() -> None:
     assert by_op == {"leaf": 256, "transpose": 0, "exp": 256, "mul": 256, "sum": 8}
 
 
-def test_flops_are_counted_by_the_rule() -> None:
+def test_flops_are_counted_by_the_rule():
     B, T, C, V = 2, 3, 8, 11
     assert estimate_flops("leaf", (C,), []) == 0
     assert estimate_flops("reshape", (C, 1), [(1, C)]) == 0
@@ -313,7 +309,7 @@ def test_flops_are_counted_by_the_rule() -> None:
 # -- names -----------------------------------------------------------------------------------------
 
 
-def test_paths_of_a_model() -> None:
+def test_paths_of_a_model():
     _, _, trace = traced()
     paths = [(n.path, n.op) for n in trace.nodes if n.op not in ("leaf", "constant")]
     block = [
@@ -338,14 +334,14 @@ def test_paths_of_a_model() -> None:
     ]
 
 
-def test_a_forward_that_returns_its_input_makes_nothing() -> None:
+def test_a_forward_that_returns_its_input_makes_nothing():
     layer, drop = Linear(2, 2, rng=0), Dropout(0.5).eval()
 
     class Both(Module):
-        def __init__(self) -> None:
+        def __init__(self):
             self.layer, self.drop = layer, drop
 
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x):
             return self.drop(self.drop(self.layer(x)) * 2.0)
 
     model = Both()
@@ -361,13 +357,13 @@ def test_a_forward_that_returns_its_input_makes_nothing() -> None:
     ]
 
 
-def test_a_module_used_twice_has_one_path() -> None:
+def test_a_module_used_twice_has_one_path():
     class Twice(Module):
-        def __init__(self) -> None:
+        def __init__(self):
             self.first = Linear(2, 2, rng=0)
             self.second = self.first
 
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x):
             return self.second(self.first(x).tanh())
 
     model = Twice()
@@ -379,18 +375,18 @@ def test_a_module_used_twice_has_one_path() -> None:
     assert [n.name for n in nodes if n.name] == ["first.weight", "first.bias"]
 
 
-def test_a_leaf_that_is_no_parameter_was_made_by_no_module() -> None:
+def test_a_leaf_that_is_no_parameter_was_made_by_no_module():
     leaf = Tensor(2.0, requires_grad=True)
 
     class Inner(Module):
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x):
             return x * leaf
 
     class Outer(Module):
-        def __init__(self) -> None:
+        def __init__(self):
             self.inner = Inner()
 
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x):
             return self.inner(x)
 
     model = Outer()
@@ -400,16 +396,16 @@ def test_a_leaf_that_is_no_parameter_was_made_by_no_module() -> None:
     assert paths == [("leaf", ""), ("leaf", ""), ("mul", "inner")]
 
 
-def test_keywords_lists_and_dicts_are_arguments_and_results() -> None:
+def test_keywords_lists_and_dicts_are_arguments_and_results():
     class Inner(Module):
-        def forward(self, xs: list[Tensor], *, more: dict[str, Tensor]) -> Any:
+        def forward(self, xs, *, more):
             return {"out": (xs[0] * more["a"], 1)}
 
     class Outer(Module):
-        def __init__(self) -> None:
+        def __init__(self):
             self.inner = Inner()
 
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x):
             return self.inner([x + 1.0], more={"a": x - 1.0})["out"][0]
 
     model = Outer()
@@ -419,7 +415,7 @@ def test_keywords_lists_and_dicts_are_arguments_and_results() -> None:
     assert [(n.op, n.path) for n in nodes] == [("add", ""), ("sub", ""), ("mul", "inner")]
 
 
-def test_two_models_and_a_watch_inside_a_watch() -> None:
+def test_two_models_and_a_watch_inside_a_watch():
     one, other = Linear(2, 2, rng=0), GPT2Model(CONFIG)
     with watch(one), watch(other), watch(other.h[0]), watch(one):
         x = one(np.ones((1, 2), np.float32))
@@ -431,10 +427,10 @@ def test_two_models_and_a_watch_inside_a_watch() -> None:
     assert not any("forward" in vars(m) for m in (one, *other.modules()))
 
 
-def test_modules_are_as_before_even_after_an_error() -> None:
+def test_modules_are_as_before_even_after_an_error():
     model = GPT2Model(CONFIG)
 
-    def own(*args: Any) -> Tensor:
+    def own(*args):
         return type(model.ln_f).forward(model.ln_f, *args)
 
     model.ln_f.forward = own  # type: ignore[method-assign]
@@ -448,12 +444,12 @@ def test_modules_are_as_before_even_after_an_error() -> None:
     assert "ln_f" in {n.path for n in Trace.of(loss).nodes}
 
 
-def test_the_caller_is_known_again_after_an_error() -> None:
+def test_the_caller_is_known_again_after_an_error():
     class Outer(Module):
-        def __init__(self) -> None:
+        def __init__(self):
             self.layer, self.drop = Linear(2, 2), Dropout(0.5)
 
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x):
             with pytest.raises(ValueError, match="linear"):
                 self.layer(x[0, :1])
             return self.drop(x * 2.0)
@@ -467,13 +463,13 @@ def test_the_caller_is_known_again_after_an_error() -> None:
     ]
 
 
-def test_watching_changes_no_number() -> None:
+def test_watching_changes_no_number():
     model, loss, _ = traced()
     plain = GPT2Model(CONFIG).loss(INPUTS, TARGETS)  # with the same dropout
     np.testing.assert_array_equal(loss.data, plain.data)
 
 
-def test_without_watch_there_are_no_paths_and_a_model_gives_names() -> None:
+def test_without_watch_there_are_no_paths_and_a_model_gives_names():
     model = GPT2Model(CONFIG)
     loss = model.loss(INPUTS, TARGETS)
     assert {(n.name, n.path) for n in Trace.of(loss).nodes} == {("", "")}
@@ -481,7 +477,7 @@ def test_without_watch_there_are_no_paths_and_a_model_gives_names() -> None:
     assert names == {name for name, _ in model.named_parameters()}
 
 
-def test_a_model_is_traced_without_dropout_and_stays_in_its_mode() -> None:
+def test_a_model_is_traced_without_dropout_and_stays_in_its_mode():
     model = GPT2Model(CONFIG)
     nodes = trace_model(model, INPUTS, TARGETS).nodes
     assert model.training and model.h[0].mlp.dropout.training
@@ -497,16 +493,16 @@ def test_a_model_is_traced_without_dropout_and_stays_in_its_mode() -> None:
         trace_model(model, INPUTS + 100, TARGETS)
 
 
-def test_norms_are_added_up_in_float64() -> None:
+def test_norms_are_added_up_in_float64():
     assert norm(np.full(4, 1e-30, np.float32)) == pytest.approx(2e-30, rel=1e-6)
     assert norm(np.array(-3.0)) == 3.0
 
 
-def test_your_op_with_the_name_of_a_built_in_one_is_counted_by_its_size() -> None:
-    def causal_attention(q: Tensor) -> Tensor:
+def test_your_op_with_the_name_of_a_built_in_one_is_counted_by_its_size():
+    def causal_attention(q):
         return record(2.0 * q.data, (q,), lambda g: (2.0 * g,))
 
-    def linear(q: Tensor) -> Tensor:
+    def linear(q):
         return record(2.0 * q.data, (q,), lambda g: (2.0 * g,))
 
     x = Tensor(np.ones((2, 3, 4, 5)), requires_grad=True)
@@ -516,19 +512,19 @@ def test_your_op_with_the_name_of_a_built_in_one_is_counted_by_its_size() -> Non
     assert own == {"causal_attention": 120, "linear": 1}
 
 
-def test_the_result_of_an_op_called_leaf_is_no_leaf() -> None:
-    def leaf(a: Tensor) -> Tensor:
+def test_the_result_of_an_op_called_leaf_is_no_leaf():
+    def leaf(a):
         return record(a.data + 1.0, (a,), lambda g: (g,))
 
     x = Tensor(2.0, requires_grad=True)
     assert [node.is_leaf for node in Trace.of(leaf(x) * 2.0).nodes] == [True, False, False, False]
 
 
-def tiny_model() -> GPT2Model:
+def tiny_model():
     return GPT2Model(GPT2Config(vocab_size=7, n_positions=4, n_embd=8, n_layer=1, n_head=2)).eval()
 
 
-def test_names_given_to_a_trace_are_for_that_trace_alone() -> None:
+def test_names_given_to_a_trace_are_for_that_trace_alone():
     model = tiny_model()
     with watch(model):
         loss = model.loss([[1, 2]], [[2, 3]])
@@ -537,7 +533,7 @@ def test_names_given_to_a_trace_are_for_that_trace_alone() -> None:
     assert Trace.of(loss).node(weight).name == "h.0.ln_1.weight"
 
 
-def test_a_watched_model_cannot_be_copied() -> None:
+def test_a_watched_model_cannot_be_copied():
     model = tiny_model()
     with watch(model), pytest.raises(TypeError, match="copied inside `with watch"):
         deepcopy(model)
@@ -545,6 +541,6 @@ def test_a_watched_model_cannot_be_copied() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e300, 1.0])
-def test_norms_neither_overflow_nor_vanish(scale: float) -> None:
+def test_norms_neither_overflow_nor_vanish(scale):
     assert norm(scale * np.array([3.0, 4.0])) == pytest.approx(5.0 * scale, rel=1e-12)
     assert norm(np.zeros(0)) == 0.0 and math.isnan(norm(np.array([scale, np.nan])))

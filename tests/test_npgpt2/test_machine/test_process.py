@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -38,29 +37,27 @@ print(before, faults())
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="needs glibc")
-def test_freed_memory_is_used_again_on_request_only() -> None:
+def test_freed_memory_is_used_again_on_request_only():
     done = python(FAULTS)
     before, after = map(int, done.stdout.split())
     assert before > 1000, done.stderr  # an import changed nothing
     assert after < 20
 
 
-def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_systems_are_left_alone(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not keep_freed_memory()
 
 
-def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_c_libraries_are_left_alone(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     assert not keep_freed_memory()
 
 
 @pytest.mark.parametrize("flags", [[], ["--no-tuning"]])
-def test_the_command_line_tunes_unless_told_not_to(
-    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    calls: list[str] = []
+def test_the_command_line_tunes_unless_told_not_to(flags, tmp_path, monkeypatch, capsys):
+    calls = []
     monkeypatch.setattr(process, "keep_freed_memory", lambda: calls.append("memory"))
     monkeypatch.setattr(process, "limit_threads", lambda n: calls.append("threads"))
     (tmp_path / "text").write_text("to be, or not to be: that is the question.\n" * 20)
@@ -74,9 +71,7 @@ def test_the_command_line_tunes_unless_told_not_to(
 
 
 @pytest.mark.parametrize("value", ["", "0", "many"])
-def test_without_a_wish_there_is_a_thread_for_every_core(
-    value: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_wish_there_is_a_thread_for_every_core(value, monkeypatch):
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, value)
     assert process.thread_limit() == len(process.cores()) >= 1

@@ -13,9 +13,7 @@ from npgpt2.machine.work import blocks, side_by_side
 
 
 @given(st.integers(0, 50), st.integers(0, 9), st.integers(1, 60))
-def test_blocks_cover_the_first_axis_and_are_no_larger_than_asked(
-    length: int, width: int, size: int
-) -> None:
+def test_blocks_cover_the_first_axis_and_are_no_larger_than_asked(length, width, size):
     a = np.empty((length, width))
     cut = list(blocks(a, size))
     assert [i for n in cut for i in range(n.start, n.stop)] == list(range(length))
@@ -23,10 +21,10 @@ def test_blocks_cover_the_first_axis_and_are_no_larger_than_asked(
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_all_tasks_are_done_by_so_many_threads(n: int) -> None:
+def test_all_tasks_are_done_by_so_many_threads(n):
     meet, names = threading.Barrier(n), []
 
-    def task() -> None:
+    def task():
         meet.wait(timeout=10.0)  # until n of them are at work
         names.append(threading.current_thread().name)
 
@@ -36,8 +34,8 @@ def test_all_tasks_are_done_by_so_many_threads(n: int) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_an_error_in_a_task_is_raised_and_numpys_error_state_is_the_callers(n: int) -> None:
-    def divide() -> None:
+def test_an_error_in_a_task_is_raised_and_numpys_error_state_is_the_callers(n):
+    def divide():
         np.ones(1) / np.zeros(1)
 
     with np.errstate(divide="ignore"):

@@ -18,7 +18,7 @@ RIGHT = [answer for answer in ANSWERS if not answer.label]
 
 # What the judge should say about each, by the names of its mistakes, all of them; set down from the
 # labels before any verdict was seen. None: its catalogue has no such mistake, and it must say so.
-EXPECTED: dict[str, set[str] | None] = {
+EXPECTED = {
     "linear_bias_over_time_only": None,
     "linear_weight_transposed_again": {"weight-transposed"},
     "linear_bias_averaged": {"dbias-is-mean"},

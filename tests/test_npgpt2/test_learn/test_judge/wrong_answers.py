@@ -25,14 +25,14 @@ class Answer:
     differs: tuple[int, ...]
 
     @property
-    def name(self) -> str:
+    def name(self):
         return self.function.__name__
 
 
-ANSWERS: list[Answer] = []
+ANSWERS = []
 
 
-def wrong(exercise: str, label: str, *differs: int):
+def wrong(exercise, label, *differs):
     def register(function):
         ANSWERS.append(Answer(exercise, function, label, differs or (0,)))
         return function
@@ -40,7 +40,7 @@ def wrong(exercise: str, label: str, *differs: int):
     return register
 
 
-def right(exercise: str):
+def right(exercise):
     def register(function):
         ANSWERS.append(Answer(exercise, function, "", ()))
         return function
