@@ -59,7 +59,6 @@ FILES = [f"autograd/{name}.py" for name in "backward tensor rows ownership check
     ).split()
 ]
 ALSO = {  # tests of a file, besides its doctests and the test file of its name
-    "autograd/ownership.py": "tests/test_autograd/test_tensor.py",
     "autograd/tensor.py": "tests/test_autograd/test_ops.py",
     "npgpt2/composed.py": "tests/test_npgpt2/test_functional.py",
     "npgpt2/training/data.py": "tests/test_npgpt2/test_training/test_trainer.py",

@@ -155,7 +155,9 @@ def attention_cases(d):
 
 def cross_entropy_cases(d):
     logits = 2.0 * d.normal(d.B, d.T, d.V)
-    x, w = d.normal(d.B, d.T, d.W), d.normal(d.V, d.W)
+    # A quarter, so that no prediction is nearly certain. There p - 1 cancels, and the error of a
+    # gradient is as large as rounding in p, whatever the size of the gradient.
+    x, w = d.normal(d.B, d.T, d.W), 0.25 * d.normal(d.V, d.W)
     cases = {}
     for labels, more in ((d.targets, ""), (d.some, " with ignored targets")):
         cases[f"cross_entropy{more}"] = (
