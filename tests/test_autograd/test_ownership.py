@@ -1,4 +1,4 @@
-"""Gradients are nobody else's: no leaf shares one, and only what nobody else holds is not copied."""
+"""No two leaves share a gradient, and a gradient that nobody else holds is not copied."""
 
 from __future__ import annotations
 
