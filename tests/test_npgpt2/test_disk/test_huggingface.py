@@ -906,7 +906,7 @@ def test_a_number_too_large_for_the_dtype_is_refused_by_name(directory):
 def test_a_pointer_of_git_lfs_is_called_that(directory):
     (directory / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
     [problem] = refusal(directory)
-    assert problem.endswith("it is a pointer of Git LFS to the file, which git lfs pull gets")
+    assert problem.endswith("it is only a pointer of Git LFS; git lfs pull downloads the file")
 
 
 def test_a_write_that_fails_leaves_everything_as_it_was(sharded, monkeypatch):
@@ -924,7 +924,7 @@ def test_a_write_that_fails_leaves_everything_as_it_was(sharded, monkeypatch):
 def test_a_model_that_is_no_gpt2_any_more_is_not_written(tmp_path):
     model = GPT2Model(CONFIG)
     model.lm_head = Linear(CONFIG.n_embd, CONFIG.vocab_size, bias=False)
-    with pytest.raises(ValueError, match="other parameters than a GPT-2 of its configuration"):
+    with pytest.raises(ValueError, match="do not belong to a GPT-2 of this configuration"):
         model.save_pretrained(tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
