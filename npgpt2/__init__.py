@@ -1,4 +1,4 @@
-"""GPT-2 on NumPy alone: forward, backward, training, generation.
+"""GPT-2 in plain NumPy: forward, backward, training, generation.
 
 >>> import numpy as np
 >>> import npgpt2

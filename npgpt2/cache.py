@@ -1,8 +1,8 @@
-"""A cache for the keys and values of the tokens that a model has read. It reads each token once.
+"""A cache for keys and values, so that a model reads each token of a text only once.
 
-In causal attention, a token attends only to tokens up to its own position. So the keys and values
-of the tokens do not change when more tokens follow. A model that keeps them computes one token for
-each new token, instead of the whole text again.
+In causal attention, a token attends only to tokens up to its own position. So its keys and values
+do not change when more tokens follow. If a model keeps them, it computes only one position for each
+new token, instead of the whole text again.
 
 Letters: see `config.py`.
 """

@@ -340,7 +340,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="npgpt2", description="GPT-2 on NumPy alone.")
+    parser = _Parser(prog="npgpt2", description="GPT-2 in plain NumPy.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 

@@ -49,7 +49,7 @@ class Module:
         return self.forward(*args, **kwargs)
 
     def children(self) -> Iterator[tuple[str, Parameter | Module]]:
-        """Yield (name, child) for each Parameter or Module in an attribute, or in a list in one."""
+        """Yield (name, child) for each Parameter or Module that is an attribute or in a list."""
         for name, value in vars(self).items():
             several = isinstance(value, list | tuple)
             for i, item in enumerate(value if several else [value]):

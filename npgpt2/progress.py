@@ -31,7 +31,7 @@ class Progress:
         self.width = 0
 
     def update(self, step: int, text: str, milestone: bool = False) -> None:
-        """Show "step S/TOTAL  text  TIME left", unless the last update was too short ago."""
+        """Show "step S/TOTAL  text  TIME left", unless the last line is too recent."""
         now = time.monotonic()
         if not milestone and now - self.last < (0.1 if self.terminal else 10.0):
             return

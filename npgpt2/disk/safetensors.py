@@ -108,7 +108,7 @@ def map_file(path: Path) -> list[MappedTensor]:
     ImportError
         The package safetensors is missing.
     ValueError
-        The file is missing, damaged, or no safetensors file.
+        The file is missing, damaged, or not a safetensors file.
     """
     try:
         from safetensors import SafetensorError, safe_open
@@ -130,7 +130,7 @@ def map_file(path: Path) -> list[MappedTensor]:
             with path.open("rb") as file:
                 if file.read(len(_POINTER)) == _POINTER:
                     reason = "it is only a pointer of Git LFS; git lfs pull downloads the file"
-        raise ValueError(f"{path.name} is damaged, or no safetensors file: {reason}") from error
+        raise ValueError(f"{path.name} is damaged, or not a safetensors file: {reason}") from error
     header.pop("__metadata__", None)
     tensors = []
     for name, entry in header.items():

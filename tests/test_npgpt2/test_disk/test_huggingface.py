@@ -662,7 +662,7 @@ def test_files_are_examined_also_where_the_configuration_is_no_use(sharded):
     config, first, last = refusal(sharded)
     assert config == "config.json: n_layer must be an integer, not '2'"
     assert first == "model-00001-of-00003.safetensors is missing"
-    assert last.startswith(f"{third.name} is damaged, or no safetensors file: ")
+    assert last.startswith(f"{third.name} is damaged, or not a safetensors file: ")
 
 
 def test_a_tensor_in_two_shards_is_named_with_both(sharded):
@@ -735,7 +735,7 @@ def test_a_damaged_file_is_named_and_nothing_is_allocated(directory, content):
     with traced() as memory:
         [problem] = refusal(directory)
         _, peak = memory()
-    assert problem.startswith("model.safetensors is damaged, or no safetensors file: ")
+    assert problem.startswith("model.safetensors is damaged, or not a safetensors file: ")
     assert peak < 1_000_000
 
 
