@@ -6,17 +6,17 @@
 >>> x.grad
 array([2., 4., 6.])
 
-Everything that you import is here:
+Import these names from `autograd`:
 
     tensors:    Tensor Operand Array as_tensor no_grad enable_grad
     ops:        exp log tanh sqrt matmul where sum mean max
                 reshape transpose swapaxes concatenate
-    own ops:    record is_recorded op_name unbroadcast Rows
+    your ops:   record is_recorded op_name unbroadcast Rows
     checks:     gradcheck GradientReport GradientMismatch
 
-Read `backward.py` first: it is the algorithm. `tensor.py` has Tensor and its ops. `ownership.py`
-and `rows.py` save copies and memory. `check.py` checks gradients. `testing/` helps you to test ops
-of your own; it alone needs more than NumPy.
+Read `backward.py` first, because it is the algorithm. `tensor.py` has Tensor and its ops.
+`ownership.py` saves copies, and `rows.py` saves memory. `check.py` checks gradients. `testing/`
+helps you to test your own ops. Only `testing/` needs more than NumPy: it needs hypothesis.
 """
 
 from autograd.check import GradientMismatch, GradientReport, gradcheck

@@ -9,8 +9,8 @@ consumers (the nodes computed from it) send back. A node can send gradients to i
 after all its consumers have sent theirs, so the pass visits the nodes in reverse topological order,
 each exactly once.
 
-This file knows nothing of arrays: a gradient is whatever a vjp returns, as long as `add` can add
-two of them.
+This file knows nothing about arrays. A gradient may be any object, as long as `add` can add two of
+them.
 
 Source: Griewank & Walther, Evaluating Derivatives, 2nd ed. 2008, section 3.2 (reverse mode).
 """
@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 
 class Node(Protocol):
-    """The attributes and methods that the backward pass needs of a node."""
+    """The attributes and methods of a node that the backward pass uses."""
 
     @property
     def requires_grad(self) -> bool:
@@ -83,12 +83,19 @@ def backward(
 ) -> list[tuple[Node, Any]]:
     """Send the cotangent `g` of `root` down to the leaves; return (leaf, gradient) pairs.
 
-    No other function adds gradients up. It uses `add`, which must not change a gradient that
-    somebody else holds too: two parents may share one gradient (addition returns the same one
-    twice), and a gradient may be a view of another.
+    Only this function adds up the gradients that a node gets from its consumers. It calls `add`,
+    which must not change a gradient that another object holds too: two parents may share one
+    gradient (addition returns the same one twice), and a gradient may be a view of another.
 
-    Unless `retain_graph` is true, a node is freed as soon as it has sent its gradients on. So the
-    memory of saved values is released while the pass is still running.
+    Unless `retain_graph` is true, a node is freed as soon as it has sent gradients to its parents.
+    So the pass releases the memory of saved values while it runs.
+
+    Raises
+    ------
+    RuntimeError
+        An earlier backward pass has freed a node of the graph.
+    ValueError
+        A vjp has returned more or fewer gradients than there are parents.
     """
     order = topological_order(root)
     cotangents = {id(root): g}

@@ -4,8 +4,9 @@ Let L(x) = <g, f(x)> for a function f and a random cotangent g. The vjp claims t
 check tests this claim by evaluating L at points near x, in one of three modes:
 
 - "directional": compare (L(x + h v) - L(x - h v)) / 2h with <dL/dx, v>, along random unit
-  directions v. A direction takes two evaluations, whatever the size of x: use it for whole models.
-- "full": compare the same along every single entry of x.
+  directions v. Each direction takes two evaluations of f, however large x is. Use this mode for
+  whole models.
+- "full": do the same along each single entry of x.
 - "complex": compare Im L(x + i h e_j) / h with every entry j of dL/dx. Nothing is subtracted, so h
   can be 1e-30, and the result is exact up to rounding. The ops must accept complex arrays.
 
@@ -30,7 +31,7 @@ from autograd.tensor import Tensor, enable_grad, no_grad
 
 Mode = Literal["directional", "full", "complex"]
 
-# (h, rtol, atol). For a difference, h is near the cube root of the rounding error.
+# (h, rtol, atol). In the modes with differences, h is near the cube root of the rounding error.
 _DEFAULTS = {
     "float64": {
         "directional": (6e-6, 1e-6, 1e-8),
@@ -43,12 +44,12 @@ _DEFAULTS = {
         "complex": (1e-20, 1e-4, 1e-5),
     },
 }
-_SEARCH_LIMIT = 20_000  # entries of the largest input that is searched for its worst entry
+_SEARCH_LIMIT = 20_000  # a larger input is not searched for its worst entry
 
 
 @dataclass(frozen=True)
 class GradientReport:
-    """The place where analytic and numeric derivative differ most, relative to the tolerance.
+    """The worst place of a check: the place with the largest error relative to the tolerance.
 
     Attributes
     ----------
@@ -57,13 +58,13 @@ class GradientReport:
     input
         Name or position of the worst input.
     index
-        The worst entry of that input; None if only directions were compared.
+        The worst entry of this input. None if the check compared only directions.
     analytic, numeric
-        The derivative there: from the vjp, and computed without it.
+        The derivative at this place: from the vjp, and computed without it.
     tolerance
-        The largest difference allowed there.
+        The largest difference that is allowed there.
     checked
-        Number of derivatives that were compared.
+        Number of derivatives that the check compared.
     """
 
     mode: Mode
@@ -123,21 +124,22 @@ def gradcheck(
     rng: np.random.Generator | int = 0,
     force: bool = False,
 ) -> GradientReport:
-    """Check the gradients of f with respect to every input; return a report, or raise one.
+    """Check the gradients of f with respect to every input; raise an error if one is wrong.
 
     Parameters
     ----------
     f
-        Called as f(*inputs), returns a Tensor of any shape. It must be deterministic.
+        A function. f(*inputs) returns a Tensor of any shape. f must be deterministic.
     inputs
-        float64 arrays or Tensors; or a mapping of names to Tensors. f may ignore its arguments and
-        read the Tensors from the model that owns them:
+        float64 arrays or Tensors; or a mapping from names to Tensors. f may ignore its arguments,
+        and read the Tensors from the model that owns them:
         `gradcheck(lambda *_: loss(model), dict(model.named_parameters()))`.
-        The Tensors keep their data and their `.grad`.
+        After the check, the Tensors have the same data and the same `.grad` as before.
     mode
-        See the top of this module.
+        "directional", "full" or "complex"; see the top of this module.
     cotangent
-        Array-like of the output's shape; standard normal by default.
+        Array-like of the output's shape. By default it is drawn from the standard normal
+        distribution.
     directions
         Number of random directions for each input, in directional mode.
     rtol, atol
@@ -155,18 +157,23 @@ def gradcheck(
     force
         Accept float32 inputs too, and use the larger tolerances for float32.
 
+    Returns
+    -------
+    GradientReport
+        The worst place; all derivatives agree within the tolerance.
+
     Raises
     ------
     GradientMismatch
-        A gradient is wrong. In directional mode, the check then looks for the worst entry of that
-        input, if the input has at most 20,000 entries.
+        A gradient is wrong; `.report` says where. In directional mode, the check then looks for the
+        worst entry of the wrong input, if this input has at most 20,000 entries.
     TypeError
-        f does not return a Tensor. Or an input is complex. Or an input is float32, without `force`:
-        a difference of float32 values is accurate to about 1e-3, which cannot tell a correct
-        gradient from a slightly wrong one.
+        f does not return a Tensor. Or `inputs` is a single array. Or an input is complex. Or an
+        input is float32, without `force`: a difference of float32 values is accurate to about 1e-3,
+        which cannot tell a correct gradient from a slightly wrong one.
     ValueError
-        There are no inputs, or an input is not a leaf; f is not deterministic; the cotangent has
-        the wrong shape; there are no directions; the step is not positive.
+        The mode is unknown; no input has entries; an input is not a leaf; f is not deterministic;
+        the cotangent has the wrong shape; there are no directions; the step is not positive.
 
     Examples
     --------
@@ -207,7 +214,7 @@ def gradcheck(
 def _leaves(
     inputs: Sequence[Tensor | ArrayLike] | Mapping[str, Tensor], force: bool
 ) -> dict[str, Tensor]:
-    """Return the inputs as leaves, by name or position; raise if an input cannot be checked."""
+    """Return the inputs as leaves, by name or position; raise an error for an unfit input."""
     if isinstance(inputs, Tensor | np.ndarray):
         raise TypeError("inputs must be a sequence or a mapping; for a single input, write [x]")
     named = inputs if isinstance(inputs, Mapping) else {str(i): x for i, x in enumerate(inputs)}
@@ -232,16 +239,18 @@ def _cotangent(
     given: ArrayLike | None,
     rng: np.random.Generator,
 ) -> Array:
-    """Return the cotangent of f's output, by default random; raise if f is not deterministic."""
+    """Return a cotangent for f's output; raise an error if f is not deterministic."""
     value = _evaluate(f, leaves)
     if not np.array_equal(value, _evaluate(f, leaves), equal_nan=True):
         raise ValueError(
             "f is not deterministic: it returned two different values for the same inputs; "
-            "for dropout, make a generator with the same seed inside f"
+            "if f uses dropout, make a generator with a fixed seed inside f"
         )
     g = rng.standard_normal(value.shape) if given is None else np.asarray(given)
     if g.shape != value.shape:
-        raise ValueError(f"cotangent of shape {g.shape} for an output of shape {value.shape}")
+        raise ValueError(
+            f"a cotangent of shape {g.shape} does not fit an output of shape {value.shape}"
+        )
     return g
 
 
@@ -291,7 +300,7 @@ class _Check:
 
 
 def _worst(rows: list[GradientReport]) -> GradientReport:
-    """Return the row with the largest error relative to its tolerance, NaN first."""
+    """Return the row with the largest error relative to its tolerance; NaN is the largest."""
 
     def badness(row: GradientReport) -> float:
         excess = row.absolute_error / row.tolerance if row.tolerance else row.absolute_error
@@ -304,7 +313,7 @@ def _worst(rows: list[GradientReport]) -> GradientReport:
 def _evaluate(
     f: Callable[..., Tensor], leaves: dict[str, Tensor], name: str = "", change: Any = None
 ) -> Array:
-    """Return f(*leaves), without a graph; during the call, add `change` to the leaf `name`."""
+    """Return f(*leaves) without a graph; during the call, `change` is added to the leaf `name`."""
     if not name:
         with no_grad():
             out = f(*leaves.values())
@@ -323,7 +332,7 @@ def _evaluate(
 
 
 def _analytic(f: Callable[..., Tensor], leaves: dict[str, Tensor], g: Array) -> dict[str, Array]:
-    """Return dL/dleaf by the backward pass; zeros if f does not depend on the leaf."""
+    """Return dL/dleaf from the backward pass; zeros if f does not depend on the leaf."""
     before = {k: (leaf.requires_grad, leaf.grad) for k, leaf in leaves.items()}
     try:
         for leaf in leaves.values():

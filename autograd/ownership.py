@@ -1,12 +1,12 @@
 """Keep or change a gradient without copying it, if nobody else holds it.
 
 A vjp may return one array for two parents, or a view of another array, or an array that it keeps
-itself. So in general a sum must not change a gradient, and a leaf must not keep it. Copying every
-gradient would be correct but slow: the gradient of a large weight is a large array.
+itself. So it is not always safe to add to a gradient in place, or to store it as a leaf's `.grad`.
+Copying every gradient would be correct but slow: the gradient of a large weight is a large array.
 
 Python counts the references to every object, and a view of an array holds a reference to that
-array. So if an array has the fewest references possible, only the caller holds it. Such an array
-can be changed in place, or become a leaf's `.grad`, and nobody else notices.
+array. So if an array has the fewest references possible, only the caller holds it. Then the caller
+may change it in place, or store it as a leaf's `.grad`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def own(gradient: Any) -> Array:
     """Return the gradient itself if only the caller holds it, otherwise a copy.
 
     The gradient is `Rows` or array-like; the result is an array. The caller must hold the gradient
-    in one variable only, and pass that variable.
+    in one variable only, and pass this variable.
     """
     if _is_plain_array(gradient) and sys.getrefcount(gradient) == _SOLE_OWNER_REFCOUNT:
         return gradient  # type: ignore[no-any-return]
@@ -47,11 +47,11 @@ def _is_plain_array(gradient: object) -> bool:
 
 
 def _sole_owner_refcount() -> int:
-    """Count the references that a function sees to an array held by one variable of its caller.
+    """Return the reference count that a function sees if one variable of its caller holds an array.
 
-    The number differs between versions of Python, so it is measured. It is 3 at most; a debugger
-    may hold further references during the measurement. A number that is too low only means more
-    copies.
+    The number differs between versions of Python, so it is measured. A debugger may hold more
+    references during the measurement, so at most 3 is returned. If the number is too low, there are
+    only more copies.
     """
 
     def references(array: Array) -> int:

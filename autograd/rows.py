@@ -1,4 +1,4 @@
-"""Rows: the gradient of a table when only some of its rows were used."""
+"""Rows: the gradient of a table, if only some of its rows were used."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Array: TypeAlias = NDArray[Any]
 class Rows:
     """A table that is 0 except in some rows. A vjp may return `Rows` instead of an array.
 
-    A batch of tokens uses a few hundred of the 50,257 rows of an embedding. To add such a gradient
-    to another one, the engine touches only these rows. `.grad` is always an array.
+    A batch of tokens uses a few hundred of the 50,257 rows of an embedding. When the engine adds
+    `Rows` to another gradient, it changes only these rows. `.grad` is always an array.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class Rows:
         ids, values = np.asarray(ids), np.asarray(values)
         order = ids.argsort(kind="stable")
         ordered = ids[order]
-        begins = np.ones(len(ids), dtype=bool)  # whether another id begins here
+        begins = np.ones(len(ids), dtype=bool)  # True where a new id begins
         np.not_equal(ordered[1:], ordered[:-1], out=begins[1:])
         starts = np.flatnonzero(begins)
         self.shape, self.ids = shape, ordered[starts]

@@ -2,7 +2,7 @@
 
 How to read an op. First it computes its value from the arrays of its operands. Then an inner
 function `vjp(g)` (vector-Jacobian product) answers the question that you answer on paper: *given
-the cotangent g = dL/dout, what are dL/da and dL/db?* A vjp is pure: it changes nothing, and returns
+the cotangent g = dL/dout, what are dL/da and dL/db?* A vjp is pure. It changes nothing, and returns
 one gradient per parent. It closes over arrays, never over the result Tensor, so no reference cycle
 keeps memory alive. You can call it at the prompt:
 
@@ -22,8 +22,8 @@ To write your own op, you need only `record`:
 >>> a.grad
 array([4., 6.])
 
-An op keeps the arrays it was given and does not copy them. Do not change them before the backward
-pass is done: change `x.data` between backward and the next forward.
+An op keeps the arrays of its operands, and does not copy them. Do not change them before the
+backward pass has ended: change `x.data` between a backward pass and the next forward pass.
 
 Dtypes. float32 stays float32 and float64 stays float64: a constant takes the dtype of the Tensor
 it meets, and two Tensors of different precision are an error. Analytic ops also accept complex
@@ -31,8 +31,8 @@ arrays in the forward pass, because complex-step derivative checks need them. Th
 pass for complex values, and there are no derivatives of derivatives.
 
 Threads. `no_grad` affects only the thread that calls it. Several threads may build graphs and run
-backward passes at once. Each gets the same bits as if it ran alone, as long as no two threads leave
-gradients in the same leaf: adding to `.grad` is not locked.
+backward passes at once. Each gets the same bits as if it ran alone, unless two threads add to the
+`.grad` of the same leaf, which no lock protects.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def enable_grad() -> AbstractContextManager[None]:
 
 
 def is_recorded(*parents: Tensor) -> bool:
-    """Whether `record` would remember these parents; if not, an op need not save anything."""
+    """Whether `record` would remember these parents. If not, an op need not save anything."""
     return _mode.recording and any([parent.requires_grad for parent in parents])
 
 
@@ -122,7 +122,7 @@ def record(data: ArrayLike, parents: tuple[Tensor, ...], vjp: Vjp) -> Tensor:
     dtype = out.data.dtype
     for i, parent in enumerate(parents):
         if parent.data.dtype is not dtype and (
-            parent.data.real.dtype != out.data.real.dtype  # a complex number has its real part's
+            parent.data.real.dtype != out.data.real.dtype  # `real`: complex64 goes with float32
         ):
             raise TypeError(
                 f"{op_name(vjp)}: operand {i} has dtype {parent.dtype}, the result {out.dtype}; "
@@ -136,15 +136,15 @@ def record(data: ArrayLike, parents: tuple[Tensor, ...], vjp: Vjp) -> Tensor:
 def op_name(vjp: Vjp) -> str:
     """Return the name of the op that a vjp belongs to: the function that the vjp was defined in.
 
-    A vjp may be any callable. If it was not defined inside a function, its own name is returned. If
-    it has no name, the name of its type is returned.
+    A vjp may be any callable. If it was not defined inside a function, its own name is returned, or
+    the name of its type if it has no name.
 
     >>> def square(a):
     ...     return record(a.data**2, (a,), lambda g: (g * 2.0 * a.data,))
     >>> op_name(square(Tensor(1.0, requires_grad=True)).grad_fn)
     'square'
     """
-    function = getattr(vjp, "func", vjp)  # of a functools.partial
+    function = getattr(vjp, "func", vjp)  # if vjp is a functools.partial, the function inside it
     name = getattr(function, "__qualname__", type(vjp).__name__)
     *outer, own_name = name.split(".<locals>")
     return (outer[-1] if outer else own_name).rpartition(".")[2]
@@ -153,8 +153,8 @@ def op_name(vjp: Vjp) -> str:
 def as_tensor(x: Operand, like: Operand | None = None) -> Tensor:
     """Return x if it is a Tensor, otherwise a constant Tensor made from it.
 
-    If `like` is a Tensor, the constant takes its dtype. So a Python or NumPy number never changes
-    the precision: `t * np.float64(2)` has t's dtype.
+    If `like` is a Tensor, the constant gets the dtype of `like`. So a Python or NumPy number never
+    changes the precision: `t * np.float64(2)` has t's dtype.
     """
     if isinstance(x, Tensor):
         return x
@@ -171,8 +171,8 @@ def _operands(a: Operand, b: Operand) -> tuple[Tensor, Tensor]:
 def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
     """Sum g over the axes along which `shape` was broadcast to g.shape.
 
-    Broadcasting uses one value many times, so the value's gradient is the sum over all those uses.
-    This is true of new leading axes, and of axes of size 1.
+    Broadcasting uses one value many times, so the value's gradient is the sum over all uses. This
+    holds for new leading axes, and for axes of size 1.
 
     >>> unbroadcast(np.ones((4, 2, 3)), (2, 1))
     array([[12.],
@@ -328,7 +328,7 @@ def where(condition: ArrayLike, a: Operand, b: Operand) -> Tensor:
     """out = a where the condition holds, otherwise b;  da = g there,  db = g elsewhere.
 
     The branch that is not chosen gets a gradient of 0. Its own operands may still get NaN, from
-    0 * inf: write sqrt(where(x > 0, x, 1)) instead of where(x > 0, sqrt(x), 0).
+    0 * inf. So instead of where(x > 0, sqrt(x), 0) write where(x > 0, sqrt(where(x > 0, x, 1)), 0).
     """
     a, b = _operands(a, b)
     # The condition is copied because the caller may change it before the backward pass.
@@ -361,14 +361,14 @@ def sum(a: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 
 def mean(a: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """out = sum(a) / n over axis, where n is the number of elements in each sum."""
+    """out = sum(a) / n over axis, n = number of elements in each sum;  da = g / n, broadcast."""
     a = as_tensor(a)
     axes = range(a.ndim) if axis is None else np.atleast_1d(axis)
     return sum(a, axis, keepdims) / prod(a.shape[i] for i in axes)
 
 
 def max(a: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """out = largest of a over axis;  da = g at the largest, split equally between ties."""
+    """out = maximum of a over axis;  da = g at the maximum, split equally between ties."""
     a = as_tensor(a)
     x = a.data
     out = x.max(axis=axis, keepdims=keepdims)
@@ -418,10 +418,10 @@ def swapaxes(a: Operand, axis1: int, axis2: int) -> Tensor:
 
 
 def getitem(a: Operand, index: Any) -> Tensor:
-    """out = a[index];  da = 0, plus g at index, added once for every time an entry was selected.
+    """out = a[index];  da = 0 with g added at index, twice where an entry was selected twice.
 
-    The index may be any that NumPy takes: integers, slices, None, ..., integer or boolean arrays,
-    or a tuple of these.
+    NumPy defines the possible indices: integers, slices, None, ..., integer or boolean arrays, or a
+    tuple of these.
     """
     a = as_tensor(a)
     x = a.data
@@ -443,7 +443,7 @@ def getitem(a: Operand, index: Any) -> Tensor:
 
 
 def concatenate(tensors: Iterable[Operand], axis: int = 0) -> Tensor:
-    """out = the tensors joined along an existing axis;  each one's gradient is its part of g."""
+    """out = the tensors joined along an existing axis;  the gradient of each is its part of g."""
     tensors = list(tensors)
     if not tensors:
         raise ValueError("concatenate needs at least one Tensor")
@@ -480,11 +480,12 @@ class Tensor:
         dL/ddata, an array with the shape and dtype of `data`. It is None until `backward` has
         reached this leaf. Later backward passes add to it; set it to None to start anew.
     requires_grad
-        True for leaves made with requires_grad=True, and for everything computed from them.
+        True for leaves made with requires_grad=True, and for all Tensors computed from them, except
+        under `no_grad`.
     parents
         The Tensors that this one was computed from: empty at a leaf, None once freed.
     grad_fn
-        The vjp function of the op that made this Tensor: None at a leaf, and once freed.
+        The vjp function of the op that made this Tensor. None at a leaf, and once freed.
 
     Raises
     ------
@@ -516,13 +517,13 @@ class Tensor:
 
     @property
     def op(self) -> str:
-        """Name of the op that made this Tensor: "matmul". Empty at a leaf, and once freed."""
+        """Name of the op that made this Tensor, such as "matmul"; empty at a leaf or once freed."""
         return "" if self.grad_fn is None else op_name(self.grad_fn)
 
     def vjp(self, g: ArrayLike) -> tuple[Any, ...]:
-        """Return one gradient per parent, given the cotangent g = dL/dself. Changes nothing.
+        """Return one gradient per parent, given the cotangent g = dL/dself.
 
-        This method calls `grad_fn`, and checks g and the gradients.
+        This method calls `grad_fn`, and checks g and the gradients. It changes nothing.
 
         Parameters
         ----------
@@ -572,8 +573,8 @@ class Tensor:
         RuntimeError
             This Tensor requires no gradient, or an earlier backward pass has freed the graph.
         TypeError, ValueError
-            g does not fit; or an op is wrong (see `vjp`); or the shape or dtype of a leaf's `.grad`
-            differs from its data. If there is an error, no `.grad` changes.
+            g does not fit; or an op is wrong (see `vjp`); or a leaf's `.grad` has another shape or
+            dtype than its gradient. After an error, every `.grad` is as before.
         """
         g = self.cotangent(g)
         leaves = cast(
@@ -636,8 +637,8 @@ class Tensor:
         array = np.asarray(g)
         if array.shape != data.shape or array.dtype.kind not in "fiub":
             raise ValueError(
-                f"cotangent of shape {array.shape} and dtype {array.dtype} "
-                f"for an output of shape {data.shape} and dtype {data.dtype}"
+                f"a cotangent of shape {array.shape} and dtype {array.dtype} does not fit an "
+                f"output of shape {data.shape} and dtype {data.dtype}"
             )
         return array.astype(data.dtype, copy=False)
 
@@ -676,7 +677,7 @@ class Tensor:
         return self.data.size
 
     def item(self) -> Any:
-        """Return the only element as a Python number; ValueError if there are more."""
+        """Return the only element as a Python number; ValueError unless there is exactly one."""
         return self.data.item()
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
@@ -738,9 +739,9 @@ class Tensor:
 
     def _inplace(self, _other: object) -> Any:
         if not self.requires_grad:
-            return NotImplemented  # then `x += y` means x = x + y, and changes no array
+            return NotImplemented  # then Python computes x = x + y, which changes no array
         raise RuntimeError(
-            "an in-place operator on a Tensor that is part of a graph would falsify gradients; "
+            "an in-place operator on a Tensor that is part of a graph would make gradients wrong; "
             "write x = x + y, or change x.data between backward and the next forward"
         )
 
@@ -752,7 +753,7 @@ class Tensor:
             "x.data between backward and the next forward"
         )
 
-    # Comparisons are elementwise and give plain boolean arrays; hashing stays by identity.
+    # Comparisons are elementwise, and return plain boolean arrays. Hashing still uses the identity.
     __hash__ = object.__hash__
 
     def __eq__(self, other: object) -> Array:  # type: ignore[override]

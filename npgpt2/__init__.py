@@ -1,4 +1,4 @@
-"""GPT-2 on NumPy alone: forward, backward, training, generation.
+"""GPT-2 in plain NumPy: forward, backward, training, generation.
 
 >>> import numpy as np
 >>> import npgpt2
@@ -10,7 +10,7 @@
 >>> model.lm_head.weight is model.wte.weight
 True
 
-Everything that you import often is here:
+Import these names from `npgpt2`:
 
     models:      GPT2Config GPT2Model TransformerBlock CausalSelfAttention MLP
     layers:      Module Parameter Linear Embedding LayerNorm Dropout
@@ -19,8 +19,8 @@ Everything that you import often is here:
     generation:  Sampling Limits stream complete Completion
     texts:       TextModel evaluate Evaluation
 
-The study tools are in `npgpt2.learn`. Tools for testing ops and models are in `autograd.testing`
-and `npgpt2.testing`.
+The study tools are in `npgpt2.learn`. `autograd.testing` and `npgpt2.testing` help you to test ops
+and models.
 """
 
 from importlib import import_module
@@ -81,7 +81,7 @@ __all__ = [
     "stream",
 ]
 
-# These read and write files. What they import would make `import npgpt2` take a third longer.
+# Without this delay, their imports would make `import npgpt2` take a third longer.
 _IMPORTED_ON_USE = {"TextModel": "npgpt2.text", "Trainer": "npgpt2.training.trainer"}
 
 

@@ -1,8 +1,8 @@
-"""A cache for the keys and values of the tokens that a model has read, so that it reads each once.
+"""A cache for keys and values, so that a model reads each token of a text only once.
 
-In causal attention, the query of a token meets only the keys and values of tokens up to its own
-position. They do not change when more tokens follow. So a model that keeps them can continue a text
-with the work of one token per new token, instead of the work of the whole text.
+In causal attention, a token attends only to tokens up to its own position. So its keys and values
+do not change when more tokens follow. If a model keeps them, it computes only one position for each
+new token, instead of the whole text again.
 
 Letters: see `config.py`.
 """
@@ -33,7 +33,8 @@ class KVCache:
     batch_size
         B, the number of rows.
     capacity
-        Number of positions that the cache has room for, at most n_positions, which is the default.
+        Number of positions that the cache has room for. The default, and the largest allowed value,
+        is n_positions.
     dtype
         The dtype of the model.
 
@@ -75,14 +76,14 @@ class KVCache:
             raise ValueError(f"capacity={capacity} must be at most n_positions={P}")
         self._lengths = _constant(np.zeros(B, dtype=np.intp))
         self._fits = (config.n_layer, config.n_head, config.head_size, validate.dtype(dtype))
-        # Zeros take no memory until they are written to. Entries beyond a row's length are
-        # multiplied by 0, so they must not be NaN.
+        # Zeros take no memory until something is written to them. Attention multiplies the entries
+        # beyond a row's length by 0, so they must not be NaN.
         shape = (2, B, config.n_head, self.capacity, config.head_size)
         self._layers = [np.zeros(shape, self._fits[-1]) for _ in range(config.n_layer)]
 
     @property
     def lengths(self) -> Array:
-        """Number of tokens read in each row, (B,) integers. Read-only; `truncate` lowers them."""
+        """Number of tokens read in each row, (B,) integers. Read-only; `truncate` lowers it."""
         return self._lengths
 
     def truncate(self, lengths: ArrayLike) -> None:
@@ -126,7 +127,7 @@ class KVCache:
         Returns
         -------
         list of Past, array
-            A `Past` for each layer; and the positions of the new tokens, (B, T).
+            A `Past` for each layer, and the positions of the new tokens, (B, T).
 
         Raises
         ------
@@ -134,7 +135,7 @@ class KVCache:
             The cache has another number of rows, or no room for T more tokens.
         """
         if len(self._lengths) != B:
-            raise ValueError(f"a cache of {len(self._lengths)} rows cannot take {B}")
+            raise ValueError(f"a cache of {len(self._lengths)} rows cannot take {B} rows")
         first, last = int(self._lengths.min()), int(self._lengths.max())
         if last + T > self.capacity:
             raise ValueError(
@@ -168,7 +169,7 @@ class Past:
     end
         S, the largest of these positions + 1.
     start
-        The position at which the new tokens of all rows begin; None if it differs between rows.
+        The position of the first new token, if it is the same in all rows, otherwise None.
     """
 
     kv: Array

@@ -1,8 +1,8 @@
 """The command line: `npgpt2 train`, `generate`, `eval`, `params`, `export`, and the study commands.
 
-If an error is one that you can mend, the command prints one line on standard error and ends with
-status 2. If a signal stops it, the status is 130. Among several ranks, rank 0 alone prints. Another
-rank prints only if it fails alone; then all ranks end.
+For an error that you can correct, a command prints one line on standard error, and ends with status
+2. If a signal stops it, the status is 130. If there are several ranks, only rank 0 prints. Another
+rank prints only if it fails alone, and then all ranks end.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(error)
     if ranks.rank == 0:
         status, said = _run_command(argv, ranks), ""
-    else:  # keep its output: it is shown only if this rank fails alone
+    else:  # the output is kept, and shown only if this rank fails alone
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as kept:
             status = _run_command(argv, ranks)
         said = kept.getvalue()
@@ -61,7 +61,7 @@ def _run_command(argv: Sequence[str] | None, ranks: Ranks) -> int:
     try:
         args = _parser().parse_args(argv, argparse.Namespace(ranks=ranks))
         command: Command = args.command
-        with np.errstate(all="ignore"):  # values that are not finite are one error, not warnings
+        with np.errstate(all="ignore"):  # NaN and infinity raise one error, not warnings
             status = command(args)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output has gone, as in `npgpt2 ... | head`
@@ -76,7 +76,7 @@ def _run_command(argv: Sequence[str] | None, ranks: Ranks) -> int:
     except Exception:
         if ranks.size == 1:
             raise
-        traceback.print_exc()  # the other ranks would wait for this one
+        traceback.print_exc()  # do not raise: the other ranks would wait for this one
         status = 1
     try:
         sys.stdout.flush()
@@ -96,7 +96,7 @@ def _report(error: Exception | str) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    """Train a character-level GPT-2 on a text, and print a sample of what it has learned."""
+    """Train a character-level GPT-2 on a text, and print a text that it generates."""
     ranks: Ranks = args.ranks
     if not args.no_tuning:
         process.tune(ranks.cores() if ranks.size > 1 else None)
@@ -108,12 +108,12 @@ def _train(args: argparse.Namespace) -> int:
         f"on; step {trainer.step} of {trainer.config.steps}",
         flush=True,
     )
-    # Printed so that you can type it, also where the program is not on the PATH.
+    # The command that is printed works even if the program is not on the PATH.
     program = sys.argv[0] if os.path.basename(sys.argv[0]) == "npgpt2" else "npgpt2"
     program, directory = shlex.quote(program), shlex.quote(str(run.directory))
     if not trainer.train():
         print(
-            f"stopped and saved at step {trainer.step}; go on with: "
+            f"stopped and saved at step {trainer.step}; continue with: "
             f"{program} train --resume {directory}"
         )
         return 130
@@ -140,7 +140,7 @@ def _trainer(args: argparse.Namespace) -> Trainer:
     flags += [f"--{name}" for name in ("text", "out") if getattr(args, name) is not None]
     if flags:
         raise ValueError(
-            f"--resume goes on with the settings of the run; leave out {', '.join(flags)}"
+            f"--resume continues with the settings of the run; leave out {', '.join(flags)}"
         )
     return Trainer.resume(args.resume, ranks)
 
@@ -151,7 +151,7 @@ def _add_train_arguments(train: argparse.ArgumentParser) -> None:
         "(pip install 'npgpt2[mpi]'). Each process takes its share of every batch."
     )
     train.add_argument(
-        "--text", metavar="FILE", help="UTF-8 text (default: Python's own reference texts)"
+        "--text", metavar="FILE", help="UTF-8 text (default: the Python language reference)"
     )
     train.add_argument(
         "--out", metavar="DIR", help="new run directory (default: runs/001, runs/002, ...)"
@@ -172,8 +172,9 @@ def _add_no_tuning(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-tuning",
         action="store_true",
-        help="leave the process as it is. Without this flag, freed memory is kept for reuse, which "
-        "is faster where the C library is glibc; and several ranks on one machine share its cores",
+        help="do not change settings of the process. Without this flag, the process keeps freed "
+        "memory for reuse, which is faster if the C library is glibc, and the ranks on one machine "
+        "divide its cores among them",
     )
 
 
@@ -194,7 +195,7 @@ _SAMPLING_FLAGS: Iterable[tuple[str, type, float | None, str]] = (
         "--top-p",
         float,
         None,
-        "sample among the fewest tokens of joint probability P (default: all)",
+        "sample among the fewest tokens that together have probability P (default: all)",
     ),
     ("--seed", int, None, "the same seed gives the same text (default: a new seed every time)"),
 )
@@ -221,19 +222,19 @@ def _generate(args: argparse.Namespace) -> int:
 
 
 def _print_text(text: Iterable[str]) -> list[float]:
-    """Print a text as it comes; return the time when it was asked for, and of each token."""
+    """Print each piece of a text as it comes; return the times of the start and of each token."""
     times = [time.perf_counter()]
     for piece in text:
         times.append(time.perf_counter())
         print(piece, end="", flush=True)
     print()
-    return times[:-1]  # the last piece is the rest of the text, and no token
+    return times[:-1]  # the last piece, the rest of the text, has no token
 
 
 def _add_generate_arguments(generate: argparse.ArgumentParser) -> None:
     generate.add_argument("directory", metavar="DIR", help=_DIRECTORY)
     generate.add_argument(
-        "--prompt", metavar="TEXT", help="text to continue (default: none, a new text)"
+        "--prompt", metavar="TEXT", help="text to continue (default: begin a new text)"
     )
     generate.add_argument(
         "--stop", metavar="TEXT", action="append", default=[],
@@ -256,13 +257,15 @@ def _eval(args: argparse.Namespace) -> int:
     model, text = TextModel.open(args.directory), data.read_text(args.text)
     tokens = model.tokenizer.encode(text)
     if len(tokens) < 2:
-        raise ValueError(f"{args.text} is one token long, and the first is not predicted")
+        raise ValueError(
+            f"{args.text} is one token long, but only the tokens after the first are predicted"
+        )
     result = evaluate(
         model.model, tokens, stride=args.stride, batch_size=args.batch_size, progress=Progress
     )
     n_bytes = len(text.encode())
     print(
-        f"{n_bytes:,} bytes, {len(tokens):,} tokens, all but the first of them predicted:\n"
+        f"{n_bytes:,} bytes, {len(tokens):,} tokens; the model predicted all but the first:\n"
         f"loss           {result.loss:.6f} nats per token\n"
         f"perplexity     {result.perplexity:.6g}\n"
         f"bits per byte  {result.bits_per_byte(n_bytes):.6f}"
@@ -275,11 +278,11 @@ def _add_eval_arguments(evaluation: argparse.ArgumentParser) -> None:
     evaluation.add_argument("--text", metavar="FILE", required=True, help="UTF-8 text")
     evaluation.add_argument(
         "--stride", type=int, metavar="INT",
-        help="how many tokens the window of n_positions tokens moves at a time. A smaller stride "
+        help="number of tokens by which the window of n_positions tokens moves. A smaller stride "
         "gives each token more context, and takes longer (default: half a window)",
     )  # fmt: skip
     evaluation.add_argument(
-        "--batch-size", type=int, default=8, metavar="INT", help="windows at once (default: 8)"
+        "--batch-size", type=int, default=8, metavar="INT", help="windows per batch (default: 8)"
     )
     _add_no_tuning(evaluation)
 
@@ -288,7 +291,7 @@ def _add_eval_arguments(evaluation: argparse.ArgumentParser) -> None:
 
 
 def _export(args: argparse.Namespace) -> int:
-    """Turn a run into a Hugging Face directory, which transformers and others load."""
+    """Write the model of a run to a new Hugging Face directory, for transformers and others."""
     run = Run.open(args.run)
     export(run, args.directory)
     print(f"{args.directory}: model and tokenizer; npgpt2 generate {shlex.quote(args.directory)}")
@@ -330,14 +333,14 @@ def _add_params_arguments(params: argparse.ArgumentParser) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports a mistake in the arguments in one line."""
+    """A parser that reports a mistake in the arguments in one line."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} (see {self.prog} --help)")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="npgpt2", description="GPT-2 on NumPy alone.")
+    parser = _Parser(prog="npgpt2", description="GPT-2 in plain NumPy.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -352,7 +355,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_eval_arguments(add("eval", _eval))
     _add_params_arguments(add("params", _params))
     _add_export_arguments(add("export", _export))
-    from npgpt2.learn.commands import add_commands  # needed by this program alone
+    from npgpt2.learn.commands import add_commands  # only the command line needs it
 
     add_commands(add)
     return parser

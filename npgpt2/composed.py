@@ -1,10 +1,10 @@
 """The ops of GPT-2 written in autograd primitives: the definitions that `functional.py` must equal.
 
-Read this file before `functional.py`. Each op has the name, the arguments and the shapes of its
-twin there. No derivative is written by hand here; the engine derives all of them. The ops do not
-check their arguments; `functional.py` states the limits and checks them.
+Read this file before `functional.py`, which has a fused twin of each op, with the same name,
+arguments and shapes. No derivative is written by hand here; the engine derives all of them. The ops
+do not check their arguments; `functional.py` states the limits and checks them.
 
-Letters: see `config.py`; also N, all leading axes multiplied.
+Letters: see `config.py`; also N, the product of all leading axes.
 """
 
 from __future__ import annotations

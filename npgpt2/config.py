@@ -1,4 +1,4 @@
-"""Hyperparameters, checked: GPT2Config for a model, TrainingConfig for a run; the published sizes.
+"""Hyperparameters of a model (GPT2Config, with the published sizes) and a run (TrainingConfig).
 
 All files use these letters for sizes:
 
@@ -9,7 +9,7 @@ All files use these letters for sizes:
     D  channels of a head, C/H
     V  vocabulary: number of token ids, vocab_size
     P  positions: the longest sequence, n_positions
-    S  positions read so far, the cached ones included
+    S  positions read so far, with the cached ones
 
 A file that uses more letters declares them at its top. In shapes, `...` means any leading axes.
 
@@ -25,7 +25,7 @@ from typing import Any
 
 from npgpt2 import validate
 
-set_field = object.__setattr__  # a frozen dataclass sets its own fields this way, and only here
+set_field = object.__setattr__  # how a frozen dataclass sets its fields while it is made
 
 SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner")
 
@@ -43,8 +43,8 @@ CHECKS: dict[str, Callable[[str, object], float]] = {  # field -> function that 
 class GPT2Config:
     """Hyperparameters of a GPT-2.
 
-    A configuration is frozen; `dataclasses.replace` makes a changed copy. When you change n_embd,
-    pass n_inner=None too, otherwise n_inner keeps its old number.
+    A configuration is frozen. `dataclasses.replace` makes a changed copy. If you change n_embd with
+    it, also pass n_inner=None. Otherwise n_inner keeps its old value.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class GPT2Config:
     n_layer, n_head
         Number of blocks, and number of attention heads in each block.
     n_inner
-        Hidden channels of the MLP. None means 4 * n_embd, and is replaced by that number.
+        Hidden channels of the MLP. None becomes 4 * n_embd.
     resid_pdrop, embd_pdrop, attn_pdrop
         Dropout probabilities in [0, 1): for the output of each sublayer before it is added to the
         residual stream, for the sum of the embeddings, and for the attention weights.
@@ -83,7 +83,7 @@ class GPT2Config:
     n_embd: int = 768
     n_layer: int = 12
     n_head: int = 12
-    n_inner: int = None  # type: ignore[assignment]  # a number once constructed
+    n_inner: int = None  # type: ignore[assignment]  # None becomes a number in __post_init__
     resid_pdrop: float = 0.1
     embd_pdrop: float = 0.1
     attn_pdrop: float = 0.1
@@ -108,7 +108,7 @@ class GPT2Config:
 
     @classmethod
     def gpt2_small(cls, **changes: Any) -> GPT2Config:
-        """GPT-2 small: 124M parameters. Keyword arguments replace single values."""
+        """GPT-2 small: 124M parameters. Keyword arguments change single values."""
         return cls(**{"n_layer": 12, "n_embd": 768, "n_head": 12, **changes})
 
     @classmethod
@@ -144,9 +144,9 @@ def _option(default: Any, help: str) -> Any:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Hyperparameters of a training run. The metadata of each field says what the field means.
+    """Hyperparameters of a training run. The metadata of each field explains the field.
 
-    The defaults are nanoGPT's settings for a CPU.
+    `npgpt2 train --help` prints the explanations. The defaults are nanoGPT's settings for a CPU.
 
     Raises
     ------
@@ -167,9 +167,9 @@ class TrainingConfig:
     beta1: float = _option(0.9, "AdamW's decay rate for the first moment")
     beta2: float = _option(0.99, "AdamW's decay rate for the second moment")
     weight_decay: float = _option(0.1, "AdamW's weight decay, for matrices only")
-    max_grad_norm: float = _option(1.0, "largest norm of all gradients together, after clipping")
+    max_grad_norm: float = _option(1.0, "largest joint norm of all gradients, after clipping")
     val_fraction: float = _option(0.1, "fraction of the text, at its end, kept for validation")
-    eval_every: int = _option(100, "steps between validations; each is followed by a checkpoint")
+    eval_every: int = _option(100, "steps between validations; a checkpoint follows each of them")
     eval_batches: int = _option(20, "batches in a validation, the same ones every time")
     seed: int = _option(0, "seed for weights, batches and dropout")
     dtype: str = _option("float32", "float32 or float64")

@@ -1,20 +1,21 @@
-"""The ops of GPT-2, each fused into one node, with its vjp derived by hand right below.
+"""The ops of GPT-2, each fused into one node, with its vjp, derived by hand, right below it.
 
 Each op has a twin in `composed.py` with the same name and arguments, written in autograd
 primitives. The twin is the definition. The op here computes the same in fewer passes over memory,
-and the tests compare both. (`cached_attention` has no twin: it computes a part of
+and the tests compare both. (`cached_attention` has no twin. It computes a part of
 `causal_attention`, without a gradient.) The line "Derivation" in a docstring names the command that
-prints how the gradient is derived on paper.
+prints how to derive the gradient on paper.
 
-Letters: see `config.py`; also N, all leading axes `...` multiplied, and n, the targets that count.
+Letters: see `config.py`; also N, the product of all leading axes `...`, and n, the number of
+targets that are not ignored.
 
 All ops keep the caller's dtype (float32 or float64). In the forward pass they also accept complex
-arrays, for complex-step checks; this is why they avoid `abs`, and compare only `.real`. An array in
+arrays, for complex-step checks. This is why they avoid `abs`, and compare only `.real`. An array in
 place of a Tensor is a constant.
 
-An op that makes several passes over its operands makes them block by block, so that a block stays
-in the processor's cache from the first pass to the last. Sums over rows or channels are products
-with a vector of ones, because BLAS computes them faster than `sum` does.
+An op that makes several passes over its operands works block by block, so that a block stays in the
+processor's cache from the first pass to the last. Sums over rows or channels are products with a
+vector of ones, because BLAS computes them faster than `sum` does.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ from npgpt2 import validate
 from npgpt2.cache import Past
 from npgpt2.machine.work import blocks
 
-# Sizes of parts, chosen for speed on 2 cores of an AMD EPYC (Zen 3). To choose one for another
-# machine, change it and compare the times that the command prints.
+# These sizes were chosen for speed on 2 cores of an AMD EPYC (Zen 3). To choose one for another
+# machine, change it, and compare the times that the command prints.
 
 # Rows of attention weights in a block. With more rows, a block computes more weights that the
 # causal mask hides; with fewer, there are more and smaller matrix products. Measure it with
 # `python -m tests.benchmarks.step base`: the other configs have at most 64 positions.
-_ROWS = 64  # of attention weights at a time
+_ROWS = 64
 
 # Attention weights in a block. With more, a block does not stay in the cache; with fewer, there are
 # more NumPy calls. Measure it with `python -m tests.benchmarks.step char gpt2`.
@@ -50,7 +51,7 @@ _SCORES = 1 << 17
 # the prompt has 16 rows.
 _FEW = 32
 
-# Logits in memory at a time, if no gradient is wanted. With more, the loss takes more memory; with
+# Logits in memory at a time, if no graph is recorded. With more, the loss takes more memory; with
 # fewer, there are more passes over the weight. Measure it with `npgpt2 eval` on a GPT-2 directory.
 _LOGITS = 1 << 22
 
@@ -103,7 +104,7 @@ def linear(x: Operand, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def embedding(weight: Tensor, ids: ArrayLike) -> Tensor:
-    """out = weight[ids]: the rows of a table.
+    """out = weight[ids], rows of a table;  dweight = 0 with g added at these rows.
 
     Derivation: `npgpt2 practice embedding --derivation` (npgpt2.learn.exercises).
 
@@ -132,7 +133,7 @@ def embedding(weight: Tensor, ids: ArrayLike) -> Tensor:
     indices = validate.ids("ids", ids, w.shape[0])
 
     def vjp(g: Array) -> tuple[Rows]:
-        # The gradient of row v is the sum of g over all places where v was looked up.
+        # The gradient of row v is the sum of g over all places at which ids has v.
         return (Rows(w.shape, indices.reshape(-1), g.reshape(-1, w.shape[1])),)
 
     return record(w[indices], (weight,), vjp)
@@ -197,7 +198,7 @@ def gelu(x: Operand) -> Tensor:
     """out = x/2 * (1 + tanh(u)),  u = sqrt(2/pi) * (x + 0.044715 x**3).
 
     Source: Hendrycks & Gimpel, Gaussian Error Linear Units, arXiv:1606.08415 (2016), section 2.
-    GPT-2 was trained with this tanh form, which differs from the erf form by up to 4.8e-4.
+    GPT-2 was trained with this tanh form, which differs from the erf form by up to 4.73e-4.
     Derivation: `npgpt2 practice gelu --derivation` (npgpt2.learn.exercises).
     """
     x = as_tensor(x)
@@ -211,7 +212,7 @@ def gelu(x: Operand) -> Tensor:
             s = zz * (-2.0 * a * c)
             s -= 2.0 * c
             s *= z[n]  # -2u
-            if z.dtype.kind == "c":  # where exp(-2u) would be inf + inf j, and s NaN
+            if z.dtype.kind == "c":  # otherwise exp(-2u) may be inf + inf j, and s NaN
                 np.minimum(s.real, math.log(np.finfo(z.dtype).max) - 1.0, out=s.real)
             np.exp(s, out=s)
             s += 1.0
@@ -255,7 +256,8 @@ def softmax(x: Operand) -> Tensor:
 def dropout(x: Operand, p: float, rng: np.random.Generator) -> Tensor:
     """out = x * mask / (1 - p), where each entry of mask is 0 with probability p, otherwise 1.
 
-    With p = 0 the result is x itself, and nothing is drawn.
+    x has any shape. With p = 0 the result is x itself, and nothing is drawn. ValueError if p is
+    outside [0, 1).
     Source: Srivastava et al., Dropout, JMLR 15 (2014), section 10 (the inverted form).
     Derivation: `npgpt2 practice dropout --derivation` (npgpt2.learn.exercises).
     """
@@ -281,8 +283,8 @@ def causal_attention(
     Parameters
     ----------
     qkv
-        (B, T, 3C): queries, keys and values, C channels each. In each of them, head h has the
-        channels from hD up to, but without, (h+1)D.
+        (B, T, 3C): queries, keys and values, C channels each. In each of the three, head h has the
+        channels hD to (h+1)D - 1.
     n_head
         H.
     p, rng
@@ -314,7 +316,7 @@ def causal_attention(
         scaled_mask = _dropout_mask((B, n_head, T, T), q.real.dtype, p, rng)
 
     # A block is a part b of the batch, and some rows t of the (T, T) weights. Row t sees columns 0
-    # to t, so nothing to the right of a block is computed.
+    # to t, so a block has only the columns that its last row sees.
     out, saved = np.empty((B, T, C), dtype=q.dtype), []
     for b, t in _attention_blocks(B, n_head, T, T):
         seen = slice(t.stop)
@@ -343,7 +345,7 @@ def causal_attention(
             if p:
                 dscores *= scaled_mask[b, :, t, seen]
             dscores -= inner[b, :, t]
-            dscores *= weights  # where the mask made a weight 0, so is its gradient
+            dscores *= weights  # if the causal mask made a weight 0, its gradient is 0 too
             # forward: scores = scale * q @ k.T
             dscores *= scale
             np.matmul(dscores, k[b, :, seen], out=dq[b, :, t])
@@ -356,8 +358,6 @@ def causal_attention(
 def cached_attention(qkv: Operand, n_head: int, past: Past) -> Tensor:
     """causal_attention for T new positions that follow the cached ones; no gradient.
 
-    Derivation: `npgpt2 practice causal_attention --derivation` (npgpt2.learn.exercises).
-
     Parameters
     ----------
     qkv
@@ -365,7 +365,7 @@ def cached_attention(qkv: Operand, n_head: int, past: Past) -> Tensor:
     n_head
         H.
     past
-        The cached keys and values. The op adds the new ones, which makes S positions.
+        The cached keys and values. The op adds the new ones; then there are S positions.
 
     Returns
     -------
@@ -400,9 +400,9 @@ def cross_entropy(logits: Operand, targets: ArrayLike, ignore_index: int = -100)
     logits
         (..., V).
     targets
-        (...) integers in [0, V), or `ignore_index` where no loss is wanted.
+        (...) integers in [0, V), or `ignore_index` for positions without a loss.
     ignore_index
-        Targets with this value do not count, neither in the sum nor in the number of targets.
+        Targets with this value count neither in the sum nor in the number of targets.
 
     Returns
     -------
@@ -414,12 +414,12 @@ def cross_entropy(logits: Operand, targets: ArrayLike, ignore_index: int = -100)
     TypeError, IndexError
         A target is not an integer, or is out of range.
     ValueError
-        The targets have the wrong shape, or all are ignored (their mean would be 0/0).
+        The targets have the wrong shape, or all are ignored (then the mean would be 0/0).
     """
     logits = as_tensor(logits)
     rows, columns = _counted(logits.shape, targets, ignore_index)
     shape = logits.shape
-    dz = logits.data.reshape(-1, shape[-1])[rows]  # (n, V), the counted ones of (N, V)
+    dz = logits.data.reshape(-1, shape[-1])[rows]  # (N, V) -> (n, V), without ignored rows
     total = _cross_entropy_inplace(dz, columns)
 
     def vjp(g: Array) -> tuple[Array]:
@@ -434,9 +434,9 @@ def linear_cross_entropy(
     """cross_entropy(linear(x, weight), targets, ignore_index), without keeping the logits.
 
     With a vocabulary of 50,257, the logits are the largest array of a small GPT-2. This op makes
-    only one array of that size: the forward pass turns the logits into their gradient, which the
-    backward pass uses. If no graph is recorded, it makes none: it adds up the loss over parts of
-    the rows, so the last bits of the loss may differ.
+    only one array of this size: the forward pass turns the logits into their gradient, and the
+    backward pass uses this gradient. If no graph is recorded, it makes no such array, but adds up
+    the loss over parts of the rows. So the last bits of the loss may differ.
     Derivation: `npgpt2 practice linear --derivation` (npgpt2.learn.exercises).
     Derivation: `npgpt2 practice cross_entropy --derivation` (npgpt2.learn.exercises).
 
@@ -473,8 +473,8 @@ def linear_cross_entropy(
         total = sum(_cross_entropy_inplace(counted[i] @ w.T, columns[i]) for i in parts)
 
     def vjp(g: Array) -> tuple[Array, Array]:
-        # forward: z = counted @ w.T. dz is the gradient for g = 1. Multiply (n, C) arrays by g, and
-        # not dz, which is larger.
+        # forward: z = counted @ w.T. dz / n is the gradient for g = 1. The factor g / n multiplies
+        # (n, C) arrays, and not dz, which is larger.
         share = g / n
         return _scatter_rows((dz @ w) * share, rows, shape), dz.T @ (counted * share)
 
@@ -485,14 +485,14 @@ def linear_cross_entropy(
 
 
 def _times_transposed(rows: Array, w: Array) -> Array:
-    """Return rows @ w.T; for few rows, in an order in which BLAS does not copy all of w first."""
+    """Return rows @ w.T. For few rows, choose the order in which BLAS does not copy all of w."""
     if 1 < len(rows) < _FEW and w.flags.c_contiguous:
         return np.ascontiguousarray((w @ rows.T).T)
     return rows @ w.T
 
 
 def _plus(out: Array, b: Array) -> Array:
-    """Return out + b, computed in place unless only b is complex."""
+    """Return out + b, in place unless only b is complex."""
     if b.dtype == out.dtype:
         out += b
         return out
@@ -500,7 +500,7 @@ def _plus(out: Array, b: Array) -> Array:
 
 
 def _counted(shape: tuple[int, ...], targets: ArrayLike, ignore_index: int) -> tuple[Array, Array]:
-    """Return the rows of (..., V) logits that count: (their indices, their targets), each (n,)."""
+    """Return (rows, targets), both (n,), for the rows of (..., V) logits that are not ignored."""
     if not shape:
         raise ValueError("cross_entropy: logits must have shape (..., V), not ()")
     labels = validate.ids("targets", targets, shape[-1], ignore=ignore_index)
@@ -517,7 +517,7 @@ def _counted(shape: tuple[int, ...], targets: ArrayLike, ignore_index: int) -> t
 
 
 def _cross_entropy_inplace(z: Array, columns: Array) -> Any:
-    """Return the sum of the losses of (n, V) logits, and write its gradient to z.
+    """Return the sum of the losses of (n, V) logits, and write its gradient into z.
 
     dz = softmax(z) - onehot(target).
     """
@@ -535,7 +535,7 @@ def _cross_entropy_inplace(z: Array, columns: Array) -> Any:
 
 
 def _scatter_rows(values: Array, rows: Array, shape: tuple[int, ...]) -> Array:
-    """Return an array of shape (..., C) with the (n, C) values at these rows, 0 elsewhere."""
+    """Return an array of shape (..., C) with the (n, C) values in these rows, and 0 elsewhere."""
     if values.size == math.prod(shape):
         return values.reshape(shape)
     out = np.zeros((math.prod(shape[:-1]), shape[-1]), dtype=values.dtype)
@@ -544,7 +544,7 @@ def _scatter_rows(values: Array, rows: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _sum_rows(rows: Array) -> Array:
-    """Sum the rows, (N, C) -> (C,), as a product with ones: BLAS is faster than `sum`."""
+    """Sum the rows, (N, C) -> (C,), as a product with ones, because BLAS is faster than `sum`."""
     return _ones(len(rows), rows.dtype) @ rows
 
 
@@ -582,7 +582,7 @@ def _hidden(n: int) -> Array:
 
 def _dot(a: Array, b: Array) -> Array:
     """Sum a * b over the last axis, also for complex numbers;  (..., n), (..., n) -> (...)."""
-    products: Array = np.vecdot(a.conj(), b)  # which conjugates a; of real numbers it is itself
+    products: Array = np.vecdot(a.conj(), b)  # conj(), because vecdot conjugates a again
     return products
 
 

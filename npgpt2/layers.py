@@ -1,7 +1,7 @@
 """The layers of GPT-2: Linear, Embedding, LayerNorm, Dropout.
 
-A layer draws its weights only if you pass an `rng`; otherwise they are 0. `GPT2Model` initialises
-all its weights in one place.
+Linear and Embedding draw their weights only if you pass an `rng`; otherwise the weights are 0.
+`GPT2Model` draws all its weights in one place.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from npgpt2.module import Module, Parameter
 def _weight(
     shape: tuple[int, int], rng: np.random.Generator | int | None, dtype: DTypeLike
 ) -> Parameter:
-    """Return a weight drawn from N(0, 0.02), GPT-2's initial scale, or of zeros without an rng."""
+    """Return a normal weight of standard deviation 0.02, as GPT-2's; zeros without an rng."""
     parameter = Parameter(np.zeros(shape, dtype=validate.dtype(dtype)))
     if rng is not None:
         fill_normal(parameter.data, 0.02, np.random.default_rng(rng))
@@ -26,7 +26,10 @@ def _weight(
 
 
 def fill_normal(array: NDArray[np.floating], std: float, rng: np.random.Generator) -> None:
-    """Fill an array with draws from N(0, std), which are equal for all dtypes up to rounding."""
+    """Fill an array with normal numbers of standard deviation std.
+
+    Arrays of all dtypes get the same numbers, up to rounding.
+    """
     array[...] = rng.standard_normal(array.shape, dtype=np.float32)
     array *= std
 
@@ -97,7 +100,7 @@ class LayerNorm(Module):
     Attributes
     ----------
     weight, bias
-        (channels,): the gain, initially 1, and the shift, initially 0.
+        (channels,): the gain, at first 1, and the shift, at first 0.
     normalized_shape
         (channels,), as in torch.
     eps

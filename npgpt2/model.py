@@ -2,8 +2,9 @@
 
     ids (B, T) -> wte + wpe -> drop -> h[0] ... h[n_layer-1] -> ln_f -> lm_head -> logits (B, T, V)
 
-The published checkpoints use the same names. `GPT2Model` draws all weights in one place; until then
-they are 0. The `rng` of the other classes is for dropout only. Letters: see `config.py`.
+The published checkpoints use the same names. `GPT2Model` draws all weights in one place. Until
+then, all matrices are 0. The `rng` of the other classes is for dropout only. Letters: see
+`config.py`.
 
 Source: Radford et al., Language Models are Unsupervised Multitask Learners (2019), section 2.3:
 layer norm moved to the input of each sublayer, one more layer norm after the last block, smaller
@@ -44,7 +45,7 @@ class CausalSelfAttention(Module):
         rng: np.random.Generator | int = 0,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        C, rng = config.n_embd, np.random.default_rng(rng)  # one generator for all dropout here
+        C, rng = config.n_embd, np.random.default_rng(rng)  # one generator for both dropouts
         self.n_head = config.n_head
         self.c_attn = Linear(C, 3 * C, dtype=dtype)  # queries, keys, values
         self.c_proj = Linear(C, C, dtype=dtype)
@@ -52,7 +53,7 @@ class CausalSelfAttention(Module):
         self.resid_dropout = Dropout(config.resid_pdrop, rng)
 
     def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C); with a past, x stands at the positions that follow it."""
+        """(B, T, C) -> (B, T, C); if there is a past, the positions of x follow it."""
         qkv = self.c_attn(x)  # (B, T, C) -> (B, T, 3C)
         if past is None:
             drop = self.attn_dropout
@@ -97,7 +98,7 @@ class TransformerBlock(Module):
         self.mlp = MLP(config, rng, dtype)
 
     def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C); with a past, x stands at the positions that follow it."""
+        """(B, T, C) -> (B, T, C); if there is a past, the positions of x follow it."""
         x = x + self.attn(self.ln_1(x), past)
         return x + self.mlp(self.ln_2(x))
 
@@ -114,7 +115,7 @@ class GPT2Model(Module):
     dtype
         float32 or float64.
     init_weights
-        False leaves the weights at 0 and draws nothing. Use it if you load weights next.
+        False leaves all matrices at 0, and draws nothing. Use it if you load weights next.
 
     Attributes
     ----------
@@ -123,7 +124,7 @@ class GPT2Model(Module):
     wte, wpe
         Embeddings of tokens (V, C) and of positions (P, C).
     drop
-        Dropout of the sum of both embeddings.
+        Dropout for the sum of both embeddings.
     h
         The blocks, a list.
     ln_f
@@ -167,10 +168,10 @@ class GPT2Model(Module):
             self._init_weights()
 
     def _init_weights(self) -> None:
-        """Draw the weights from N(0, initializer_range); biases stay 0, and gains stay 1.
+        """Draw matrices of standard deviation initializer_range; biases stay 0, gains stay 1.
 
-        The 2 * n_layer projections that add to the residual stream are scaled by
-        1/sqrt(2 * n_layer), so that the variance of the stream does not grow with depth.
+        The weights of the 2 * n_layer projections that add to the residual stream are scaled by
+        1/sqrt(2 * n_layer), so that the variance of the stream does not grow with the depth.
         """
         std = self.config.initializer_range
         for name, parameter in self.named_parameters():
@@ -192,7 +193,7 @@ class GPT2Model(Module):
         It equals `functional.cross_entropy(model(input_ids), targets, ignore_index)`, and takes
         less memory and time. `hidden` and `cross_entropy` describe the parameters and the errors.
         """
-        if self.lm_head.bias is not None:  # somebody has put in another head
+        if self.lm_head.bias is not None:  # the user has put in another head
             return F.cross_entropy(self(input_ids), targets, ignore_index)
         x = self.hidden(input_ids)
         return F.linear_cross_entropy(x, self.lm_head.weight, targets, ignore_index)
@@ -205,8 +206,8 @@ class GPT2Model(Module):
         input_ids
             (B, T) integers in [0, V), array-like; 1 <= T <= n_positions.
         cache
-            Holds the tokens read before. input_ids follow them, and are added to the cache. Use it
-            only inside `with model.evaluating():`, because no gradient goes through a cache.
+            A cache with the tokens read before. input_ids follow them, and are added to the cache.
+            Use it only inside `with model.evaluating():`, because a cache passes on no gradient.
 
         Returns
         -------
@@ -237,7 +238,7 @@ class GPT2Model(Module):
         if cache is not None:
             if self.training or is_recorded(self.wte.weight):
                 raise RuntimeError(
-                    "a cache takes neither gradients nor dropout; use it inside "
+                    "a cache works only without gradients and dropout; use it inside "
                     "`with model.evaluating():`"
                 )
             cache.require_model(self.config, self.wte.weight.dtype)
@@ -325,19 +326,19 @@ class GPT2Model(Module):
             The hyperparameters.
         arrays
             (name, array) for every parameter, in the given dtype. The arrays become the parameters
-            without a copy. If this is an iterator, only one array at a time is taken from it.
+            without a copy. They are taken one at a time, so an iterator can make each when needed.
         dtype
             float32 or float64.
 
         Raises
         ------
         KeyError
-            No parameter has this name.
+            The model has no parameter of this name.
         """
         model = cls(config, dtype=dtype, init_weights=False).eval()
         parameters = dict(model.named_parameters())
         for parameter in parameters.values():
-            parameter.data = np.empty(0, dtype)  # so that the zeros go before the arrays come
+            parameter.data = np.empty(0, dtype)  # frees the zeros before the arrays come
         for name, array in arrays:
             parameters[name].data = array
         return model
@@ -382,12 +383,14 @@ class GPT2Model(Module):
 
     @classmethod
     def from_checkpoint(cls, saved: Checkpoint) -> GPT2Model:
-        """Make a model from a checkpoint; ValueError if it does not hold a whole model."""
+        """Make a model from a checkpoint, in eval mode; ValueError if it is not a whole model."""
         size = count_parameters(saved.config)
         held = sum(array.size for array in saved.parameters.values())
         try:
-            if size > 2 * held:  # said before anything of that size is made
-                raise ValueError(f"its configuration asks for {size:,} numbers, it holds {held:,}")
+            if size > 2 * held:  # checked before anything of this size is made
+                raise ValueError(
+                    f"its configuration asks for {size:,} numbers, but it holds {held:,}"
+                )
             dtype = saved.parameters["wte.weight"].dtype
             model = cls(saved.config, dtype=dtype, init_weights=False).eval()
             model.load_state_dict(saved.parameters, assign=True)

@@ -49,7 +49,7 @@ class Module:
         return self.forward(*args, **kwargs)
 
     def children(self) -> Iterator[tuple[str, Parameter | Module]]:
-        """Yield (name, child) for each Parameter or Module in an attribute, or in a list there."""
+        """Yield (name, child) for each Parameter or Module that is an attribute or in a list."""
         for name, value in vars(self).items():
             several = isinstance(value, list | tuple)
             for i, item in enumerate(value if several else [value]):
@@ -80,7 +80,7 @@ class Module:
                 stack.extend((f"{path}.{n}" if path else n, child) for n, child in reversed(below))
 
     def named_parameters(self, aliases: bool = False) -> Iterator[tuple[str, Parameter]]:
-        """Yield (name, parameter) for each parameter, once, or with `aliases` for each name."""
+        """Yield (name, parameter): each parameter once or, with `aliases`, under each name."""
         seen: set[int] = set()
         for name, parameter in self._parameter_paths():
             if aliases or id(parameter) not in seen:
@@ -136,15 +136,15 @@ class Module:
     def load_state_dict(self, state: Mapping[str, ArrayLike], assign: bool = False) -> None:
         """Copy arrays into the parameters, converting them to each parameter's dtype.
 
-        The state may have a tied parameter under several of its names, if the arrays are equal.
+        The state may hold a tied parameter under several of its names, if the arrays are equal.
 
         Parameters
         ----------
         state
             An array for each parameter, by name.
         assign
-            Make each array itself the parameter's data, instead of copying it. An array of another
-            dtype is converted first; it keeps its memory layout.
+            Use each array itself as the parameter's data, instead of copying it. An array of
+            another dtype is converted first, and keeps its memory layout.
 
         Raises
         ------
@@ -184,8 +184,9 @@ class Module:
 def evaluating(modules: Sequence[Module]) -> Iterator[None]:
     """Do the same as `Module.evaluating`, for modules that you have listed already.
 
-    Generation lists the modules once, because in a small model that takes a good part of the time
-    of a token. Not thread-safe: it switches dropout off for every thread that uses this model.
+    Generation lists the modules once, because in a small model, listing them takes a large part of
+    the time for a token. Not thread-safe: it switches dropout off for every thread that uses the
+    modules.
     """
     training = [module for module in modules if module.training]
     for module in training:

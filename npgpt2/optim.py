@@ -1,4 +1,4 @@
-"""Optimizers, gradient clipping, and the learning-rate schedule that GPT models are trained with.
+"""Optimizers, gradient clipping, and the learning-rate schedule of GPT training.
 
 `AdamW._change` has the formula. The rest of the code for a step, here and in `machine/packs.py`,
 only decides which parameters are changed together.
@@ -21,12 +21,12 @@ from npgpt2.machine.work import blocks
 
 # AdamW uses threads if the largest parameter has more entries than this. For a smaller one, handing
 # tasks to threads (0.1 ms each) takes longer than the threads save. Measure it with
-# `python -m tests.benchmarks.step char gpt2 --threads 2`: char has no such parameter, gpt2 has.
+# `python -m tests.benchmarks.step char gpt2 --threads 2`: only gpt2 has such parameters.
 _LARGE = 1 << 20
 
 # Entries that AdamW changes at a time. With more, the five arrays of the formula do not stay in the
-# cache; with fewer, there are more NumPy calls. It was chosen for speed on 2 cores of an AMD EPYC
-# (Zen 3). Measure it with `python -m tests.benchmarks.step char gpt2`, the time of the optimizer.
+# cache; with fewer, there are more NumPy calls. This number was chosen for speed on 2 cores of an
+# AMD EPYC (Zen 3). `python -m tests.benchmarks.step char gpt2` prints the time of the optimizer.
 _STRETCH = 1 << 17
 
 
@@ -36,7 +36,7 @@ class Optimizer:
     Attributes
     ----------
     parameters
-        The Parameters (or other leaf Tensors), each once, even if it was given several times.
+        The Parameters (or other leaf Tensors). Each is listed once, even if it was given twice.
     lr
         Learning rate of the next step. You may set it at any time.
     """
@@ -72,9 +72,9 @@ def _distinct(parameters: Iterable[Tensor]) -> list[Tensor]:
 
 
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay. Only matrices decay, not biases, gains and shifts.
+    """Adam with decoupled weight decay. Only matrices decay; biases, gains and shifts do not.
 
-    g is the gradient at step t. Steps count from 1, and all parameters share the count:
+    g is the gradient at step t. The first step is t = 1, and all parameters share t:
 
         m = beta1 m + (1 - beta1) g             v = beta2 v + (1 - beta2) g**2
         p = p - lr * weight_decay * p           p = p - lr * (m / (1 - beta1**t))
@@ -89,7 +89,7 @@ class AdamW(Optimizer):
     Parameters
     ----------
     parameters
-        Parameters to change, e.g. `model.parameters()`.
+        The parameters to change, such as `model.parameters()`.
     lr
         Learning rate.
     betas
@@ -153,8 +153,8 @@ class AdamW(Optimizer):
         Raises
         ------
         ValueError
-            The shape of a gradient differs from its parameter's, or the size of a parameter has
-            changed. Nothing has been changed yet.
+            A gradient has another shape than its parameter, or a parameter has changed its size. No
+            parameter has been changed.
         """
         self._require_fitting_gradients()
         self.step_count += 1
@@ -214,7 +214,7 @@ class AdamW(Optimizer):
         ------
         TypeError, ValueError
             Something is missing, or the number or shapes of the moments do not match the
-            parameters. Nothing has been changed.
+            parameters. The optimizer has not changed.
         """
         missing = {"step_count", "m", "v"} - state.keys()
         if missing:
@@ -227,7 +227,7 @@ class AdamW(Optimizer):
             found = [np.shape(moment) for moment in state[key]]
             if found != shapes:
                 raise ValueError(
-                    f"optimizer state {key!r} has shapes {found}, the parameters have {shapes}"
+                    f"optimizer state {key!r} has shapes {found}, but the parameters have {shapes}"
                 )
         for key in ("m", "v"):
             for moment, array in zip(self._moments(key), state[key], strict=True):
@@ -241,7 +241,7 @@ class SGD(Optimizer):
     Parameters
     ----------
     parameters
-        Parameters to change.
+        The parameters to change.
     lr
         Learning rate.
     momentum
@@ -271,7 +271,7 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
     Returns
     -------
     float
-        The norm before clipping.
+        The joint norm before clipping.
 
     Raises
     ------
@@ -280,7 +280,7 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
     """
     max_norm = validate.positive("max_norm", max_norm)
     gradients = [p.grad for p in _distinct(parameters) if p.grad is not None]
-    # The sum runs block by block, because a float32 sum over millions of squares loses digits.
+    # Sum block by block, because one float32 sum over millions of squares loses digits.
     flat = [g.reshape(-1) for g in gradients]
     norm = math.sqrt(math.fsum(float(np.vdot(g[n], g[n])) for g in flat for n in blocks(g)))
     if not math.isfinite(norm):

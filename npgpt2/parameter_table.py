@@ -1,4 +1,4 @@
-"""How the parameters of a GPT-2 add up, row by row. This is arithmetic only; no weights are made.
+"""How the parameters of a GPT-2 add up, row by row. This is only arithmetic, and makes no weights.
 
 >>> config = GPT2Config(vocab_size=65, n_positions=64, n_embd=128, n_layer=4, n_head=4)
 >>> print(format_table(config))
@@ -32,7 +32,7 @@ from npgpt2.config import GPT2Config
 
 @dataclass(frozen=True)
 class Row:
-    """A layer: its name, its weights as a calculation and as a number, its number of biases."""
+    """A layer: its name, its weights (as a calculation, and their number), its number of biases."""
 
     name: str
     calculation: str

@@ -1,4 +1,4 @@
-"""Progress of long work: on a terminal one line that is rewritten, elsewhere plain lines."""
+"""Show the progress of long work: in one line on a terminal, in new lines elsewhere."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from typing import TextIO
 
 
 class Progress:
-    """Show how far a run has come.
+    """Show which step a run has reached, and the time left.
 
-    On a terminal, every update rewrites the same line, at most ten times a second. In a file or a
-    pipe, an update adds a line if it is a milestone, or if ten seconds have passed since the last
-    line.
+    On a terminal, an update rewrites the same line, at most ten times a second. In a file or pipe,
+    an update adds a line, at most one every ten seconds. A milestone is always shown.
 
     Parameters
     ----------
     total
         Number of steps of the whole run.
     done
-        Number of steps done before. They do not count in the estimate of the time left.
+        Number of steps that were done before. The estimate of the time left does not count them.
     stream
         Where to write; standard error by default.
     """
@@ -32,7 +31,7 @@ class Progress:
         self.width = 0
 
     def update(self, step: int, text: str, milestone: bool = False) -> None:
-        """Show "step S/TOTAL  text  TIME left", always if this is a milestone."""
+        """Show "step S/TOTAL  text  TIME left", unless the last line is too recent."""
         now = time.monotonic()
         if not milestone and now - self.last < (0.1 if self.terminal else 10.0):
             return

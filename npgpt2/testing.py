@@ -1,4 +1,4 @@
-"""Tools for people who test GPT-2s: strategies for small models and token ids, specs of the ops.
+"""Tools for people who test GPT-2: strategies for small models and token ids, and specs of the ops.
 
 This module needs hypothesis (`pip install 'npgpt2[testing]'`). Importing it adds the ops of
 `npgpt2.functional` to `autograd.testing.OPS`. The reference of each op is its twin in
@@ -36,7 +36,7 @@ from npgpt2.config import GPT2Config
 def configs(
     draw: DrawFn, max_layers: int = 3, max_heads: int = 4, dropout: bool = False
 ) -> GPT2Config:
-    """Draw configurations of models so small that a forward and backward pass takes milliseconds.
+    """Draw configurations of small models: a forward and backward pass takes milliseconds.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def configs(
 def token_batches(
     draw: DrawFn, config: GPT2Config, max_batch: int = 3, ignored: bool = False
 ) -> Array:
-    """Draw (B, T) ids for a model. With `ignored`, some may be -100, as in targets, but not all."""
+    """Draw (B, T) ids for a model. With `ignored`, some ids may be -100, as in targets; not all."""
     B, T = draw(st.integers(1, max_batch)), draw(st.integers(1, config.n_positions))
     return draw(_ids((B, T), config.vocab_size, ignored))
 
@@ -76,7 +76,7 @@ def _ids(draw: DrawFn, shape: tuple[int, ...], limit: int, ignored: bool = False
     if not ignored:
         return ids.astype(dtype)
     marks = draw(hnp.arrays(np.bool_, shape, fill=st.nothing()))
-    marks.flat[draw(st.integers(0, marks.size - 1))] = False  # one counts at least
+    marks.flat[draw(st.integers(0, marks.size - 1))] = False  # at least one is not ignored
     return np.where(marks, -100, ids)
 
 
@@ -99,8 +99,8 @@ def _embeddings(draw: DrawFn) -> Sizes:
 @st.composite
 def _layer_norms(draw: DrawFn) -> Sizes:
     x = draw(shapes(min_dims=1))
-    # An eps near the variance of the entries. If x is constant, a small eps makes the derivatives
-    # too large for difference quotients.
+    # eps is near the variance of the entries. If x is constant, a small eps would make the
+    # derivatives too large for difference quotients.
     eps = draw(st.sampled_from([0.25, 1.0]))
     channels = max(x[-1], 1)
     return ((*x[:-1], channels), (channels,), (channels,)), {"eps": eps}

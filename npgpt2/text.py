@@ -1,4 +1,4 @@
-"""A model together with its tokenizer, opened from a directory: text in, text out."""
+"""A model together with its tokenizer, opened from a directory. It reads and writes text."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TextModel:
     tokenizer
         The tokenizer that the model was trained with.
     end
-        Ids that end a text: `<|endoftext|>` for GPT-2, none for a model of characters.
+        Ids that end a text: the id of `<|endoftext|>` for GPT-2, none for a model of characters.
     """
 
     model: GPT2Model
@@ -41,8 +41,8 @@ class TextModel:
     def __post_init__(self) -> None:
         if len(self.tokenizer) > self.model.config.vocab_size:
             raise ValueError(
-                f"the tokenizer has {len(self.tokenizer)} ids, but the model "
-                f"vocab_size={self.model.config.vocab_size}: take the tokenizer that the model was "
+                f"the tokenizer has {len(self.tokenizer)} ids, but the model has "
+                f"vocab_size={self.model.config.vocab_size}; take the tokenizer that the model was "
                 "trained with, without tokens that were added later"
             )
 
@@ -55,7 +55,7 @@ class TextModel:
         ImportError
             A package that Hugging Face directories need is missing.
         OSError, ValueError
-            The directory is neither of these, or is damaged. The message lists all problems.
+            The directory is neither of the two, or is damaged. The message lists all problems.
         """
         if _is_run(directory):
             run = Run.open(directory)
@@ -90,29 +90,30 @@ class TextModel:
         prompt
             Text to continue. None begins a new text.
         max_new_tokens
-            Largest number of new tokens; the text may end earlier. If the text outgrows
+            Largest number of new tokens; the text may end earlier. If the text becomes longer than
             n_positions, it continues with a shorter context; see `npgpt2.generation.generation`.
         sampling
             How tokens are drawn.
         rng
             Seed or generator. None takes a new seed from the operating system.
         stop
-            String or strings at which the text ends. They do not become part of it.
+            String or strings at which the text ends. They are not part of the text.
 
         Yields
         ------
         str
-            One piece after each token: the text that cannot change any more. The piece is empty if
-            the token may begin a stop string, or is only a part of a character. After the last
-            token, the rest of the text, which may be empty too.
+            After each token, the text that cannot change any more. It is empty if the token may
+            begin a stop string, or is only a part of a character. After the last token, one more
+            piece with the rest of the text; it may be empty too. If the tokens are neither bytes
+            nor characters, a part of a character may appear as U+FFFD.
 
         Raises
         ------
         ValueError, TypeError
-            An argument lies outside its limits, or the prompt has no tokens, or has characters that
-            the tokenizer does not know. This is checked before any text is generated.
+            An argument lies outside its limits. Or the prompt has no tokens, or has characters that
+            the tokenizer does not know. These errors are raised before any text is generated.
         FloatingPointError
-            See `npgpt2.generation.generation.generate`.
+            The logits are not finite; see `npgpt2.generation.generation.generate`.
         """
         ids = self._beginning() if prompt is None else self.tokenizer.encode(prompt)
         if not len(ids):
@@ -137,29 +138,29 @@ class TextModel:
         yield text.close()
 
     def _beginning(self) -> Array:
-        """Return the token before a new text: the end of a text, or a newline, or any token."""
+        """Return the token before a new text: an end of text if known, or a newline, or token 0."""
         if self.end:
             return np.array(self.end[:1])
         try:
             return self.tokenizer.encode("\n")
-        except ValueError:  # a vocabulary without
+        except ValueError:  # the vocabulary has no newline
             return np.zeros(1, dtype=np.intp)
 
 
 class TextStream:
     r"""Decode tokens one by one; return each part of the text once it cannot change any more.
 
-    A character may be split over several tokens, so a token alone may have no text. All results of
-    `push` joined together, plus the result of `close`, equal `tokenizer.decode` of all tokens; or
-    the part of it before a stop string.
+    A character may be split over several tokens, so a token alone may have no text. If you join all
+    results of `push` and the result of `close`, you get `tokenizer.decode` of all tokens, or the
+    part of this text before a stop string.
 
     Parameters
     ----------
     tokenizer
         A `Vocabulary`, or the tokenizer of a directory.
     stop
-        String or strings at which the text ends. The first one to be complete counts; if two are
-        complete at once, the longer one counts. It is not returned.
+        String or strings at which the text ends, without the string itself. The first complete
+        string counts. If two become complete at the same character, the longer one counts.
 
     Attributes
     ----------
@@ -188,8 +189,8 @@ class TextStream:
             raise ValueError("a stop string is empty, so no text could come before it")
         self.stopped = False
         self._tokenizer = tokenizer
-        self._recent: list[int] = []  # the last tokens: what comes next is decoded after them
-        self._settled = 0  # how many characters of their text cannot change any more
+        self._recent: list[int] = []  # the last tokens, which are decoded again with the next one
+        self._settled = 0  # number of characters of their text that cannot change any more
         self._held = ""  # text that may be the beginning of a stop string
 
     def push(self, token: int) -> str:
@@ -197,9 +198,9 @@ class TextStream:
         recent = [*self._recent, token]
         text = self._tokenizer.decode(recent)
         new = text[self._settled : _settled(text)]
-        # An incomplete character at the end has at most 3 bytes. If dropping the first token cuts a
-        # character, its rest has at most 3 bytes too. The tail has at least 4 characters, so at
-        # least 4 bytes: the two pieces do not meet.
+        # Drop tokens from the front. An incomplete character at the end has at most 3 bytes. If
+        # dropping a token cuts a character, its rest has at most 3 bytes too. The tail has at least
+        # 4 characters, so at least 4 bytes, so the two pieces do not meet.
         while len(tail := self._tokenizer.decode(recent[1:])) >= 4:
             recent, text = recent[1:], tail
         self._recent, self._settled = recent, _settled(text)
@@ -233,7 +234,7 @@ def _settled(text: str) -> int:
 
 
 def read_config(directory: str | os.PathLike[str]) -> GPT2Config:
-    """Read only the configuration of a directory's model; `TextModel.open` has the errors."""
+    """Read only the configuration of a directory's model; `TextModel.open` lists the errors."""
     if not _is_run(directory):
         return huggingface.read_config(directory)
     run = Run.open(directory)
@@ -241,7 +242,7 @@ def read_config(directory: str | os.PathLike[str]) -> GPT2Config:
 
 
 def _is_run(directory: str | os.PathLike[str]) -> bool:
-    """Whether this is a run directory, empty or missing; otherwise it may be a Hugging Face one."""
+    """Whether a directory is a run, empty or missing; otherwise it may be a Hugging Face one."""
     path = Path(directory)
     names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
     if names & {"model.safetensors", "model.safetensors.index.json", "tokenizer.json"}:
@@ -269,7 +270,7 @@ def export(run: Run, directory: str | os.PathLike[str]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     try:
         save_vocabulary(run.vocabulary, directory)
-        model.save_pretrained(directory, eos_token_id=None)  # the last file is config.json
+        model.save_pretrained(directory, eos_token_id=None)  # it writes config.json last
     except BaseException:
         for path in directory.iterdir():
             path.unlink()

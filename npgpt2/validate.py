@@ -1,4 +1,4 @@
-"""Checks of arguments. Each returns the value as a plain type, or raises an error.
+"""Checks of arguments. Each function returns the value as a plain type, or raises an error.
 
 The errors are TypeError, ValueError or IndexError. Their messages name the argument, its value and
 the limit.

@@ -82,8 +82,8 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ): "both are None, or neither",
     (
         "npgpt2/functional.py",
-        "_ROWS = 64  # of attention weights at a time",
-        "_ROWS = 65  # of attention weights at a time",
+        "_ROWS = 64",
+        "_ROWS = 65",
     ): "only of another speed",
     (
         "npgpt2/optim.py",

@@ -2,9 +2,9 @@
 
 These tools need hypothesis (`pip install 'npgpt2[testing]'`). The rest of autograd does not.
 
-An `OpSpec` says what an op computes, from which operands, where it has kinks, and which calls it
-refuses. Each function in `PROPERTIES` states a property that every correct op has. `check_op` draws
-operands and checks all properties. So your own op gets the same tests as the built-in ops:
+An `OpSpec` describes an op: its value, its operands, its kinks, and the calls that it refuses. Each
+function in `PROPERTIES` checks a property that every correct op has. `check_op` draws operands and
+checks all properties. So your own op gets the same tests as the built-in ops:
 
 >>> import numpy as np
 >>> from autograd import Tensor, record, tanh
@@ -13,7 +13,7 @@ operands and checks all properties. So your own op gets the same tests as the bu
 ...     return record(x**3, (a,), lambda g: (g * 3.0 * x * x,))
 >>> check_op(OpSpec("cube", cube, lambda x: x**3, one_operand()))
 
-`OPS` holds the specs of all built-in ops, by name; `register` adds one. You can also use the
+`OPS` holds the specs of all built-in ops, by name. `register` adds a spec. You can also use the
 strategies (arrays, shapes, axes, indices, graphs) in your own tests:
 
 >>> from hypothesis import given

@@ -28,7 +28,7 @@ OPS: dict[str, OpSpec] = {}
 
 
 def register(spec: OpSpec) -> OpSpec:
-    """Add a spec to `OPS`; ValueError if another one has the same name."""
+    """Add a spec to `OPS`, and return it; ValueError if another spec has the same name."""
     if OPS.setdefault(spec.name, spec) is not spec:
         raise ValueError(f"there is an op {spec.name!r} already; choose another name")
     return spec

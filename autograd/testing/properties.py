@@ -1,8 +1,8 @@
 """`OpSpec`, which describes an op, and the properties of every correct op; see `autograd.testing`.
 
-Each function in `PROPERTIES` takes the spec of an op and a call of the op. It fails if the
-statement in its name is false. In the docstrings, f is the op, x its operands, g and h are
-cotangents of f(x), and V(x; g) is the gradient that the vjp returns for g.
+Each function in `PROPERTIES` takes the spec of an op and a call of the op. It fails if its name is
+not true of this call. In the docstrings, f is the op, x its operands, g a cotangent of f(x), and
+V(x; g) the gradient that the vjp returns for g.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from autograd.testing.strategies import (
 
 Sizes: TypeAlias = tuple[tuple[Shape, ...], dict[str, Any]]
 
-# -- what an op is -------------------------------------------------------------------------------
+# -- the description of an op --------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Call:
         return f"Call({literal(self.operands)}, {literal(dict(self.keywords))})"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """Make hypothesis show the repr; by default it prints dataclasses in another form."""
+        """Make hypothesis print the repr; by default it prints dataclasses in another form."""
         printer.text(repr(self))
 
 
@@ -67,29 +67,30 @@ class Refusal:
 
 @dataclass(frozen=True)
 class OpSpec:
-    """What an op computes, from which operands, and which calls it refuses.
+    """The description of an op: its value, its operands, and the calls that it refuses.
 
     Attributes
     ----------
     name
         The op's name in `OPS`.
     function
-        The op: called as function(*Tensors, **keywords), returns a Tensor.
+        The op: function(*Tensors, **keywords) returns a Tensor.
     reference
-        The same function of arrays, in plain NumPy. It may return anything `np.asarray` takes.
+        The same function of arrays, in plain NumPy. It may return anything that `np.asarray` takes.
     operands
-        Strategy that draws a pair: the shapes of the operands, and keyword arguments that fit
+        A strategy that draws a pair: the shapes of the operands, and keyword arguments that fit
         them. See `one_operand` and `operands`.
     domain
-        Strategy for the entries of all operands; or a tuple with one strategy per operand, where
-        the last one also serves any further operands.
+        A strategy for the entries of all operands; or a tuple with one strategy per operand. The
+        last strategy of the tuple also draws the entries of any further operands.
     kinks
-        Called like `reference`; returns whether the op has no derivative at these operands. None
-        if the op is smooth.
+        A function with the arguments of `reference`. It returns True if the op has no derivative
+        at these operands. None if the op is smooth.
     refusals
         Calls that the op must refuse.
     analytic
-        Whether complex operands give the analytic continuation, as the complex-step check needs.
+        Whether the op accepts complex operands, and returns its analytic continuation for them.
+        The complex-step check needs this.
     """
 
     name: str
@@ -102,7 +103,7 @@ class OpSpec:
     analytic: bool = True
 
     def calls(self) -> SearchStrategy[Call]:
-        """Return a strategy for calls: it draws shapes, keywords, entries and memory layouts."""
+        """Return a strategy for calls. It draws shapes, keywords, entries and memory layouts."""
         return _calls(self)
 
     def apply(self, call: Call) -> tuple[Tensor, list[Tensor]]:
@@ -111,7 +112,7 @@ class OpSpec:
         return self.function(*leaves, **call.keywords), leaves
 
     def differentiate(self, call: Call, g: Array | None = None) -> list[Array]:
-        """Return the value, then each operand's gradient for the cotangent g, by default random."""
+        """Return the value, then each operand's gradient. The cotangent g is random by default."""
         out, leaves = self.apply(call)
         out.backward(cotangent(out.shape, out.dtype) if g is None else g)
         return [out.data, *map(_gradient, leaves)]
@@ -168,28 +169,28 @@ def value_is_that_of_the_reference(spec: OpSpec, call: Call) -> None:
 
 
 def gradients_are_the_difference_quotients(spec: OpSpec, call: Call) -> None:
-    """<V(x; g), v> = (<g, f(x + hv)> - <g, f(x - hv)>) / 2h, in random directions v."""
+    """<V(x; g), v> = (<g, f(x + hv)> - <g, f(x - hv)>) / 2h, for random v and a small step h."""
     _gradcheck(spec, call, "directional")
 
 
 def gradients_are_the_complex_steps(spec: OpSpec, call: Call) -> None:
-    """V(x; g)_j = Im <g, f(x + ih e_j)> / h, for every entry j."""
+    """V(x; g)_j = Im <g, f(x + ih e_j)> / h, for every entry j and a tiny step h."""
     if spec.analytic:
         _gradcheck(spec, call, "complex")
 
 
 def _gradcheck(spec: OpSpec, call: Call, mode: Any) -> None:
     if not any(a.size for a in call.operands):
-        return  # there is nothing to differentiate by
+        return  # no operand has an entry, so there is no derivative
     if spec.kinks is not None and spec.kinks(*call.operands, **call.keywords):
-        return  # there is no derivative
+        return  # at a kink there is no derivative
     f = partial(spec.function, **call.keywords)
     report = gradcheck(f, call.operands, mode=mode, directions=1)
     assert report.ok and report.checked >= 1
 
 
 def gradients_are_linear_in_the_cotangent(spec: OpSpec, call: Call) -> None:
-    """V(x; 2g - h/2) = 2 V(x; g) - V(x; h)/2."""
+    """V(x; 2g - h/2) = 2 V(x; g) - V(x; h)/2, for random cotangents g and h."""
     shape = spec.apply(call)[0].shape
     g, h = cotangent(shape, seed=1), cotangent(shape, seed=2)
     of_g, of_h, mixed = (spec.differentiate(call, c)[1:] for c in (g, h, 2.0 * g - 0.5 * h))
@@ -199,7 +200,7 @@ def gradients_are_linear_in_the_cotangent(spec: OpSpec, call: Call) -> None:
 
 
 def a_cotangent_of_zeros_gives_gradients_of_zeros(spec: OpSpec, call: Call) -> None:
-    """V(x; 0) = 0, exactly, and never NaN."""
+    """V(x; 0) = 0, exactly, and not NaN."""
     shape = spec.apply(call)[0].shape
     for gradient in spec.differentiate(call, np.zeros(shape))[1:]:
         assert not gradient.any()
@@ -215,7 +216,7 @@ def gradients_have_shape_and_dtype_of_their_operands(spec: OpSpec, call: Call) -
             assert isinstance(gradient, np.ndarray) and gradient.dtype == dtype
             assert gradient.shape == operand.shape
     for a, b in zip(*results, strict=True):
-        # 1e-4 is 1000 roundings of float32: room for cancellation in the few terms drawn.
+        # 1e-4 is about 1000 roundings of float32, so that some cancellation is allowed.
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4 * np.abs(a).max(initial=1.0))
 
 
@@ -231,10 +232,10 @@ def memory_layout_does_not_matter(spec: OpSpec, call: Call) -> None:
 
 
 def nothing_given_is_changed_or_shared(spec: OpSpec, call: Call) -> None:
-    """Operands, cotangent and saved values stay the same; no gradient shares memory with others."""
+    """Operands, cotangent and saved values do not change, and gradients share no memory."""
     given_arrays = [*call.operands, cotangent(spec.apply(call)[0].shape)]
     for a in given_arrays:
-        a.flags.writeable = False  # whoever writes here fails
+        a.flags.writeable = False  # so writing to it raises an error
     out, leaves = spec.apply(call)
     value, g = out.data.copy(), given_arrays[-1]
     out.backward(g, retain_graph=True)
@@ -255,7 +256,7 @@ def nothing_given_is_changed_or_shared(spec: OpSpec, call: Call) -> None:
 
 
 def a_constant_operand_changes_no_other_gradient(spec: OpSpec, call: Call) -> None:
-    """An operand that requires no gradient gets none; the gradients of the others stay the same."""
+    """An operand that requires no gradient gets none. The other gradients stay the same."""
     _, *expected = spec.differentiate(call)
     for i, gradient in enumerate(expected):
         leaves = [Tensor(a, requires_grad=i == j) for j, a in enumerate(call.operands)]
@@ -266,7 +267,7 @@ def a_constant_operand_changes_no_other_gradient(spec: OpSpec, call: Call) -> No
 
 
 def without_a_graph_the_value_has_the_same_bits(spec: OpSpec, call: Call) -> None:
-    """Under `no_grad`, and with constant operands: no parents, no gradient, the same value."""
+    """Under `no_grad`, or with constant operands, the value is the same and has no parents."""
     out, leaves = spec.apply(call)
     assert out.requires_grad and out.parents, "the result does not depend on its operands"
     with no_grad():
@@ -278,7 +279,7 @@ def without_a_graph_the_value_has_the_same_bits(spec: OpSpec, call: Call) -> Non
 
 
 def the_same_call_gives_the_same_bits(spec: OpSpec, call: Call) -> None:
-    """Value and gradients are the same the second time, bit for bit."""
+    """A second call returns the same value and gradients, bit for bit."""
     for a, b in zip(spec.differentiate(call), spec.differentiate(call), strict=True):
         assert np.array_equal(a, b)
 
@@ -307,7 +308,7 @@ def _garbage_collector_off() -> Iterator[None]:
 
 
 def at_a_kink_the_gradient_lies_between_the_slopes_of_both_sides(spec: OpSpec, call: Call) -> None:
-    """<V(x; g), v> lies between the slopes towards v and -v, for every entry of f(x), random v."""
+    """For each entry of f(x) and random v, <V(x; g), v> lies between the slopes on both sides."""
     if spec.kinks is None:
         return
     value, h = spec.apply(call)[0].data, 1e-6
@@ -327,7 +328,7 @@ def at_a_kink_the_gradient_lies_between_the_slopes_of_both_sides(spec: OpSpec, c
         gradients = spec.differentiate(call, g)[1:]
         slope = sum(np.vdot(d, v) for d, v in zip(gradients, directions, strict=True))
         low, high = slopes[(slice(None), *index)].min(), slopes[(slice(None), *index)].max()
-        assert low - 1e-4 <= slope <= high + 1e-4  # curvature of moderate values, times h
+        assert low - 1e-4 <= slope <= high + 1e-4  # 1e-4: h times a moderate curvature
 
 
 Property: TypeAlias = Callable[[OpSpec, Call], None]
@@ -355,8 +356,11 @@ PROPERTIES: dict[str, Property] = {
 def check_refusals(spec: OpSpec) -> None:
     """Make the calls that an op must refuse.
 
-    AssertionError if the op accepts one, or if its message does not match. An error of another type
-    passes through.
+    Raises
+    ------
+    AssertionError
+        The op accepts a call, or the message of its error does not match. An error of another type
+        passes through.
     """
     for refusal in spec.refusals:
         try:
@@ -384,9 +388,11 @@ def check_op(
     Raises
     ------
     AssertionError
-        The op lacks a property. Notes on the error name the property, and the smallest call that
-        shows it. For a wrong gradient the error is a `GradientMismatch`, which says where. All
-        other errors of the op pass through.
+        The op does not have a property. Notes on the error name the property, and the smallest call
+        that shows the fault. For a wrong gradient the error is a `GradientMismatch`, and its
+        `.report` says where. All other errors of the op pass through, with the same notes.
+    KeyError
+        `PROPERTIES` has no property of this name.
     """
     claims = [PROPERTIES[name] for name in properties]
 
@@ -395,7 +401,7 @@ def check_op(
             try:
                 claim(spec, call)
             except Exception as error:
-                error.add_note(f"of {spec.name} it does not hold: {claim.__name__}")
+                error.add_note(f"{spec.name} lacks this property: {claim.__name__}")
                 raise
 
     options: dict[str, Any] = {} if max_examples is None else {"max_examples": max_examples}

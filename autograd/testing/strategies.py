@@ -67,7 +67,7 @@ Shape: TypeAlias = tuple[int, ...]
 
 
 def numbers(low: float = -4.0, high: float = 4.0) -> SearchStrategy[float]:
-    """Draw multiples of 1/8 from low to high; they are easy to read, and exact in float32."""
+    """Draw multiples of 1/8 from low to high. They are easy to read, and exact in float32."""
     return st.integers(math.ceil(8 * low), math.floor(8 * high)).map(lambda n: n / 8)
 
 
@@ -82,7 +82,7 @@ def nonzero() -> SearchStrategy[float]:
 
 
 def extremes(dtype: DTypeLike = np.float64, finite: bool = False) -> SearchStrategy[float]:
-    """Draw values at which formulas break: +-0, the smallest and largest numbers, inf, NaN.
+    """Draw values at which formulas often fail: +-0, the smallest and largest numbers, inf, NaN.
 
     >>> @given(extremes(np.float32))
     ... def test_negation_is_its_own_inverse(x):
@@ -101,7 +101,7 @@ def extremes(dtype: DTypeLike = np.float64, finite: bool = False) -> SearchStrat
 def shapes(
     min_dims: int = 0, max_dims: int = 3, min_side: int = 0, max_side: int = 3
 ) -> SearchStrategy[Shape]:
-    """Draw shapes: also without axes, and without entries unless min_side is at least 1."""
+    """Draw shapes. There may be no axes, and an axis may have length 0 unless min_side > 0."""
     return hnp.array_shapes(
         min_dims=min_dims, max_dims=max_dims, min_side=min_side, max_side=max_side
     )
@@ -122,7 +122,7 @@ def matmul_shapes(min_side: int = 0) -> SearchStrategy[tuple[Shape, ...]]:
 
 
 def with_gaps(a: Array) -> Array:
-    """Return the same values in another memory order, backwards, with NaN between them."""
+    """Return an array with the same values, which lie in memory backwards with NaN between them."""
     memory = np.full(tuple(2 * n for n in a.shape[::-1]), np.nan, dtype=a.dtype)
     backwards: tuple[Any, ...] = (*[slice(None, None, -2)] * a.ndim, ...)
     view: Array = memory.T[backwards]
@@ -147,12 +147,12 @@ def arrays(
     dtype: DTypeLike = np.float64,
     layouts: Sequence[Callable[[Array], Array]] = LAYOUTS,
 ) -> SearchStrategy[Array]:
-    """Draw arrays: also 0-d and empty ones, contiguous or not.
+    """Draw arrays, also 0-d and empty ones, contiguous or not.
 
     Parameters
     ----------
     shape
-        A shape, or a strategy for shapes; by default up to 3 axes of up to 3 entries.
+        A shape, or a strategy for shapes. By default there are up to 3 axes of length up to 3.
     elements
         Strategy for the entries; `numbers()` by default. See also `extremes`.
     dtype
@@ -164,7 +164,7 @@ def arrays(
         np.dtype(dtype),
         shapes() if shape is None else shape,
         elements=_NUMBERS if elements is None else elements,
-        fill=st.nothing(),  # with a fill, most entries are equal, and transposing hides
+        fill=st.nothing(),  # with a fill, most entries are equal, and hide a missing transpose
     )
     return _laid_out(entries, layouts)
 
@@ -180,19 +180,23 @@ def _laid_out(
 def filled(
     draw: DrawFn, given_shapes: SearchStrategy[tuple[Shape, ...]], *elements: SearchStrategy[float]
 ) -> tuple[Array, ...]:
-    """Draw shapes together, and an array of each; the last of `elements` serves all that follow."""
+    """Draw shapes that belong together, and an array of each shape.
+
+    `elements` are strategies for the entries, one per array. The last one also serves all further
+    arrays; without any, the entries are `numbers()`.
+    """
     return fill(draw, draw(given_shapes), *elements)
 
 
 def fill(
     draw: DrawFn, given_shapes: tuple[Shape, ...], *elements: SearchStrategy[float]
 ) -> tuple[Array, ...]:
-    """Do the same as `filled`, inside a composite strategy that has drawn the shapes already."""
+    """Do the same as `filled`, in a composite strategy that has already drawn the shapes."""
     each = [*elements, *[elements[-1] if elements else _NUMBERS] * len(given_shapes)]
     return tuple(draw(_filled(shape, of)) for shape, of in zip(given_shapes, each, strict=False))
 
 
-@cache  # to make a strategy takes longer than to draw from it
+@cache  # because making a strategy takes longer than drawing from it
 def _filled(shape: Shape, elements: SearchStrategy[float]) -> SearchStrategy[Array]:
     return arrays(shape, elements)
 
@@ -221,7 +225,7 @@ def matmul_arrays() -> SearchStrategy[tuple[Array, ...]]:
 
 
 def axes(ndim: int) -> SearchStrategy[int | tuple[int, ...] | None]:
-    """Draw an `axis` for a reduction of an array of ndim axes: None, one axis, or several."""
+    """Draw the `axis` of a reduction, for an array of ndim axes: None, one axis, or several."""
     if ndim == 0:
         return st.sampled_from((None, ()))
     one = st.integers(-ndim, ndim - 1)
@@ -232,7 +236,7 @@ def axes(ndim: int) -> SearchStrategy[int | tuple[int, ...] | None]:
 def indices(shape: Shape) -> SearchStrategy[Any]:
     """Draw an index for an array of this shape.
 
-    It may be an integer or a slice of either sign, None, ..., an integer array with repetitions, a
+    It may be an integer or a slice (also negative), None, ..., an integer array with repetitions, a
     boolean mask, or a tuple that mixes them.
     """
     kinds: list[SearchStrategy[Any]] = [
@@ -282,9 +286,9 @@ def literal(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Graph:
-    """A random computation: leaves, and lines that compute each further value from earlier ones.
+    """A random computation: leaves, and lines that each compute a new value from earlier values.
 
-    Call a Graph with one Tensor for each leaf, and it returns the last value. Some values may be
+    If you call a Graph with one Tensor for each leaf, it returns the last value. Some values may be
     unused. The repr is a program that computes the same.
 
     Attributes
@@ -292,7 +296,7 @@ class Graph:
     leaves
         The arrays of the leaves, named v0, v1, and so on.
     lines
-        Expressions in these names. Each makes the next value, named in the same order.
+        Expressions in these names. Each computes the next value, whose name has the next number.
 
     Examples
     --------
@@ -321,7 +325,7 @@ class Graph:
         return "\n".join(f"v{i} = {source}" for i, source in enumerate([*made, *self.lines]))
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """Make hypothesis show the repr; by default it prints dataclasses in another form."""
+        """Make hypothesis print the repr; by default it prints dataclasses in another form."""
         printer.text(repr(self))
 
 
@@ -338,9 +342,10 @@ _BINARY = ("{a} + {b}", "{a} - {b}", "{a} * {b}", "{b} * {a}", "{a} / exp(tanh({
 
 @st.composite
 def graphs(draw: DrawFn, max_leaves: int = 3, max_lines: int = 8) -> Graph:
-    """Draw `Graph`s of the smooth primitive ops: sharing, diamonds, dead ends, broadcasting.
+    """Draw `Graph`s of smooth primitive ops, with sharing, diamonds, dead ends and broadcasting.
 
-    No graph has a kink, so every gradient equals its numeric derivative. Values stay moderate.
+    No graph has a kink, so every gradient equals its numeric derivative. A value whose entries
+    exceed 100 is scaled by 0.01.
     """
     leaves = draw(st.lists(arrays(shapes(min_side=1)), min_size=1, max_size=max_leaves))
     values, lines = [Tensor(a) for a in leaves], list[str]()

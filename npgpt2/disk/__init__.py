@@ -1,5 +1,6 @@
-"""What is written to disk and read from it: checkpoints, Hugging Face directories, tokenizers.
+"""Files: checkpoints, Hugging Face directories, tokenizers.
 
-This room knows configurations, arrays and bytes, and never a model: it imports `config`, `validate`
-and `machine`. The model, `training`, `text` and `learn` may import it; `generation` may not.
+This package knows configurations, arrays and bytes, but no model. It imports `autograd`, `config`,
+`validate` and `machine`. The model, `training`, `text` and `learn` may import it; `generation` may
+not.
 """

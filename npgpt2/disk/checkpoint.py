@@ -17,7 +17,7 @@ from npgpt2.config import GPT2Config
 from npgpt2.disk.files import write_atomically
 
 _FORMAT = "npgpt2-1"
-_MODEL = "model/"  # prefix of the parameters' names, to keep them apart from other arrays
+_MODEL = "model/"  # prefix of the parameters' names, to separate them from other arrays
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Checkpoint:
     arrays
         The other arrays, by name.
     meta
-        The other values, which are JSON values, by name.
+        The other values (JSON values), by name.
     """
 
     path: Path
@@ -53,13 +53,12 @@ def save_npz(
     arrays: Mapping[str, Array] | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a configuration, parameters, and optionally other arrays and values, to one file.
+    """Write a configuration, parameters, and any other arrays and values to one file.
 
     Parameters
     ----------
     path
-        File to write or to replace. After a crash, the whole old file or the whole new one is
-        there.
+        File to write or to replace. After a crash, the file is completely old or completely new.
     config
         The configuration of the model.
     parameters
@@ -84,7 +83,7 @@ def save_npz(
 
 
 def _write_npz(file: IO[bytes], content: Mapping[str, Array]) -> None:
-    """Write a file for `np.load`; `np.savez` would pickle objects, and reserves some names."""
+    """Write a file for `np.load`. (`np.savez` would pickle objects, and reserves some names.)"""
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in content.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -110,7 +109,7 @@ def load_npz(path: str | os.PathLike[str]) -> Checkpoint:
         config = GPT2Config(**meta["config"])
     except OSError:
         raise
-    except Exception as error:  # zipfile, zlib, NumPy and json each have several of their own
+    except Exception as error:  # zipfile, zlib, NumPy and json raise errors of many types
         raise ValueError(
             f"{os.fspath(path)} is damaged or not a checkpoint of npgpt2 "
             f"({type(error).__name__}: {error})"

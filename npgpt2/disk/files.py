@@ -1,4 +1,4 @@
-"""Atomic writes: a reader finds the whole old content of a file or the whole new content."""
+"""Atomic writes: a reader finds either the whole old content of a file or the whole new content."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import IO, Any
 def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
     """Call write(file) on a temporary file beside `path`, then move it into place.
 
-    Whatever happens, `path` holds its whole old content or the whole new content. If `path` is a
-    symbolic link, the file that it points to is replaced.
+    Even after a crash, `path` holds its whole old content or the whole new content. If `path` is a
+    symbolic link, the file that the link points to is replaced.
 
     Raises
     ------
@@ -35,9 +35,9 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 def written_beside(
     path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]
 ) -> Iterator[Path]:
-    """Call write(file) on a temporary file beside `path`; yield its path, for you to move it.
+    """Call write(file) on a temporary file beside `path`; yield the path of the temporary file.
 
-    The temporary file is deleted at the end of the block, unless you have moved it.
+    At the end of the `with` block, the temporary file is deleted, unless you have moved it.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -53,7 +53,7 @@ def written_beside(
 
 @contextmanager
 def errors_naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Name `path` in errors of the operating system; a failed write names no file by itself."""
+    """Name `path` in errors of the operating system, because a failed write names no file."""
     try:
         yield
     except OSError as error:
@@ -66,7 +66,7 @@ def errors_naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def write_json(path: str | os.PathLike[str], value: object) -> None:
-    """Replace a file by a value as JSON; see `write_atomically`."""
+    """Replace the content of a file by a value, as JSON; see `write_atomically`."""
     write_bytes(path, to_json(value))
 
 
@@ -78,7 +78,7 @@ def to_json(value: object) -> bytes:
 def read_json(path: str | os.PathLike[str], kind: type = dict, name: str | None = None) -> Any:
     """Read a JSON file whose outermost value has the given type, dict or list.
 
-    Errors name the file by `name`, or by its path.
+    Errors call the file `name`, or by its path.
 
     Raises
     ------

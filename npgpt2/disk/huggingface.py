@@ -1,9 +1,10 @@
 """Hugging Face directories, as transformers reads and writes them: config.json, model.safetensors.
 
-The names of parameters in a file are ours, either with the prefix `transformer.` (GPT2LMHeadModel
-writes it) or without (the first published files). A linear layer is a Conv1D there:
-x @ weight + bias with a weight of shape (in, out), while ours is (out, in). So reading and writing
-transposes all matrices of a block, as views. The head is wte. Numbers are F16, BF16, F32 or F64.
+The files use our names of parameters, either with the prefix `transformer.` (GPT2LMHeadModel writes
+it) or without (the first published files). A linear layer of transformers is a Conv1D:
+x @ weight + bias, with a weight of shape (in, out). Our weights are (out, in). So reading and
+writing transpose all matrices of a block, as views. The head is wte. Numbers are F16, BF16, F32 or
+F64.
 
 Letters: see `npgpt2/config.py`.
 """
@@ -37,7 +38,7 @@ _SAFETENSORS = re.compile(r"[^/\\\0]+\.safetensors")
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
 END = 50256  # the id that ends a text, in GPT-2's vocabulary of 50257
-_SHOWN = 20  # names that an error shows for each kind of problem
+_SHOWN = 20  # largest number of names that an error shows for each kind of problem
 
 _ALIASES = {
     "n_ctx": "n_positions",
@@ -51,7 +52,7 @@ _SUPPORTED: dict[str, tuple[object, ...]] = {
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),  # both are the tanh form
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
-    "reorder_and_upcast_attn": (False, True),  # attention in float32, which ours always is
+    "reorder_and_upcast_attn": (False, True),  # attention in float32 at least, as ours
     "add_cross_attention": (False,),
     "tie_word_embeddings": (True,),
 }
@@ -82,7 +83,8 @@ class Pretrained:
 
         If the file has an array in `dtype`, the array is mapped: it stays in the file until you
         change it, and the file itself never changes. Other arrays are converted, one at a time. The
-        weights of blocks are Fortran-ordered, because the file has them transposed.
+        weights of blocks are Fortran-ordered, because the file has them transposed. If you train
+        them, AdamW copies them at every step.
 
         Parameters
         ----------
@@ -109,8 +111,8 @@ class Pretrained:
     def eos(self) -> tuple[int, ...]:
         """Return the ids that end a text, from config.json.
 
-        Usually there is one. There is none if the entry is null or lies beyond the vocabulary:
-        small models often keep GPT-2's id in their configuration.
+        Usually there is one id. There is none if the entry is null or lies beyond the vocabulary:
+        the configuration of a small model often has GPT-2's id.
 
         Raises
         ------
@@ -139,7 +141,7 @@ def read(directory: str | os.PathLike[str]) -> Pretrained:
         The directory does not exist, or is a file.
     validate.Problems
         The directory does not hold a GPT-2 that this package supports. The error lists all problems
-        of the configuration and the files, with the names in the files.
+        of the configuration and the files, under the names that the files use.
     """
     directory, problems = _existing(directory), list[str]()
     settings = _read_settings(directory, problems)
@@ -177,7 +179,7 @@ def _existing(directory: str | os.PathLike[str]) -> Path:
             f"{path} does not exist; give a directory, because nothing is downloaded"
         )
     if not path.is_dir():
-        raise NotADirectoryError(f"{path} is a file; give the directory that it is in")
+        raise NotADirectoryError(f"{path} is a file; give the directory that holds it")
     return path
 
 
@@ -204,7 +206,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_settings(directory: Path, problems: list[str]) -> dict[str, Any]:
-    """Return config.json, or {} if it cannot be read; add what is wrong to problems."""
+    """Return config.json, or {} if it cannot be read; add each problem to `problems`."""
     try:
         return _read_json(directory / "config.json")
     except ValueError as error:
@@ -213,14 +215,14 @@ def _read_settings(directory: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _find_config(raw: Mapping[str, Any], problems: list[str]) -> GPT2Config | None:
-    """Return the configuration, or None if its sizes are wrong; add what is wrong to problems."""
-    if problems:  # there is no config.json
+    """Return the configuration, or None if its sizes are wrong; add problems to `problems`."""
+    if problems:  # config.json could not be read
         return None
     found = []
     if "model_type" not in raw and "GPT2" not in str(raw.get("architectures")):
         found.append('it has neither model_type "gpt2" nor an architecture with GPT2 in its name')
     for key, values in _SUPPORTED.items():
-        allowed = [json.dumps(value) for value in values]  # JSON knows true from 1
+        allowed = [json.dumps(value) for value in values]  # as JSON, true differs from 1
         if key in raw and (value := json.dumps(raw[key])) not in allowed:
             found.append(f"{key} is {value}, only {' or '.join(allowed)} is supported")
     keys = {name: name for name in CHECKS if name in raw}
@@ -249,10 +251,10 @@ def _find_config(raw: Mapping[str, Any], problems: list[str]) -> GPT2Config | No
 def _find_tensors(directory: Path, problems: list[str]) -> tuple[dict[str, MappedTensor], bool]:
     """Map all tensors except masks, by our names: the names in the file without the prefix.
 
-    Also return whether all expected files could be read. Add what is wrong to problems.
+    Also return whether all expected files could be read. Add each problem to `problems`.
     """
     files, placed = [_WEIGHTS], dict[str, str]()
-    if not (directory / _WEIGHTS).exists():  # else no index matters, as in transformers
+    if not (directory / _WEIGHTS).exists():  # otherwise ignore the index, as transformers does
         try:
             placed = _read_index(directory)
         except ValueError as error:
@@ -308,9 +310,9 @@ def _read_index(directory: Path) -> dict[str, str]:
 
 
 def _misfits(config: GPT2Config, tensors: Mapping[str, MappedTensor], complete: bool) -> list[str]:
-    """Return the differences between the tensors and the parameters of this configuration."""
+    """Return the differences between the tensors and the parameters of a configuration."""
     problems = []
-    if config.n_layer > len(tensors):  # nothing is listed for layers that there cannot be
+    if config.n_layer > len(tensors):  # then list nothing for layers that cannot exist
         if complete:
             few = f"n_layer={config.n_layer}, but there are only {len(tensors)} tensors"
             problems.append(f"config.json: {few}")
@@ -339,7 +341,7 @@ def _misfits(config: GPT2Config, tensors: Mapping[str, MappedTensor], complete: 
 
 
 def _shapes(config: GPT2Config) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield our name of every parameter, and its shape in a file."""
+    """Yield (name, shape) for every parameter: our name, and its shape in a file."""
     V, P, C, n_inner = config.vocab_size, config.n_positions, config.n_embd, config.n_inner
     yield "wte.weight", (V, C)
     yield "wpe.weight", (P, C)
@@ -361,7 +363,7 @@ def _shapes(config: GPT2Config) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _is_transposed(name: str) -> bool:
-    """Whether a matrix of this name belongs to a Conv1D; transposing a vector changes nothing."""
+    """Whether a matrix of this name belongs to a Conv1D. (Transposing a vector changes nothing.)"""
     return name.startswith("h.")
 
 
@@ -382,15 +384,15 @@ def write(
     Parameters
     ----------
     directory
-        Where to write; it is made if it does not exist. It may be the directory that the parameters
-        were read from. Old weights in it are replaced, also in shards; other files stay.
+        Where to write. It is made if it does not exist. It may be the directory that the parameters
+        were read from. Old weights in it are replaced, also shards; other files stay.
     config
         The configuration of the model.
     parameters
         The arrays of the model's parameters, with our names and shapes.
     eos_token_id
-        The id that begins and ends a text; by default the id in GPT-2's own vocabulary. None, or an
-        id beyond the vocabulary, is written as null.
+        The id that begins and ends a text; by default the id in GPT-2's vocabulary. None, or an id
+        beyond the vocabulary, is written as null.
 
     Raises
     ------
@@ -401,14 +403,15 @@ def write(
 
     Notes
     -----
-    Whatever happens, the directory holds the old model, or the new model, or no config.json, so
-    that `read` refuses it. It loses config.json in one case only: all files have been written
-    beside the old ones, and then the process is killed, or a file cannot be moved.
+    Even after a crash, the directory holds the old model, or the new model, or no config.json.
+    `read` refuses a directory without config.json. config.json is missing in one case only: all new
+    files have been written beside the old ones, and then the process is killed, or a file cannot be
+    moved.
     """
     directory = Path(directory)
     tensors = {name: a.T if _is_transposed(name) else a for name, a in parameters.items()}
     if {name: array.shape for name, array in tensors.items()} != dict(_shapes(config)):
-        raise ValueError("the model has other parameters than a GPT-2 of its configuration")
+        raise ValueError("the parameters do not belong to a GPT-2 of this configuration")
     directory.mkdir(parents=True, exist_ok=True)
     known = eos_token_id is not None and eos_token_id < config.vocab_size
     end = eos_token_id if known else None
@@ -424,7 +427,7 @@ def write(
                 ("config.json", lambda file: file.write(to_json(settings))),
             )
         )
-        # Without config.json, the directory is incomplete, and not a mixture of two models.
+        # Remove config.json, so that nobody reads a mixture of two models.
         old_config = directory / "config.json"
         content = old_config.read_bytes() if old_config.exists() else None
         old_config.unlink(missing_ok=True)
@@ -441,7 +444,7 @@ def write(
 
 
 def _settings(config: GPT2Config, dtype: np.dtype[Any]) -> dict[str, object]:
-    """Return the content of config.json for transformers, sorted, without its default values."""
+    """Return the content of config.json for transformers, sorted by key, without some defaults."""
     own = asdict(config)
     if config.n_inner == 4 * config.n_embd:
         own["n_inner"] = None

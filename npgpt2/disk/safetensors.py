@@ -2,11 +2,11 @@
 
 A file has three parts: the length of the header, the header (JSON: name -> dtype, shape, place),
 and the numbers of one tensor after the other. Reading maps the file: a page of numbers is loaded
-when it is used, and copied when it is changed.
+when you use it, and copied when you change it.
 
-Reading needs the package safetensors, which checks the file. Writing does not use it, because it
-needs all tensors in contiguous memory at once, and so memory for a second model. Here one tensor
-after the other is made contiguous.
+Reading needs the package safetensors, which checks the file. Writing does not use the package,
+because it needs all tensors in contiguous memory at once, so memory for a second model. The code
+here makes one tensor after the other contiguous.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class MappedTensor:
     path
         The file.
     kind
-        Its dtype, as the format calls it: "F32".
+        Its dtype, under the name of the format: "F32".
     shape
         Its shape.
     begin
-        Where its numbers begin, in bytes from the start of the file.
+        Place of its first number, in bytes from the start of the file.
     content
         The bytes of its numbers, mapped.
     """
@@ -62,8 +62,8 @@ class MappedTensor:
     def array(self, dtype: np.dtype[Any]) -> Array:
         """Return the tensor in the given dtype.
 
-        If the numbers in the file have that dtype and are aligned, the result is mapped. Otherwise
-        they are read into memory without the map, so that its pages do not take memory too.
+        If the numbers in the file have this dtype and are aligned, the result is mapped. Otherwise
+        they are read into memory without the map, so that the pages of the map take no memory.
 
         Raises
         ------
@@ -84,7 +84,7 @@ class MappedTensor:
         return numbers.reshape(self.shape)
 
     def equals(self, other: MappedTensor) -> bool:
-        """Whether both hold the same numbers. Blocks are compared, which takes little memory."""
+        """Whether both hold the same numbers. Comparing them block by block takes little memory."""
         return all(
             np.array_equal(
                 _floats(self.mapped[n], self.kind), _floats(other.mapped[n], other.kind), True
@@ -108,7 +108,7 @@ def map_file(path: Path) -> list[MappedTensor]:
     ImportError
         The package safetensors is missing.
     ValueError
-        The file is missing, damaged, or no safetensors file.
+        The file is missing, damaged, or not a safetensors file.
     """
     try:
         from safetensors import SafetensorError, safe_open
@@ -118,7 +118,7 @@ def map_file(path: Path) -> list[MappedTensor]:
         ) from error
     try:
         with safe_open(path, framework="numpy"):
-            pass  # so tensors fill the file, one after the other, each as long as its shape says
+            pass  # it has checked that the tensors fill the file and have the size of their shape
         content = np.asarray(np.memmap(path, mode="c"))  # copy on write
         start = 8 + int.from_bytes(content[:8].tobytes(), "little")
         header = json.loads(content[8:start].tobytes())
@@ -129,8 +129,8 @@ def map_file(path: Path) -> list[MappedTensor]:
         if path.is_file():
             with path.open("rb") as file:
                 if file.read(len(_POINTER)) == _POINTER:
-                    reason = "it is a pointer of Git LFS to the file, which git lfs pull gets"
-        raise ValueError(f"{path.name} is damaged, or no safetensors file: {reason}") from error
+                    reason = "it is only a pointer of Git LFS; git lfs pull downloads the file"
+        raise ValueError(f"{path.name} is damaged, or not a safetensors file: {reason}") from error
     header.pop("__metadata__", None)
     tensors = []
     for name, entry in header.items():
@@ -143,7 +143,7 @@ def map_file(path: Path) -> list[MappedTensor]:
 def write_tensors(file: IO[bytes], tensors: Mapping[str, Array]) -> None:
     """Write float32 and float64 arrays to an open file, by name."""
     kinds = {np.dtype(np.float32): "F32", np.dtype(np.float64): "F64"}
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers insists on it
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers requires it
     end = 0
     for name, a in tensors.items():
         begin, end = end, end + a.nbytes

@@ -1,7 +1,7 @@
-"""Tokenizers turn text into ids and back: by characters, or as a Hugging Face directory says.
+"""Tokenizers turn text into ids and back: a vocabulary of characters, or a Hugging Face tokenizer.
 
 The package `tokenizers` (extra `hf`) reads the tokenizer of a Hugging Face directory. A vocabulary
-of characters needs no package; `save_vocabulary` writes it as a Hugging Face tokenizer.
+of characters needs no package. `save_vocabulary` writes it as a Hugging Face tokenizer.
 
 Source of byte-level byte-pair encoding: Radford et al., Language Models are Unsupervised Multitask
 Learners (2019), section 2.2.
@@ -36,7 +36,7 @@ class Tokenizer(Protocol):
     def __len__(self) -> int: ...
 
     def encode(self, text: str) -> Array:
-        """Return the ids of a text, (n,) uint32; ValueError if no tokens make this text."""
+        """Return the ids of a text, (n,) uint32; ValueError if no ids stand for this text."""
         ...
 
     def decode(self, ids: ArrayLike) -> str:
@@ -105,15 +105,15 @@ class PretrainedTokenizer:
     """The tokenizer of a Hugging Face directory; `open` opens it.
 
     `len(tokenizer)` is the highest id + 1, added tokens included. This is the number of tokens,
-    unless the file leaves out some ids in between; such ids stand for no text.
+    unless the file leaves out some ids. An id that is left out stands for no text.
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         self._tokenizer = tokenizer
-        tokenizer.no_truncation()  # a file may ask for either; here a text is its tokens, no more
+        tokenizer.no_truncation()  # without truncation and padding, ids stand for the text alone
         tokenizer.no_padding()
         if getattr(tokenizer.model, "dropout", None) is not None:
-            tokenizer.model.dropout = None  # of merges: the same text has the same ids
+            tokenizer.model.dropout = None  # without it, the same text has the same ids
         self._len = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         unknown = getattr(tokenizer.model, "unk_token", None)
         has_unknown = unknown is not None and tokenizer.token_to_id(unknown) is not None
@@ -154,7 +154,7 @@ class PretrainedTokenizer:
         content = path.read_bytes()
         try:
             return cls(tokenizers.Tokenizer.from_str(content.decode()))
-        except Exception as error:  # tokenizers raises just that
+        except Exception as error:  # tokenizers raises only this type
             raise ValueError(f"{path} is damaged: {error}") from error
 
     def __len__(self) -> int:
@@ -177,7 +177,7 @@ class PretrainedTokenizer:
             if not self._exact or self._is_text(ids, text):
                 return ids
             failure = None
-        except Exception as error:  # tokenizers raises just that
+        except Exception as error:  # tokenizers raises only this type
             failure = error
         lost = {character for character in set(text) if self._loses(character)}
         for i, character in enumerate(text):
@@ -188,7 +188,7 @@ class PretrainedTokenizer:
                 ) from failure
         if failure:
             raise failure
-        return ids  # only spaced in another way, as by a tokenizer of words
+        return ids  # only spaces differ, as with a tokenizer of words
 
     def _encode(self, text: str) -> Array:
         return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.uint32)
@@ -201,7 +201,7 @@ class PretrainedTokenizer:
         return self._exact and not self._is_text(ids, character)
 
     def _is_text(self, ids: Array, text: str) -> bool:
-        return self.decode(ids) in (text, " " + text)  # some put a space in front of a word
+        return self.decode(ids) in (text, " " + text)  # some tokenizers put a space before a word
 
     def decode(self, ids: ArrayLike) -> str:
         r"""Return the text of a sequence of ids; special tokens are spelled out.
@@ -239,7 +239,7 @@ def _gpt2_tokenizer(directory: Path) -> tokenizers.Tokenizer:
     vocab, merges, added = parts.values()
     try:
         tokenizer = Tokenizer(models.BPE(vocab, merges))
-    except Exception as error:  # tokenizers raises just that
+    except Exception as error:  # tokenizers raises only this type
         raise ValueError(f"{directory}: merges.txt does not fit vocab.json: {error}") from error
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -248,7 +248,7 @@ def _gpt2_tokenizer(directory: Path) -> tokenizers.Tokenizer:
         tokenizer.add_special_tokens([token])
         if tokenizer.token_to_id(token) != i:
             raise ValueError(
-                f"{directory}: added_tokens.json gives {token!r} the id {i}, where "
+                f"{directory}: added_tokens.json gives {token!r} the id {i}, but "
                 f"{tokenizer.token_to_id(token)} is the next id"
             )
     return tokenizer
@@ -288,7 +288,7 @@ def save_vocabulary(vocabulary: Vocabulary, directory: str | os.PathLike[str]) -
     vocabulary
         The characters.
     directory
-        Where to write; it is made if it does not exist.
+        Where to write. It is made if it does not exist.
 
     Raises
     ------
@@ -307,13 +307,14 @@ def save_vocabulary(vocabulary: Vocabulary, directory: str | os.PathLike[str]) -
         "normalizer": None,
         "pre_tokenizer": {
             "type": "Split",
-            "pattern": {"Regex": r"[\s\S]"},  # any character, where a dot would leave out "\n"
+            "pattern": {"Regex": r"[\s\S]"},  # any character, also "\n", which a dot leaves out
             "behavior": "Isolated",
             "invert": False,
         },
         "post_processor": None,
         "decoder": {"type": "Fuse"},  # nothing is put between the characters
-        # An unknown character is an error. "<unk>" must be given, but is not in the vocabulary.
+        # The format requires "<unk>". The vocabulary does not have it, so an unknown character is
+        # an error.
         "model": {"type": "WordLevel", "vocab": ids, "unk_token": "<unk>"},
     }
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}

@@ -1,4 +1,4 @@
-"""How well a model predicts a text: it predicts each token once, from the tokens before it.
+"""Measure how well a model predicts a text. It predicts each token once, from the tokens before it.
 
 Letters: see `npgpt2/config.py`.
 """
@@ -17,19 +17,19 @@ from npgpt2 import validate
 from npgpt2.generation.language_model import LanguageModel
 from npgpt2.progress import Progress
 
-_IGNORED = -100  # in place of a target that an earlier window has counted
+_IGNORED = -100  # replaces a target that an earlier window has counted
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well a model predicted some tokens.
+    """The result of `evaluate`: how well a model predicted some tokens.
 
     Attributes
     ----------
     nats
         -log(p), where p is the probability of all these tokens together. (Natural logarithm.)
     tokens
-        Number of the predicted tokens.
+        Number of these tokens.
 
     Examples
     --------
@@ -60,8 +60,9 @@ class Evaluation:
     def bits_per_byte(self, n_bytes: int) -> float:
         """Return the loss per byte of a text of n_bytes bytes, in bits.
 
-        It lets you compare models with different tokenizers; loss and perplexity do not. The first
-        token is not predicted, so the number is a little too small for a short text.
+        Use it to compare models with different tokenizers; their losses and perplexities cannot be
+        compared. The first token is not predicted, so the number is a little too small for a short
+        text.
         """
         return self.nats / math.log(2.0) / validate.integer("n_bytes", n_bytes)
 
@@ -76,10 +77,10 @@ def evaluate(
 ) -> Evaluation:
     """Predict every token except the first, once, from the tokens before it.
 
-    A window of n_positions tokens moves over the text, `stride` tokens at a time. Each window
+    A window of n_positions tokens moves over the text, by `stride` tokens at a time. Each window
     predicts the tokens that no earlier window has predicted. So every prediction, except in the
     first window, uses at least n_positions - stride + 1 tokens. The last window ends with the text,
-    and may move by fewer tokens.
+    so it may move by fewer tokens.
 
     Parameters
     ----------
@@ -93,13 +94,13 @@ def evaluate(
     batch_size
         Number of windows that are computed at once.
     progress
-        A function that takes the number of batches and returns a `Progress`, which then shows how
-        far the evaluation is. None shows nothing.
+        A function that takes the number of batches, and returns a `Progress` to update after each
+        batch. None shows nothing.
 
     Returns
     -------
     Evaluation
-        The nats, summed in float64, and n - 1 tokens.
+        The nats, summed in float64, and the number of predicted tokens, n - 1.
 
     Raises
     ------
@@ -122,7 +123,7 @@ def evaluate(
     T = min(P, len(ids) - 1)
     last = len(ids) - 1 - T
     starts = np.minimum(np.arange(0, last + stride, stride), last)
-    done = np.concatenate([[0], starts[:-1] + T])  # how many tokens the windows before predict
+    done = np.concatenate([[0], starts[:-1] + T])  # number of tokens predicted by earlier windows
     batches = range(0, len(starts), batch_size)
     shown = progress(len(batches)) if progress else None
     evaluation, began = Evaluation(0.0, 0), time.monotonic()

@@ -1,12 +1,13 @@
-"""Continuing texts: a model reads the prompts once, then one token after the other.
+"""Continue texts: a model reads the prompts once, and then one new token after the other.
 
-Each new token costs the work of one token, because the cache keeps the keys and values of the
-tokens before it (see `npgpt2.cache`).
+For each new token, the model computes only one position, because the cache keeps the keys and
+values of the tokens before it (see `npgpt2.cache`).
 
-GPT-2 knows n_positions positions. If a text outgrows them, generation continues with the last
-n_positions // 2 tokens, and reads them again from position 0. So every token is drawn with at least
-half a window before it, and the second half of every window is generated with the cache. If the
-prompt itself is longer than n_positions, its last n_positions tokens give the first new token.
+GPT-2 has n_positions positions. If a text becomes longer, generation continues with its last
+n_positions // 2 tokens, and reads them again from position 0. So after that, every token is drawn
+with at least n_positions // 2 tokens before it, and the second half of every window is generated
+with the cache. If the prompt is longer than n_positions, its last n_positions tokens give the first
+new token.
 
 Letters: see `npgpt2/config.py`.
 """
@@ -37,11 +38,11 @@ class Step:
     Attributes
     ----------
     tokens
-        (B,) integers: the tokens drawn. A row that stopped before has its stop id here.
+        (B,) integers, the tokens drawn. A row that stopped before has its stop id here.
     running
-        (B,) bool: False for rows that stopped before.
+        (B,) bool, False for rows that stopped before.
     logits
-        (B, V): the logits that the tokens were drawn from.
+        (B, V), the logits that the tokens were drawn from.
     """
 
     tokens: Array
@@ -52,8 +53,8 @@ class Step:
     def logprobs(self) -> Array:
         """Log-probabilities of the tokens under the model, in nats, (B,) float64.
 
-        The probabilities are among all ids that may be drawn, before temperature, top-k and top-p.
-        A row that stopped before has 0 here.
+        The probabilities of all ids that may be drawn add up to 1. They ignore
+        temperature, top-k and top-p. A row that stopped before has 0 here.
         """
         z = self.logits.astype(np.float64)
         z -= z.max(axis=-1, keepdims=True)
@@ -68,9 +69,9 @@ class Completion:
     Attributes
     ----------
     ids
-        (T + n,) integers: the prompt and the new tokens, a stop id included.
+        (T + n,) integers, the prompt and the new tokens, with the stop id if there is one.
     logprobs
-        (n,) float64: log-probabilities of the new tokens; see `Step.logprobs`.
+        (n,) float64, log-probabilities of the new tokens; see `Step.logprobs`.
     stopped
         True if a stop id ended the text, False if max_new_tokens did.
     """
@@ -105,7 +106,8 @@ def generate(
         rows draw from it in turn. With a sequence of B seeds, each row has its own generator, and
         gets the tokens that it would get alone.
     limits
-        When a text ends. A row that has met a stop id is filled up with that id.
+        When a text ends, and which ids may be drawn. A row that has met a stop id is filled up with
+        this id.
 
     Returns
     -------
@@ -115,11 +117,11 @@ def generate(
     Raises
     ------
     TypeError, ValueError, IndexError
-        An argument is outside its limits, or the text outgrows n_positions without a sliding
-        window.
+        An argument is outside its limits, or the text becomes longer than n_positions without a
+        sliding window.
     FloatingPointError
-        The model's logits are not finite. The message names the first parameter that is not finite,
-        or, if all are, the first block whose output is not.
+        The model's logits are not finite. The message names the first parameter that is not finite.
+        If all parameters are finite, it names the first block whose output is not.
     """
     rows = _rows(input_ids, model.config.vocab_size)
     if len(set(map(len, rows))) > 1:
@@ -175,8 +177,8 @@ def stream(
     """Yield the new tokens as they are drawn, one `Step` at a time.
 
     `generate` describes the arguments and the errors; prompts may have any lengths, as in
-    `complete`. The arguments are checked at once, before you ask for the first token. The iterator
-    ends early once every row has met a stop id.
+    `complete`. The call checks the arguments, before you ask for the first token. The iterator ends
+    early if every row has met a stop id.
     """
     validate.integer("max_new_tokens", max_new_tokens, minimum=0)
     P = model.config.n_positions
@@ -213,7 +215,7 @@ def _generators(
     if not isinstance(rng, Sequence | np.ndarray):
         return np.random.default_rng(rng)
     if len(rng) != B:
-        raise ValueError(f"{len(rng)} seeds for {B} rows; give one for each, or one for all")
+        raise ValueError(f"got {len(rng)} seeds for {B} rows; give one per row, or one for all")
     return [np.random.default_rng(seed) for seed in rng]
 
 
@@ -231,8 +233,8 @@ def _stream(
     texts = [row[-P:].tolist() for row in rows]
     tokens, running = np.zeros(len(rows), dtype=np.intp), np.ones(len(rows), dtype=bool)
     for left in range(max_new_tokens, 0, -1):
-        # This block does not include the yield, at which the caller's own code runs. Values that
-        # are not finite are found below.
+        # The `yield` is outside this block, because the caller's code runs there. Errors for values
+        # that are not finite come below.
         with evaluating(modules), np.errstate(all="ignore"):
             if cache is None or max(map(len, texts)) > P:
                 texts = [text if len(text) <= P else text[-max(P // 2, 1) :] for text in texts]
@@ -261,7 +263,7 @@ def prefill(
     """Read rows into a new cache; return it, and the logits of each row's next token, (B, V).
 
     Call this and `decode` inside `with model.evaluating():`. The rows hold integers and may have
-    any lengths. Shorter rows are filled up at their end, which none of their own tokens sees.
+    any lengths. Shorter rows are filled up at their end; their tokens do not see these entries.
 
     Raises
     ------
@@ -289,5 +291,5 @@ def _cause(model: LanguageModel, texts: list[list[int]]) -> str:
     """Say which parameter or block has the first value that is not finite."""
     causes = (model.where_not_finite([text]) for text in texts)
     return next(
-        (cause for cause in causes if cause), "everything but the products of the head is finite"
+        (cause for cause in causes if cause), "only the products of the head are not finite"
     )

@@ -1,4 +1,4 @@
-"""The methods that generation and evaluation need of a model. `GPT2Model` has them; yours can too.
+"""The methods that generation and evaluation call on a model. `GPT2Model` has them; yours can too.
 
 Letters: see `npgpt2/config.py`.
 """
@@ -29,7 +29,7 @@ class LanguageModel(Protocol):
         """The head: (..., C) -> (..., V), the logits of the next token."""
 
     def hidden(self, input_ids: ArrayLike, cache: KVCache | None = None) -> Tensor:
-        """(B, T) ids -> (B, T, C), the input of the head. A cache holds the tokens before."""
+        """(B, T) ids -> (B, T, C), the input of the head. A cache has the tokens read before."""
 
     def __call__(self, input_ids: ArrayLike, cache: KVCache | None = None) -> Tensor:
         """(B, T) ids -> (B, T, V), the logits: the head applied to `hidden`."""

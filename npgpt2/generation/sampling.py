@@ -1,4 +1,4 @@
-"""How a token is drawn from logits: temperature, top-k, top-p.
+"""Draw a token from logits: temperature, top-k, top-p.
 
 Source of top-p (nucleus) sampling: Holtzman et al., arXiv:1904.09751 (2019), section 3.1; of
 top-k: Fan, Lewis & Dauphin, arXiv:1805.04833 (2018), section 5.4.
@@ -23,10 +23,10 @@ class Sampling:
     Parameters
     ----------
     temperature
-        The logits are divided by it. 0 means: always take the most probable token.
+        The logits are divided by it. With 0, the most probable token is always taken.
     top_k, top_p
-        Keep the top_k most probable tokens; of these, keep the fewest that together have
-        probability top_p or more; then sample among them. None keeps all tokens. If tokens are
+        Keep the top_k most probable tokens. Of these, keep the fewest tokens that together have
+        probability top_p or more. Then sample among them. None keeps all tokens. If tokens are
         equally probable, lower ids come first.
 
     Raises
@@ -64,7 +64,7 @@ class Sampling:
             one_hot: Array = np.zeros_like(z)
             np.put_along_axis(one_hot, z.argmax(axis=-1)[..., None], 1.0, axis=-1)
             return one_hot
-        with np.errstate(over="ignore"):  # by a tiny temperature: exp(-inf) = 0 is right
+        with np.errstate(over="ignore"):  # with a tiny temperature, exp(-inf) = 0 is right
             p: Array = np.exp((z - z.max(axis=-1, keepdims=True)) / self.temperature)
         p /= p.sum(axis=-1, keepdims=True)
         V = z.shape[-1]
@@ -103,11 +103,11 @@ class Limits:
     stop
         Id or ids that end a text. The text keeps the id.
     sliding_window
-        If a text outgrows n_positions: True continues with its last n_positions // 2 tokens, False
-        raises an error.
+        If a text becomes longer than n_positions, True continues with its last n_positions // 2
+        tokens, and False raises an error.
     vocab_size
-        Number of ids that stand for a token; None means all ids of the model. Give it if the
-        model's vocabulary is padded to a rounder number: then the padding is never drawn.
+        Number of ids that stand for a token; None means all ids of the model. Pass it if the
+        vocabulary of the model is padded to a rounder number. Then the padding is never drawn.
     """
 
     stop: ArrayLike | None = None
@@ -138,8 +138,8 @@ def _finite(logits: ArrayLike) -> Array:
 
 
 def _truncate(p: Array, top_k: int, top_p: float) -> None:
-    """Keep the top_k largest of the probabilities (V,), then the nucleus of these; in place."""
-    largest = np.flatnonzero(p >= np.partition(p, -top_k)[-top_k])  # more than top_k, if equal
+    """Keep the top_k largest probabilities of (V,), and of these the nucleus (top-p); in place."""
+    largest = np.flatnonzero(p >= np.partition(p, -top_k)[-top_k])  # with ties, more than top_k
     order = largest[np.argsort(-p[largest], kind="stable")][:top_k]
     ranked = p[order] / p[order].sum()
     before = ranked.cumsum() - ranked  # probability of all that rank higher

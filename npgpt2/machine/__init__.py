@@ -1,5 +1,5 @@
 """How work is spread over cores, processes and machines: `work`, `packs`, `process`, `ranks`.
 
-Nothing here knows what a GPT-2 is: this room imports only `autograd`. All other files of `npgpt2`
-may import it.
+This package knows nothing about GPT-2, and imports only `autograd`. The ops, the optimizer, `disk`,
+`training` and `cli` import it.
 """

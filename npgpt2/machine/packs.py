@@ -1,8 +1,8 @@
-"""Packs: small parameters that an optimizer changes together, as one flat array.
+"""Packs: groups of small parameters that an optimizer changes together, as one flat array.
 
-A NumPy call costs about a microsecond, even for a tiny array. A GPT-2 has 12 parameters in every
-block, many of them small, so an optimizer that changes them one by one spends its time on calls.
-Here parameters of one kind are joined in one array, as long as the array fits in the cache.
+A NumPy call takes about a microsecond, even for a tiny array. A GPT-2 has 12 parameters in every
+block, many of them small. An optimizer that changes them one by one spends its time on calls. So
+parameters of one kind are joined in one array, if this array fits in the processor's cache.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from npgpt2.machine.work import BLOCK
 
 @dataclass
 class Pack:
-    """Parameters of one dtype, with their moments. Either all are matrices, or none is.
+    """Parameters of one dtype, with their moments. Either all are matrices, or none of them is.
 
     Attributes
     ----------
@@ -34,9 +34,9 @@ class Pack:
     v: Array
 
     def pieces(self) -> Iterator[tuple[list[Tensor], Array, Array]]:
-        """Yield (parameters, m, v) to change together. Members without a gradient are left out.
+        """Yield (parameters, m, v) to change together, without members that have no gradient.
 
-        If all members have a gradient, they are one piece; otherwise each is a separate piece.
+        If all members have a gradient, they are one piece. Otherwise each member is a piece.
         """
         present = [(p, at) for p, at in self.members if p.grad is not None]
         if len(present) == len(self.members):
@@ -46,7 +46,7 @@ class Pack:
 
 
 def make_packs(parameters: Iterable[Tensor]) -> list[Pack]:
-    """Pack parameters while they fit in a block; a larger one is alone. The largest pack first."""
+    """Pack parameters while they fit in a block; a larger one is alone. Largest pack first."""
     kinds: dict[tuple[object, ...], list[list[Tensor]]] = {}
     for p in parameters:
         packs = kinds.setdefault((p.ndim >= 2, p.dtype), [[]])
@@ -66,8 +66,8 @@ def make_packs(parameters: Iterable[Tensor]) -> list[Pack]:
 def flattened(parameters: list[Tensor]) -> Iterator[tuple[Array, Array]]:
     """Yield the data and the gradients of parameters, each as one flat array.
 
-    At the end of the block, the data is written back to the parameters. For a single contiguous
-    parameter, the arrays are views and nothing is copied.
+    At the end of the `with` block, the data is written back to the parameters. For a single
+    contiguous parameter, the arrays are views, and nothing is copied.
     """
     data = _joined(p.data for p in parameters)
     yield data, _joined(p.grad for p in parameters)

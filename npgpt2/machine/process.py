@@ -1,7 +1,7 @@
-"""Settings of the whole process, for speed: how it reuses memory, and how many threads it uses.
+"""Settings of the whole process, for speed: the reuse of memory, and the number of threads.
 
 `npgpt2 train`, `npgpt2 generate` and `npgpt2 eval` call `tune`, unless you pass `--no-tuning`. Your
-own program may call `tune` too, before its work begins. `import npgpt2` changes nothing.
+own program may call `tune` too, before its work begins. `import npgpt2` changes no setting.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _limit: int | None = None  # of threads
 
 
 def tune(threads: int | None = None) -> None:
-    """Keep freed memory; and let each computation use at most `threads` threads, if given.
+    """Keep freed memory. If `threads` is given, it limits the threads of each computation.
 
     Raises
     ------
@@ -31,32 +31,33 @@ def keep_freed_memory() -> bool:
     """Keep freed memory for later arrays, instead of giving it back to the operating system.
 
     Every training step allocates and frees the same arrays. By default the C library returns the
-    larger ones to the kernel. The kernel hands them out again page by page, and each page costs a
-    page fault of several microseconds and is filled with zeros. With this setting, freed memory
+    memory of the larger ones to the kernel. The kernel gives it back page by page. Each page costs
+    a page fault of several microseconds, and is filled with zeros. With this setting, freed memory
     stays with the process until the process ends.
 
     Returns
     -------
     bool
-        Whether the setting was made. It needs glibc, the C library of most Linux systems.
+        Whether the setting was changed. This needs glibc, the C library of most Linux systems.
     """
     if not sys.platform.startswith("linux"):
         return False
     try:
         libc = ctypes.CDLL(None)
-        libc.gnu_get_libc_version  # noqa: B018 - other C libraries take mallopt and ignore it
+        libc.gnu_get_libc_version  # noqa: B018 - other C libraries accept mallopt and ignore it
     except (OSError, AttributeError):
         return False
-    trim_threshold, mmap_max = -1, -4  # names of <malloc.h>, M_TRIM_THRESHOLD and M_MMAP_MAX
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX in <malloc.h>
     never = -1
     return bool(libc.mallopt(trim_threshold, never) and libc.mallopt(mmap_max, 0))
 
 
 def thread_limit() -> int:
-    """Return how many threads a computation may use.
+    """Return the number of threads that a computation may use.
 
-    The number is the limit that `limit_threads` has set; or the first of OMP_NUM_THREADS,
-    OPENBLAS_NUM_THREADS and MKL_NUM_THREADS that is set in the environment; or the number of cores.
+    It is the limit that `limit_threads` has set; otherwise the first of OMP_NUM_THREADS,
+    OPENBLAS_NUM_THREADS and MKL_NUM_THREADS that is set in the environment; otherwise the number of
+    cores.
     """
     values = (os.environ.get(name, "") for name in _VARIABLES)
     wished = (int(value) for value in values if value.isdecimal())
@@ -73,8 +74,8 @@ def cores() -> set[int]:
 def limit_threads(n: int) -> bool:
     """Let each computation use at most n threads from now on.
 
-    In every process, BLAS uses as many threads as there are cores. If several processes train on
-    one machine, these threads wait for each other.
+    By default, BLAS uses one thread per core in every process. If several processes train on one
+    machine, these threads wait for each other.
 
     Returns
     -------
@@ -93,8 +94,8 @@ def limit_threads(n: int) -> bool:
         from threadpoolctl import threadpool_limits
     except ImportError as error:
         raise ImportError(
-            "sharing the cores among ranks needs threadpoolctl: pip install 'npgpt2[mpi]', or "
-            "leave the threads alone with --no-tuning"
+            "dividing the cores among ranks needs threadpoolctl: pip install 'npgpt2[mpi]', or "
+            "pass --no-tuning, which does not change the threads"
         ) from error
     global _limit
     _limit = n

@@ -1,28 +1,30 @@
 """Ranks: processes that train one model together, each on its share of every batch.
 
-`pip install 'npgpt2[mpi]'` installs mpi4py and an MPI. Then start the ranks with mpiexec:
+`pip install 'npgpt2[mpi]'` installs mpi4py and, except on Windows, MPICH, which is an MPI library.
+Then start the ranks with mpiexec:
 
     mpiexec -n 2 npgpt2 train --text book.txt --out runs/book
     mpiexec -n 2 npgpt2 train --resume runs/book
 
 - The result is the same as with one process, up to rounding, dropout included.
-- You may resume with the same number of ranks or with another one, also with one process. With the
-  same number, the run continues bit for bit as if it had never stopped.
-- Rank 0 alone prints and writes. So the same command works on a cluster whose machines share a file
+- You may resume with the same number of ranks or with another number, also with one process. With
+  the same number, the run continues bit for bit as if it had never stopped.
+- Only rank 0 prints and writes. So the same command works on a cluster whose machines share a file
   system.
 - Ctrl-C stops all ranks at the same step, and saves the run. If one rank dies, all ranks end, and
   the last checkpoint is good.
-- The ranks on one machine share its cores out: each rank uses as many threads as its share has
-  cores. To prevent this, set OMP_NUM_THREADS, OPENBLAS_NUM_THREADS or MKL_NUM_THREADS, or pass
+- The ranks on one machine divide its cores among them: each rank uses as many threads as its share
+  has cores. To prevent this, set OMP_NUM_THREADS, OPENBLAS_NUM_THREADS or MKL_NUM_THREADS, or pass
   `--no-tuning`.
-- All this was tried with MPICH, on one machine.
+- All this was tried only with MPICH, on one machine.
 
 How it works. The loss of a batch is the mean over its B rows. A rank has b of these rows, and
-computes their mean. The loss is the sum over all ranks of b/B times that mean, and its gradient is
-the same sum of the ranks' gradients. Everything else is the same on every rank: each draws the
-whole batch and the dropout masks of the whole batch from the same generators, gets the same sum of
-gradients, and changes all weights by the same step. So the weights of all ranks stay equal, bit for
-bit, if the sum has the same bits on every rank. Every checkpoint checks this before it is written.
+computes the mean loss of its rows. The loss is the sum, over all ranks, of b/B times the rank's
+mean. Its gradient is the same sum of the ranks' gradients. Everything else is the same on every
+rank: each draws the whole batch and the dropout masks of the whole batch from the same generators,
+gets the same sum of gradients, and changes all weights by the same step. So the weights of all
+ranks stay equal, bit for bit, if the sum has the same bits on every rank. The ranks check this
+before they write a checkpoint.
 """
 
 from __future__ import annotations
@@ -43,12 +45,12 @@ T = TypeVar("T")
 
 
 class Ranks:
-    """One process of a group. This base class does not communicate: it is alone.
+    """One process of a group. This base class is a group of one, and does not communicate.
 
     Attributes
     ----------
     rank
-        Number of this process, from 0. Rank 0 alone prints and writes.
+        Number of this process, from 0. Only rank 0 prints and writes.
     size
         Number of ranks.
     """
@@ -57,7 +59,7 @@ class Ranks:
         self.rank, self.size = rank, size
 
     def share(self, batch_size: int) -> slice:
-        """Return the rows of a batch that belong to this rank; shares differ by at most one row.
+        """Return the rows of a batch that belong to this rank. Shares differ by at most one row.
 
         Raises
         ------
@@ -76,7 +78,7 @@ class Ranks:
         return list(arrays)
 
     def once(self, call: Callable[[], T]) -> T:
-        """Call `call` on rank 0 alone; return its result, or raise its Exception, on every rank."""
+        """Call `call` only on rank 0; return its result, or raise its Exception, on every rank."""
         return call()
 
     def any(self, flag: bool) -> bool:
@@ -92,7 +94,7 @@ class Ranks:
         return len(process.cores())
 
     def end(self, status: int, said: str = "") -> None:
-        """End this process's part: wait until every rank has called `end`.
+        """Wait until every rank has called `end`. Each rank calls it last.
 
         A rank that has failed (its status is not 0) waits up to a second for the others. If they
         fail too, rank 0 prints the message for all. Otherwise this rank prints `said`, and ends all
@@ -109,7 +111,7 @@ class MPIRanks(Ranks):
     Raises
     ------
     ImportError
-        mpi4py is missing, or does not find an MPI library.
+        mpi4py is missing, or finds no MPI library.
     """
 
     def __init__(self) -> None:
@@ -120,7 +122,7 @@ class MPIRanks(Ranks):
                 f"training over several ranks needs mpi4py: pip install 'npgpt2[mpi]' ({error})"
             ) from error
         self._mpi, self._world = MPI, MPI.COMM_WORLD
-        self._ends = self._world.Dup()  # so that no other message is mistaken for an end
+        self._ends = self._world.Dup()  # so that no other message looks like an end
         super().__init__(self._world.Get_rank(), self._world.Get_size())
 
     def sum(self, arrays: Sequence[Array]) -> list[Array]:
@@ -131,7 +133,7 @@ class MPIRanks(Ranks):
         return [piece.reshape(a.shape) for piece, a in zip(pieces, arrays, strict=True)]
 
     def once(self, call: Callable[[], T]) -> T:
-        """Call `call` on rank 0 alone; return its result, or raise its Exception, on every rank."""
+        """Call `call` only on rank 0; return its result, or raise its Exception, on every rank."""
         outcome: tuple[Any, Exception | None] = None, None
         if self.rank == 0:
             try:
@@ -154,14 +156,14 @@ class MPIRanks(Ranks):
         return max(1, len(cores) // here.Get_size())
 
     def end(self, status: int, said: str = "") -> None:
-        """Wait until every rank has called `end`; end all ranks if this one alone has failed."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for those that are still at work
+        """Wait until every rank has called `end`; end all ranks if only this one has failed."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the ranks still at work
         everyone = self._ends.Ibarrier()
         patient_until = time.monotonic() + 1.0
         while not everyone.Test():
             if status and time.monotonic() > patient_until:
                 self._say(said)
-                time.sleep(0.3)  # the launcher drops what it has not passed on before an abort
+                time.sleep(0.3)  # at an abort, the launcher drops output that it still holds
                 self._world.Abort(status)
             time.sleep(0.01)
         if status != self._ends.bcast(status):
@@ -172,7 +174,8 @@ class MPIRanks(Ranks):
             print(f"rank {self.rank}: {text}", end="", file=sys.__stderr__, flush=True)
 
 
-_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")  # the nearest launcher first
+# How launchers name the number of ranks, the innermost launcher first.
+_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 
 
 def launched() -> Ranks:

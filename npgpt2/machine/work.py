@@ -13,13 +13,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 # Elements in a block, 256 KiB of float32. A larger block does not stay in the cache between the
-# passes over it; a smaller block means more NumPy calls. It was chosen for speed on 2 cores of an
-# AMD EPYC (Zen 3). Measure it with `python -m tests.benchmarks.step char gpt2`.
+# passes over it; a smaller block means more NumPy calls. The number was chosen for speed on 2 cores
+# of an AMD EPYC (Zen 3). Measure it with `python -m tests.benchmarks.step char gpt2`.
 BLOCK = 1 << 16
 
 
 def blocks(a: NDArray[Any], size: int = BLOCK) -> Iterator[slice]:
-    """Cut the first axis into slices of at most `size` elements, but of at least one row each.
+    """Cut the first axis into slices of at most `size` elements, but at least one row each.
 
     A block stays in the processor's cache from the first pass over it to the last.
 
@@ -33,9 +33,9 @@ def blocks(a: NDArray[Any], size: int = BLOCK) -> Iterator[slice]:
 
 
 def side_by_side(tasks: Sequence[Callable[[], object]], workers: int) -> None:
-    """Run the tasks, at most `workers` at a time, each in a thread.
+    """Run the tasks in threads, at most `workers` at a time.
 
-    If a task raises, its error is raised again here once all tasks have finished. With one worker
+    If a task raises an error, it is raised again here once all tasks have finished. With one worker
     there are no threads: the tasks run in order, and the first error ends them. Every task has the
     caller's NumPy error state. Handing a task to a thread takes about 0.1 ms.
     """

@@ -1,8 +1,8 @@
 """Dropout masks for some rows of a batch that several processes share.
 
 A process that trains on rows 4 to 7 of a batch must drop the same entries as a process that has the
-whole batch. So it draws the masks of all rows, and uses only the masks of its rows. Afterwards its
-generator is in the same state as the generators of all other processes.
+whole batch. So it draws the masks of all rows, and uses only the masks of its own rows. Then the
+generators of all processes are in the same state.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def dropout_of_batch(model: Module, batch_size: int, rows: slice) -> Iterator[No
 
 
 class _DrawsWholeBatch(np.random.Generator):
-    """Draws numbers for all rows of a batch from another generator's bits; returns some rows."""
+    """Draws numbers for all rows of a batch from another generator; returns only some rows."""
 
     def __init__(self, rng: np.random.Generator, batch_size: int, rows: slice) -> None:
         super().__init__(rng.bit_generator)

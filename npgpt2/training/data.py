@@ -1,4 +1,4 @@
-"""From text to batches: read a text, split its tokens in two parts, cut windows out of them.
+"""From text to batches: read a text, split its tokens into two parts, cut windows out of them.
 
 Letters: see `npgpt2/config.py`.
 """
@@ -24,7 +24,7 @@ def read_text(path: str | Path) -> str:
     """
     content = Path(path).read_bytes()
     try:
-        text = content.decode("utf-8").removeprefix("\ufeff")  # a byte-order mark is no text
+        text = content.decode("utf-8").removeprefix("\ufeff")  # a byte-order mark is not text
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8: byte 0x{content[error.start]:02x} at position {error.start}; "
@@ -38,7 +38,8 @@ def read_text(path: str | Path) -> str:
 def python_reference() -> str:
     """Return the Python language reference that CPython contains, about 465,000 characters.
 
-    `help("assert")` and similar calls print parts of it. It differs a little between versions.
+    `help("assert")` and similar calls print parts of it. It differs a little between versions of
+    Python.
     """
     from pydoc_data.topics import topics
 

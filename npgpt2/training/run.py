@@ -29,7 +29,7 @@ from npgpt2.model import GPT2Model
 
 @dataclass
 class Metrics:
-    """A row of metrics.csv: the measurements of one step. None means not measured."""
+    """A row of metrics.csv: the measurements of one step. None means that it was not measured."""
 
     step: int
     loss: float | None = None  # nats per character, on the batch of this step
@@ -85,7 +85,7 @@ class Run:
 
     @classmethod
     def new(cls, directory: str | Path, config: TrainingConfig, text: str) -> Run:
-        """Return a new run for training on a text, without writing anything yet.
+        """Return a new run for training on a text. Nothing is written yet.
 
         Raises
         ------
@@ -103,7 +103,7 @@ class Run:
         return run
 
     def create(self) -> None:
-        """Make the directory, with all files except the checkpoint."""
+        """Make the directory, and write all files except the checkpoint."""
         self.directory.mkdir(parents=True, exist_ok=True)
         write_bytes(self.text_path, self.text.encode())
         write_json(self.vocabulary_path, list(self.vocabulary.characters))
@@ -151,7 +151,7 @@ class Run:
         return content.decode()
 
     def save(self, model: GPT2Model, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
-        """Write the checkpoint, replacing the old one."""
+        """Write the checkpoint, which replaces the old one."""
         model.save_npz(self.checkpoint_path, arrays=arrays, meta=meta)
 
     def load(self) -> tuple[GPT2Model, Mapping[str, Any], Mapping[str, Array]]:

@@ -1,4 +1,4 @@
-"""Training a character-level GPT-2. A stopped run continues bit for bit as if never stopped."""
+"""Train a character-level GPT-2. A stopped run continues bit for bit as if it had not stopped."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from npgpt2.training.run import Metrics, Run
 class Trainer:
     """A run, and everything that changes during training.
 
-    `Trainer.start` makes a new run, `Trainer.resume` opens one, `train` does all remaining steps.
-    With several ranks, each rank has a Trainer, and all ranks call the same methods in the same
-    order.
+    `Trainer.start` makes a new run, `Trainer.resume` opens an old one, and `train` does all
+    remaining steps. With several ranks, each rank has a Trainer, and all ranks call the same
+    methods in the same order.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Trainer:
     model, optimizer
         The model, and the AdamW that trains it.
     batch_rows, batch_share
-        The rows of a batch that this rank trains on, and the fraction of the batch that they make.
+        The rows of a batch that this rank trains on (a slice), and their fraction of the batch.
     rng
         The generator that draws the batches. (Dropout draws from `model.rng`.)
     step
@@ -50,7 +50,7 @@ class Trainer:
     val_loss
         The last validation loss.
     seconds
-        Time spent on all steps so far, also before the run was resumed.
+        Time spent on all steps so far, in seconds, also before the run was resumed.
     ranks
         The processes that train together; by default this process alone.
     """
@@ -96,7 +96,7 @@ class Trainer:
             ranks.once(run.create)
             ranks.once(lambda: run.append(Metrics(0, val_loss=trainer.val_loss)))
             trainer.save()
-        except BaseException:  # also Ctrl-C: leave no directory that cannot be resumed
+        except BaseException:  # also Ctrl-C: do not leave a directory that cannot be resumed
             if ranks.rank == 0:
                 run.discard()
             raise
@@ -104,13 +104,13 @@ class Trainer:
 
     @classmethod
     def resume(cls, directory: str | Path, ranks: Ranks = ALONE) -> Trainer:
-        """Open a run at its last checkpoint. The run may have had another number of ranks.
+        """Open a run at its last checkpoint. The number of ranks may differ from before.
 
         Raises
         ------
         OSError, ValueError
-            The directory is missing, is not a run directory, or is damaged. Or its batch is too
-            small for the ranks.
+            The directory is missing, is not a run directory, or is damaged. Or the batch has fewer
+            rows than there are ranks.
         ArithmeticError
             The ranks have not read the same checkpoint.
         """
@@ -132,7 +132,7 @@ class Trainer:
             model.rng.bit_generator.state = meta["model_rng"]
             trainer.step = trainer.optimizer.step_count
             if trainer.step > config.steps:
-                raise ValueError(f"step {trainer.step} is past the last, steps={config.steps}")
+                raise ValueError(f"step {trainer.step} is after the last one, steps={config.steps}")
             trainer.val_loss = validate.number("val_loss", meta["val_loss"])
             trainer.seconds = validate.number("seconds", meta["seconds"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -154,12 +154,12 @@ class Trainer:
         if not self.ranks.agree(checksum):
             raise ArithmeticError(
                 f"{self.run.directory}, at step {self.step}: the ranks do not have the same "
-                "weights, so the last checkpoint was kept; are their machines and libraries the "
-                "same?"
+                "weights, so the last checkpoint was kept; use the same hardware and libraries for "
+                "all ranks"
             )
 
     def save(self) -> None:
-        """Write the checkpoint: everything that `resume` needs and that `start` has not written.
+        """Write the checkpoint: everything that `resume` needs, except the files of `Run.create`.
 
         Raises
         ------
@@ -243,7 +243,7 @@ class Trainer:
         return loss
 
     def train(self, progress: Progress | None = None) -> bool:
-        """Do all remaining steps; return False if a signal (Ctrl-C) to any rank stopped them.
+        """Do all remaining steps; return False if a signal to any rank (Ctrl-C) stopped them.
 
         A checkpoint is written after every validation, at the end, and when a signal stops the run.
 
@@ -255,7 +255,7 @@ class Trainer:
         """
         config = self.config
         progress = progress or Progress(config.steps, self.step)
-        first = self.ranks.rank == 0  # it alone writes and reports
+        first = self.ranks.rank == 0  # only rank 0 writes and reports
         unread: BrokenPipeError | None = None
         began = time.monotonic() - self.seconds
         try:
@@ -277,7 +277,7 @@ class Trainer:
                         try:
                             progress.update(self.step, f"{text}  {rate:,.0f} tokens/s", milestone)
                         except BrokenPipeError as error:
-                            unread = error  # nobody reads the progress any more: all stop
+                            unread = error  # nobody reads the progress any more, so all ranks stop
                 if self.step < config.steps:
                     self.validation_loss()
                     self.save()
@@ -298,7 +298,8 @@ def _new_model(config: TrainingConfig, vocab_size: int, n_rows: int) -> GPT2Mode
     if needed > installed:
         raise ValueError(
             f"training needs at least {needed >> 30:,} GiB, but this machine has "
-            f"{installed / 2**30:,.0f}; take a smaller batch_size, n_positions, n_embd or n_layer"
+            f"{installed / 2**30:,.0f} GiB; take a smaller batch_size, n_positions, n_embd or "
+            "n_layer"
         )
     return GPT2Model(config.model_config(vocab_size), rng=config.seed, dtype=config.dtype)
 
@@ -306,18 +307,18 @@ def _new_model(config: TrainingConfig, vocab_size: int, n_rows: int) -> GPT2Mode
 def required_memory(config: TrainingConfig, vocab_size: int, n_rows: int) -> int:
     """Return a lower limit of the memory that training takes, in bytes.
 
-    It counts weights, gradients, two moments, and the arrays that the forward pass of n_rows rows
-    keeps for the backward pass.
+    The limit counts weights, gradients, two moments, and the arrays that the forward pass of n_rows
+    rows keeps for the backward pass.
     """
     model = config.model_config(vocab_size)
     C, T = model.n_embd, model.n_positions
-    block = 6 * C + 2 * model.n_inner + model.n_head * T // 2  # numbers a token
+    block = 6 * C + 2 * model.n_inner + model.n_head * T // 2  # numbers per token
     activations = n_rows * T * (model.n_layer * block + vocab_size)
     return np.dtype(config.dtype).itemsize * (4 * count_parameters(model) + activations)
 
 
 def _installed_memory() -> float:
-    """Return the memory of this machine in bytes, or infinity if the system does not tell."""
+    """Return the memory of this machine in bytes, or infinity if it is unknown."""
     try:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, ValueError, OSError):
@@ -328,7 +329,7 @@ def _installed_memory() -> float:
 def _signals_noted() -> Iterator[list[int]]:
     """Inside this block, the first SIGINT or SIGTERM only adds its number to the yielded list.
 
-    So it never interrupts a step halfway. A second signal of the same kind acts as usual.
+    So it never interrupts a step. A second signal of the same kind acts as usual.
     """
     noted: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -161,7 +161,7 @@ def test_eval_prints_what_is_measured(run, text, tmp_path, capsys):
     result = evaluate(opened.model, opened.tokenizer.encode(data.read_text(text)), stride=3)
     assert result.tokens == 859
     assert out.splitlines() == [
-        "860 bytes, 860 tokens, all but the first of them predicted:",
+        "860 bytes, 860 tokens; the model predicted all but the first:",
         f"loss           {result.loss:.6f} nats per token",
         f"perplexity     {result.perplexity:.6g}",
         f"bits per byte  {result.loss * 859 / 860 / math.log(2):.6f}",

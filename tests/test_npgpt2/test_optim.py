@@ -324,7 +324,7 @@ def test_adamw_goes_on_from_its_state_bit_for_bit():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"m": [np.zeros(3)]}, r"'m' has shapes \[\(3,\)\], the parameters have \[\(2, 2\)\]"),
+        ({"m": [np.zeros(3)]}, r"'m' has shapes \[\(3,\)\], but the parameters have \[\(2, 2\)\]"),
         ({"v": []}, r"'v' has shapes \[\]"),
         ({"v": [1.0]}, r"'v' has shapes \[\(\)\]"),
         ({"v": [[["a"] * 2] * 2]}, "'v' must be real floats"),

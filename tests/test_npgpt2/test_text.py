@@ -148,7 +148,7 @@ def test_a_pretrained_directory_is_opened_with_its_tokenizer(pretrained):
 
 
 def test_a_tokenizer_of_more_ids_than_the_model_has_is_refused():
-    with pytest.raises(ValueError, match="has 21 ids, but the model vocab_size=20: take the"):
+    with pytest.raises(ValueError, match="has 21 ids, but the model has vocab_size=20; take the"):
         TextModel(small_model(20), Vocabulary("".join(map(chr, range(65, 86)))))
 
 

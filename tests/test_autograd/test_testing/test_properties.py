@@ -126,7 +126,7 @@ def test_every_property_has_a_fault_that_breaks_it():
 def test_an_op_that_breaks_a_property_is_found_out(name):
     with pytest.raises((AssertionError, ValueError)) as caught:
         check_op(FAULTS[name], [name], max_examples=500)  # until one shows it
-    assert f"it does not hold: {name}" in caught.value.__notes__[0]
+    assert f"lacks this property: {name}" in caught.value.__notes__[0]
 
 
 @pytest.mark.parametrize("right_op", [square_with(right), relu_with(0.0), relu_with(1.0)])
@@ -207,7 +207,7 @@ def test_the_smallest_failing_call_is_printed_as_python():
     with pytest.raises(AssertionError) as caught:
         check_op(wrong, ["value_is_that_of_the_reference"])
     printed = "\n".join(caught.value.__notes__)
-    assert "of square it does not hold: value_is_that_of_the_reference" in printed
+    assert "square lacks this property: value_is_that_of_the_reference" in printed
     assert "call=Call((np.array(1.125),), {})" in printed
 
 

@@ -132,7 +132,7 @@ def test_a_configuration_that_claims_too_much_does_not_make_it_allocate(tmp_path
     model.config = replace(CONFIG, **change)
     model.save_npz(path)
     tracemalloc.start()
-    with pytest.raises(ValueError, match=r"asks for [\d,]+ numbers, it holds 1,856"):
+    with pytest.raises(ValueError, match=r"asks for [\d,]+ numbers, but it holds 1,856"):
         GPT2Model.load_npz(path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -662,7 +662,7 @@ def test_files_are_examined_also_where_the_configuration_is_no_use(sharded):
     config, first, last = refusal(sharded)
     assert config == "config.json: n_layer must be an integer, not '2'"
     assert first == "model-00001-of-00003.safetensors is missing"
-    assert last.startswith(f"{third.name} is damaged, or no safetensors file: ")
+    assert last.startswith(f"{third.name} is damaged, or not a safetensors file: ")
 
 
 def test_a_tensor_in_two_shards_is_named_with_both(sharded):
@@ -735,7 +735,7 @@ def test_a_damaged_file_is_named_and_nothing_is_allocated(directory, content):
     with traced() as memory:
         [problem] = refusal(directory)
         _, peak = memory()
-    assert problem.startswith("model.safetensors is damaged, or no safetensors file: ")
+    assert problem.startswith("model.safetensors is damaged, or not a safetensors file: ")
     assert peak < 1_000_000
 
 
@@ -906,7 +906,7 @@ def test_a_number_too_large_for_the_dtype_is_refused_by_name(directory):
 def test_a_pointer_of_git_lfs_is_called_that(directory):
     (directory / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
     [problem] = refusal(directory)
-    assert problem.endswith("it is a pointer of Git LFS to the file, which git lfs pull gets")
+    assert problem.endswith("it is only a pointer of Git LFS; git lfs pull downloads the file")
 
 
 def test_a_write_that_fails_leaves_everything_as_it_was(sharded, monkeypatch):
@@ -924,7 +924,7 @@ def test_a_write_that_fails_leaves_everything_as_it_was(sharded, monkeypatch):
 def test_a_model_that_is_no_gpt2_any_more_is_not_written(tmp_path):
     model = GPT2Model(CONFIG)
     model.lm_head = Linear(CONFIG.n_embd, CONFIG.vocab_size, bias=False)
-    with pytest.raises(ValueError, match="other parameters than a GPT-2 of its configuration"):
+    with pytest.raises(ValueError, match="do not belong to a GPT-2 of this configuration"):
         model.save_pretrained(tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

@@ -162,7 +162,7 @@ def test_added_tokens_have_the_ids_of_their_file(directories, tmp_path):
     assert tokenizer.encode(f"<b>{END}<a>").tolist() == [401, 0, 400]
     assert tokenizer.decode([401, 0, 400]) == f"<b>{END}<a>"
     (path / "added_tokens.json").write_text('{"<a>": 402}')
-    with pytest.raises(ValueError, match="'<a>' the id 402, where 400 is the next"):
+    with pytest.raises(ValueError, match="'<a>' the id 402, but 400 is the next"):
         PretrainedTokenizer.open(path)
 
 

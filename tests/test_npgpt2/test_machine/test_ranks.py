@@ -206,7 +206,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step_and_a_run_goes_on(
     code = interfering(rank=1, step=4, action="os.kill(os.getpid(), signal.SIGINT)")
     done = mpiexec(2, "train", "--text", text, "--out", str(directory), *FLAGS, code=code)
     assert done.returncode == 130 and "Traceback" not in done.stderr
-    assert "stopped and saved at step 5; go on with: " in done.stdout
+    assert "stopped and saved at step 5; continue with: " in done.stdout
     assert rows(Run.open(directory), ("step",))[-1] == ("5",)
     shutil.copytree(directory, copy)
     assert mpiexec(2, "train", "--resume", str(directory)).returncode == 0

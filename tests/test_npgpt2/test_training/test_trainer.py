@@ -308,7 +308,7 @@ def test_a_short_text_is_refused_before_a_directory_is_made(tmp_path):
 
 @pytest.mark.parametrize("change", [{"batch_size": 10**12}, {"n_layer": 10**9}, {"n_embd": 10**7}])
 def test_a_model_too_large_for_the_machine_is_refused_at_once(tmp_path, change):
-    message = r"needs at least [\d,]+ GiB, but this machine has \d+; take a smaller batch_size"
+    message = r"needs at least [\d,]+ GiB, but this machine has \d+ GiB; take a smaller batch_size"
     with pytest.raises(ValueError, match=message):
         Trainer.start(tmp_path / "run", replace(TINY, **change), TEXT)
     assert not (tmp_path / "run").exists()
