@@ -161,7 +161,7 @@ def _assert_close(actual: Any, expected: Any) -> None:
     np.testing.assert_allclose(actual, expected, rtol=0.0, atol=atol, strict=True)
 
 
-def value_is_that_of_the_reference(spec: OpSpec, call: Call) -> None:
+def value_equals_the_reference(spec: OpSpec, call: Call) -> None:
     """f(x) = reference(x)."""
     value = spec.apply(call)[0].data
     expected = np.asarray(spec.reference(*call.operands, **call.keywords), dtype=np.float64)
@@ -336,7 +336,7 @@ Property: TypeAlias = Callable[[OpSpec, Call], None]
 PROPERTIES: dict[str, Property] = {
     p.__name__: p
     for p in (
-        value_is_that_of_the_reference,
+        value_equals_the_reference,
         gradients_are_the_difference_quotients,
         gradients_are_the_complex_steps,
         gradients_are_linear_in_the_cotangent,

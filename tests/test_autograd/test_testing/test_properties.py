@@ -98,7 +98,7 @@ def spec(function):
 
 
 FAULTS = {
-    "value_is_that_of_the_reference": square_with(right, lambda x: 1.000001 * x * x),
+    "value_equals_the_reference": square_with(right, lambda x: 1.000001 * x * x),
     "gradients_are_the_difference_quotients": square_with(lambda g, x: 2.001 * g * x),
     "gradients_are_the_complex_steps": square_with(lambda g, x: (2.0 + 1e-8) * g * x),
     "gradients_are_linear_in_the_cotangent": square_with(lambda g, x: g * g * x),
@@ -205,9 +205,9 @@ def test_a_registered_op_is_in_the_registry_and_its_name_is_taken():
 def test_the_smallest_failing_call_is_printed_as_python():
     wrong = square_with(right, lambda x: np.where(x > 1.0, 0.0, x * x))
     with pytest.raises(AssertionError) as caught:
-        check_op(wrong, ["value_is_that_of_the_reference"])
+        check_op(wrong, ["value_equals_the_reference"])
     printed = "\n".join(caught.value.__notes__)
-    assert "square lacks this property: value_is_that_of_the_reference" in printed
+    assert "square lacks this property: value_equals_the_reference" in printed
     assert "call=Call((np.array(1.125),), {})" in printed
 
 
