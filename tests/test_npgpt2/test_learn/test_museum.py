@@ -35,7 +35,7 @@ def test_bugs_are_found_by_a_part_of_their_name():
 
 
 def test_an_unknown_name_is_an_error_with_close_names():
-    with pytest.raises(ValueError, match="'gelu-erff' in its name; is it gelu-erf"):
+    with pytest.raises(ValueError, match="'gelu-erff' in its name; did you mean gelu-erf"):
         museum.report("gelu-erff")
     with pytest.raises(ValueError, match=f"none of the {len(BUGS)} bugs .* lists all"):
         museum.report("zzz")
