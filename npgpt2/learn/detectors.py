@@ -122,7 +122,7 @@ def _check_gradients(mode: Literal["directional", "complex"]) -> None:
 
 
 def random_cotangent() -> None:
-    """Compare gradients of ops and of a model with difference quotients, for random cotangents."""
+    """Compare the gradients of all ops and of a model with difference quotients: g is random."""
     _check_gradients("directional")
 
 
