@@ -1,4 +1,4 @@
-"""The commands for studying, as they are typed."""
+"""The study commands, with their arguments on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts add up to the gradient; each is the gradient that remains if other paths are cut."""
+"""The parts add up to the gradient. Each part is the gradient if all other paths are cut."""
 
 from __future__ import annotations
 

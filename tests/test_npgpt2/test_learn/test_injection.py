@@ -1,4 +1,4 @@
-"""Wrong code in place of right code, for a while or in a function of its own."""
+"""Wrong code in place of right code, inside a block or in a new function."""
 
 from __future__ import annotations
 

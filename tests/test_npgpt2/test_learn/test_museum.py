@@ -188,7 +188,7 @@ def test_it_uses_all_parts_of_a_training(name):
 
 
 def test_endless_walks_end():
-    """The graph is small, so there are few of the 2**n paths, and recursion is not deep."""
+    """The graph is small, so it has few paths, and recursion is not deep."""
     for name in ("engine-walks-every-path", "engine-recursive"):
         right, wrong = museum.loss_curves(BUGS[name], 3)
         np.testing.assert_allclose(wrong, right, rtol=1e-9)

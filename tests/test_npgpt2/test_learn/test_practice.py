@@ -1,4 +1,4 @@
-"""The judge names every known mistake, and nothing else; and is polite to whatever it is given."""
+"""The judge names every known mistake and nothing else, and gives a verdict on every function."""
 
 import itertools
 import math
@@ -27,12 +27,12 @@ every_exercise = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=lis
 
 
 def names(verdict):
-    """All names of mistakes in a verdict, by gradient."""
+    """Return all names of mistakes in a verdict, by gradient."""
     return {g.name: g.mistakes for g in verdict.gradients if g.status != "right"}
 
 
 def changed(exercise, change):
-    """An answer: the right one by name, after a change to it, which is given the arguments too."""
+    """Return an answer: the right gradients, some of them replaced by change(right, arguments)."""
 
     def answer(*arguments):
         right = dict(zip(exercise.gradients, exercise.reference(*arguments), strict=True))
@@ -144,7 +144,7 @@ def test_a_right_answer_in_another_form_is_right(answer):
 def test_the_answer_written_by_hand_is_right(exercise):
     verdict = check(exercise.name, exercise.solution)
     assert verdict.passed, verdict
-    assert str(verdict).endswith(verdict.notes[-1])  # how it does end to end
+    assert str(verdict).endswith(verdict.notes[-1])  # the result in a model
 
 
 def test_another_form_is_there_for_every_exercise():
@@ -247,7 +247,7 @@ def test_factors_are_in_the_letters_of_the_exercise():
     verdict = check("causal_attention", answer)
     assert verdict.gradients[0].mistakes == ("factor -T",)
     assert verdict.gradients[0].diagnosis == ("It has the wrong sign, and an extra factor of T.")
-    # the scale forgotten, which is in the catalogue, and 1/2
+    # the catalogue has the forgotten scale; the factor 1/2 comes on top
     assert verdict.gradients[1].mistakes == ("scale-forgotten", "factor 1/2")
     assert verdict.gradients[2].mistakes == ("factor 1/(B*H)",)
 
@@ -311,7 +311,7 @@ def test_what_fits_any_exercise_is_found(exercise):
 
 @every_exercise
 def test_slips_of_the_pen_are_found(exercise):
-    """Every slip that runs and changes something has a diagnosis; here, some of them."""
+    """Every slip that runs and changes something has a diagnosis. This tests a part of them."""
     every = slips(exercise.solution)
     assert every
     for slip in every[:: max(1, len(every) // 12)]:
@@ -351,7 +351,7 @@ def test_mistakes_in_different_gradients_are_each_named():
     def answer(g, x, weight, bias):
         return g @ weight.T, -np.einsum("bto,bti->oi", g, x), g.mean(axis=(0, 1))
 
-    verdict = check("linear", answer)  # and it runs only where all sizes are equal
+    verdict = check("linear", answer)  # it runs only if all sizes are equal
     assert names(verdict) == {
         "dx": ("weight-transposed",),
         "dweight": ("factor -1",),
@@ -364,7 +364,7 @@ def test_mistakes_in_different_gradients_are_each_named():
 def test_what_raises_for_another_reason_is_not_named():
     def answer(g, logits, targets):
         p = _softmax(logits)
-        p[targets] -= 1.0  # where V = B, that is often 1 from all
+        p[targets] -= 1.0  # if V = B, this often subtracts 1 from all entries
         return g * p / targets.size
 
     verdict = check("cross_entropy", answer)
@@ -374,7 +374,7 @@ def test_what_raises_for_another_reason_is_not_named():
 
 @every_exercise
 def test_mixtures_are_not_named(exercise):
-    """Halfway between two mistakes, with odd weights, there is no name to give."""
+    """A mixture of two mistakes, with random weights, has no name."""
     rng = np.random.default_rng(0)
     mistakes = [m for m in known_mistakes(exercise) if "-and-" not in m.name][-12:]
     for one, other in zip(mistakes, rng.permutation(np.array(mistakes, dtype=object)), strict=True):
@@ -397,7 +397,7 @@ def test_mixtures_are_not_named(exercise):
 
 
 def _known_to_be_proportional(exercise, gradient, one, other):
-    """Whether a mixture of the two is one of them: they do not differ in this gradient."""
+    """Whether the two mistakes do not differ in this gradient, so that a mixture is one of them."""
     arguments = exercise.draws[0]
     try:
         with np.errstate(invalid="ignore"):
@@ -499,7 +499,7 @@ def test_what_does_not_return_the_gradients_is_told_so(answer, text):
 
 def test_errors_are_shown_with_the_line_of_the_answer():
     def answer(g, x, f_backward):
-        return g + f_backward(g.T)  # which raises in the judge's own code
+        return g + f_backward(g.T)  # f_backward is the judge's code, and raises
 
     text = str(check("residual", answer))
     assert "expected a gradient of shape (2, 3, 5), got (5, 3, 2) (" in text
@@ -602,7 +602,7 @@ def test_a_starting_file_runs_and_is_not_yet_written(exercise, tmp_path):
     verdict = check_file(exercise.name, path)
     assert "not yet written" in verdict.headline and not verdict.passed
     assert f"mine.py:{len(text.splitlines())}" in verdict.headline
-    # The forward pass in it is the exercise's own, and stands alone.
+    # Its forward pass is the same as in the exercise, and needs nothing else.
     module = {}
     exec(text, module)
     arguments = {
