@@ -73,6 +73,7 @@ def add_commands(add: Callable[[str, Command], argparse.ArgumentParser]) -> None
 def _practice(args: argparse.Namespace) -> int:
     """Judge the gradients that you write by hand, and show the mistakes in them."""
     from npgpt2.learn import practice
+    from npgpt2.learn.judge.verdict import Verdict
 
     said = practice.report(
         args.name,
@@ -82,7 +83,7 @@ def _practice(args: argparse.Namespace) -> int:
         show_derivation=args.derivation,
     )
     print(said)
-    return 1 if isinstance(said, practice.Verdict) and not said.passed else 0
+    return 1 if isinstance(said, Verdict) and not said.passed else 0
 
 
 def _explain(args: argparse.Namespace) -> int:

@@ -37,19 +37,7 @@ from npgpt2.learn.exercises import EXERCISES
 from npgpt2.learn.judge.attempt import where_raised
 from npgpt2.learn.judge.exercise import Exercise
 from npgpt2.learn.judge.judge import judge
-from npgpt2.learn.judge.verdict import Gradient, Verdict
-
-__all__ = [
-    "Gradient",
-    "Verdict",
-    "check",
-    "check_file",
-    "derivation",
-    "exercises",
-    "hints",
-    "report",
-    "start",
-]
+from npgpt2.learn.judge.verdict import Verdict
 
 
 def check(name: str, function: Callable[..., Any]) -> Verdict:

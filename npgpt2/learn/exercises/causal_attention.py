@@ -135,7 +135,7 @@ def solution(g: Array, q: Array, k: Array, v: Array) -> Any:
 
 
 def terms(g: Array, q: Array, k: Array, v: Array) -> Mapping[str, Mapping[str, Array]]:
-    """Return the two terms of dS, as they come out in dq and in dk."""
+    """Return the parts of dq and dk that come from the two terms of dS."""
     T, D = q.shape[-2:]
     P, dP = forward(q, k, np.eye(T)), g @ v.swapaxes(-1, -2)
     one = P * dP / math.sqrt(D)

@@ -4,8 +4,8 @@ Each file of `npgpt2/learn/exercises` is one exercise. The text at its top is th
 lines are doctests. Below it stand these names, which `Exercise.of` reads:
 
     STATEMENT    the task, in a sentence or two
-    ARGUMENTS    what the function takes: names, with their shapes or a description
-    GRADIENTS    what it returns: names, with their shapes
+    ARGUMENTS    the arguments of the function: names, with their shapes or a description
+    GRADIENTS    the results of the function: names, with their shapes
     HINTS        three hints; each helps more than the one before
     MISTAKES     the known mistakes; see `read_mistakes`
     forward      the forward pass in plain NumPy, which the learner sees
