@@ -229,25 +229,9 @@ def residual_stream(loss: Tensor, model: Module | None = None) -> Stream:
 
     This works for every model, because it finds the stream in the graph. A residual sum is a node
     x + f(x): one operand was computed from the other. Residual sums form a chain if the x of each
-    is the sum before it. The stream is the longest chain.
+    is the sum before it. The stream is the longest chain. A graph without a residual sum is an
+    error (ValueError). For the parameters see `contributions`.
 
-    Parameters
-    ----------
-    loss
-        A scalar Tensor. If you compute it inside `with watch(model):`, the branches have the names
-        of modules.
-    model
-        Names the parameters if there was no `watch`.
-
-    Raises
-    ------
-    ValueError
-        There is no residual sum.
-    RuntimeError
-        See `Trace.of`.
-
-    Examples
-    --------
     >>> x = Tensor([1.0, 2.0], requires_grad=True)
     >>> y = x + x * 2.0
     >>> stream = residual_stream((y + y.tanh()).sum())

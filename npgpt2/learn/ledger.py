@@ -33,23 +33,9 @@ def explain(loss: Tensor, model: Module | None = None, *, full: bool = False) ->
     Up to 30 nodes, or with `full`, it shows every node with its formula and its parameters. More
     nodes make a table with one line for each node, or, if that is too long, for each module.
 
-    Parameters
-    ----------
-    loss
-        A scalar Tensor. If you compute it inside `with watch(model):`, its nodes have the paths of
-        modules.
-    model
-        Names the parameters if there was no `watch`.
-    full
-        Show every node.
+    If you compute the loss inside `with watch(model):`, its nodes have the paths of modules.
+    Without `watch`, `model` names the parameters. For errors see `Trace.of`.
 
-    Raises
-    ------
-    RuntimeError, ValueError
-        See `Trace.of`.
-
-    Examples
-    --------
     >>> x = Tensor([3.0, 4.0], requires_grad=True)
     >>> text = explain((x * x + x).sum())
     >>> print(text[: text.index("How each op")].rstrip())

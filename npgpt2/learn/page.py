@@ -62,12 +62,10 @@ def write_page(
 
     Parameters
     ----------
-    trace
-        The backward pass.
+    trace, title
+        The backward pass, and the heading of the page.
     path
-        Where to write the file. It replaces an existing file, but only once it is complete.
-    title
-        Heading of the page.
+        The file. The page replaces an existing file only once it is complete.
     budget
         Largest number of characters for heat maps. The nodes nearest to the root get heat maps
         first. If the budget does not suffice for all nodes, the others show only their norms, and
@@ -75,8 +73,6 @@ def write_page(
 
     Raises
     ------
-    OSError
-        The file cannot be written.
     ValueError
         The root is a leaf, or there are more than 6,000 nodes.
 

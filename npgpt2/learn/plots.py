@@ -49,10 +49,10 @@ def plot(
     directory
         A run directory.
     prompt
-        Text of at most n_positions characters. Without it, only the curves are drawn.
+        Text of at most n_positions characters. None draws only the curves.
     out
-        Path of the picture, which ends in .png or .svg. The default is plot.png in the run
-        directory. An existing file is replaced.
+        The picture, .png or .svg; it replaces an existing file. The default is plot.png in the run
+        directory.
 
     Raises
     ------

@@ -41,21 +41,10 @@ from npgpt2.learn.judge.verdict import Verdict
 
 
 def check(name: str, function: Callable[..., Any]) -> Verdict:
-    """Judge an answer to an exercise, also if it raises. (If it never returns, neither does this.)
+    """Judge an answer to one of the `exercises()`: a function of its arguments, in their order.
 
-    Parameters
-    ----------
-    name
-        One of `exercises()`.
-    function
-        The answer. It is called with the arguments of the exercise, in their order.
-
-    Raises
-    ------
-    ValueError
-        There is no exercise of this name.
-    TypeError
-        The function is not callable.
+    An error in the answer is a part of the verdict. Only a function that never returns cannot be
+    judged.
     """
     exercise = _exercise(name)
     if not callable(function):
