@@ -67,7 +67,7 @@ def gradients_of_two_passes_add_up() -> None:
 
 @statement
 def every_leaf_owns_its_gradient() -> None:
-    """No gradient shares memory with another one or with the cotangent: clipping changes it."""
+    """No gradient shares memory with another one or the cotangent: clipping works in place."""
     a, b = (Tensor(np.ones(3), requires_grad=True) for _ in range(2))
     g = np.ones(3)
     (a + b).backward(g)
