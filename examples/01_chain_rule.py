@@ -1,13 +1,13 @@
 """Lesson 1: the chain rule, on one product.
 
-L is the loss: one number, computed by many ops. Backprop asks one question at each op. Given
-g = dL/dout, the gradient of its output, which gradients dL/da and dL/db do its inputs get? g is
-called the cotangent of the output.
+L is the loss: one number, computed by many ops. Each op receives g = dL/dout, the gradient of its
+output. g is called the cotangent of the output. Backprop asks one question at each op: which
+gradients dL/da and dL/db do its inputs get?
 
 Each op has a function that answers: its vjp (vector-Jacobian product). It multiplies the vector g
 by the Jacobian, the matrix of all derivatives dout/da, usually without building this matrix. You
-can call a vjp yourself. `backward()` calls the vjps of all ops, from the end to the start. The
-lessons call the code that does this the engine.
+can call a vjp yourself. `backward()` calls the vjps of all ops, from the end to the start. The code
+that does this is called the engine.
 """
 
 import numpy as np

@@ -40,7 +40,7 @@ print(f"  g @ jacobian  {(g[0] @ jacobian).round(4)}\n  formula       {dx.round(
 (engine,) = out.vjp(g)
 assert np.abs(g[0] @ jacobian - dx).max() < 1e-14 and np.abs(engine[0] - dx).max() < 1e-14
 
-print("\nTwo facts that most slips violate:")
+print("\nTwo facts that most wrong formulas violate:")
 print(f"  dx sums to 0 (here {abs(dx.sum()):.0e}), because adding a constant to x changes nothing")
 (of_ones,) = out.vjp(np.ones_like(g))
 print(f"  for g = 1, dx is 0 (here {np.abs(of_ones).max():.0e}), because the p always sum to 1")

@@ -1,4 +1,4 @@
-"""Lesson 6: an embedding looks rows up; its gradient adds them up.
+"""Lesson 6: an embedding looks up rows, and its backward pass adds up rows.
 
 Letters: V tokens in the vocabulary, P positions, B texts in the batch, T tokens in each, C
 channels. wte (V, C) has a row for each token, wpe (P, C) has a row for each position. Forward:
@@ -56,7 +56,7 @@ for token in range(V):
     norms = np.linalg.norm(loop[token]), np.linalg.norm(trap[token])
     print(f"  {token:5d}  {uses:4d}  {norms[0]:13.3f}  {norms[1]:13.3f}")
     assert np.allclose(trap[token], loop[token]) == (uses < 2)
-print("  The trap is right for tokens used once. So test with ids that repeat.")
+print("  The trap is right for tokens used at most once. So test with ids that repeat.")
 
 total = np.abs(loop.sum(axis=0) - g.sum(axis=(0, 1))).max()
 print(f"\nNothing is lost: the rows of dwte have the same sum as g, up to {total:.0e}")

@@ -6,15 +6,15 @@ the stream twice, and adds to it twice. Its two branches are attention and the M
     x1 = x + attn(ln_1(x))
     x2 = x1 + mlp(ln_2(x1))
 
-x and x1 have two uses each, so the gradient of each is a sum of two (lesson 1). Given g = dL/dx2:
+x and x1 have two uses each, so each gets the sum of two gradients (lesson 1). Given g = dL/dx2:
 
     dx1 = g + the gradient through mlp and ln_2
     dx = dx1 + the gradient through attn and ln_1
 
-The first summand comes along the residual path. So g arrives at x unchanged, plus other terms,
-through any number of blocks. (He et al., Identity Mappings in Deep Residual Networks,
-arXiv:1603.05027 (2016), equation 5. Layer norm inside the branch: Radford et al. (2019),
-section 2.3.)
+The first summand comes along the residual path. So g reaches x unchanged through any number of
+blocks, and the branches add other terms to it. (He et al., Identity Mappings in Deep Residual
+Networks, arXiv:1603.05027 (2016), equation 5. Radford et al. (2019), section 2.3, put the layer
+norm inside the branch.)
 """
 
 import numpy as np

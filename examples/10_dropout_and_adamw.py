@@ -4,7 +4,7 @@ Dropout. Each entry of the mask is 0 with probability p, and 1 otherwise. Forwar
 
     out = x * mask / (1 - p)           so dx = g * mask / (1 - p), with the same mask
 
-(Srivastava et al., Dropout, JMLR 15 (2014), section 10: scale in training, not in use.)
+(Srivastava et al., Dropout, JMLR 15 (2014), section 10, scale the kept entries in this way.)
 
 AdamW computes no gradient. It uses the gradient g of a parameter p to change p, at the steps
 t = 1, 2, ...:
@@ -36,7 +36,7 @@ out = F.dropout(leaf, p, np.random.default_rng(1))
 mask = np.random.default_rng(1).random(x.shape, dtype=np.float32) >= p  # the same seed and draw
 assert np.array_equal(out.data == 0.0, ~mask) and np.abs(dx - g * mask / (1 - p)).max() < 1e-14
 print(f"Dropout: {1 - mask.mean():.3f} of the entries are 0, and so are the same entries of dx.")
-print("  If backward draws a new mask, no shape, mean or norm shows the mistake:")
+print("  If backward draws another mask, no shape, mean or norm shows the mistake:")
 again = np.random.default_rng(2).random(x.shape, dtype=np.float32) >= p
 anew = g * again / (1 - p)
 norms = [np.linalg.norm(a) for a in (dx, anew, dx - anew)]

@@ -39,7 +39,7 @@ for step in range(201):
     logits = model(inputs)  # (B, T) -> (B, T, V)
     loss = F.cross_entropy(logits, targets)
     loss.backward()  # fills .grad of every parameter
-    norm = clip_grad_norm(model.parameters(), 1.0)  # scales gradients of a norm above 1 to norm 1
+    norm = clip_grad_norm(model.parameters(), 1.0)  # a joint norm above 1 is scaled down to 1
     optimizer.step()  # changes every parameter a little
     optimizer.zero_grad()  # otherwise backward() adds the next gradients to these
     if step % 40 == 0:

@@ -1,10 +1,10 @@
 """Lesson 12: describe your own op, and test it in the same way as the built-in ops.
 
 An `OpSpec` has the name of the op, the op, a reference in plain NumPy that computes the same value,
-and a strategy that draws operands. `check_op` draws many calls of the op, and checks the properties
-that all built-in ops have. If your op does not have one of them, `check_op` shows the smallest call
-that it can find. One property is about kinks: a kink is a point where the slope jumps, such as 0 in
-max(a, 0).
+and a strategy: an object that draws random operands. `check_op` draws many calls of the op, and
+checks the properties that all built-in ops have. If a call violates a property, `check_op` shows
+the smallest call that it can find. One property is about kinks. A kink is a point where the slope
+jumps, such as 0 for max(a, 0).
 
 You need hypothesis: pip install 'npgpt2[testing]'.
 """

@@ -1,4 +1,4 @@
-"""Shared by all tests: hypothesis profiles, and a guard against state that leaks."""
+"""Hypothesis profiles and fixtures for all tests, and a guard against leaked state."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def untuned(monkeypatch):
 
 @pytest.fixture(autouse=True, scope="session")
 def ctrl_c_interrupts():
-    """SIGINT as at a prompt: a shell's background jobs, and their children, start ignoring it."""
+    """Let SIGINT raise KeyboardInterrupt: background jobs of a shell start by ignoring it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 def global_state():
-    """Whatever outlives a test and could change the next one."""
+    """Return all state that outlives a test and could change the next test."""
     x = autograd.Tensor(1.0, requires_grad=True)
     kind, keys, *rest = np.random.get_state()
     state = {
@@ -57,7 +57,7 @@ def global_state():
 
 @pytest.fixture(autouse=True)
 def no_leaked_state():
-    """Fail a test that leaves any global state changed, and put it right for the next one."""
+    """Fail a test that changes global state, and restore the state for the next test."""
     before = global_state()
     recording, errors = autograd.tensor._mode.recording, np.geterr()
     generators = np.random.get_state(), random.getstate()

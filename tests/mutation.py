@@ -1,13 +1,13 @@
 """Mutation testing: would the tests notice a small slip in the code that they test?
 
     python -m tests.mutation                        every mutant of every numerical file
-    python -m tests.mutation autograd/backward.py   those of one file
+    python -m tests.mutation autograd/backward.py   the mutants of one file
     python -m tests.mutation --sample 100           a random sample, the same for the same --seed
-    python -m tests.mutation --list                 only say what would be tried
+    python -m tests.mutation --list                 list the mutants, and run nothing
 
-A mutant is the code with one operator, constant, axis or term changed. The fast tests are run
-against each; one that they let pass is a survivor: a line that no test looks at closely, or a
-change that makes no difference. The latter are listed in EQUIVALENT, each with its reason.
+A mutant is the code with one operator, constant, axis or term changed. The fast tests run on each
+mutant. If they all pass, the mutant is a survivor: no test looks closely at the changed line, or
+the change makes no difference. EQUIVALENT lists changes that make no difference, with reasons.
 
 >>> for mutant in mutants("npgpt2/toy.py", "def f(x):\\n    return 0.5 - x.T\\n"):
 ...     print(f"{mutant.kind:15} {mutant.old:10} {mutant.new}")
@@ -17,7 +17,7 @@ term dropped    0.5 - x.T  -x.T
 constant        0.5        1.5
 view dropped    x.T        x
 
-No file changes: each mutant lives in a forked process, where an import hook puts it in place.
+No file changes: each mutant lives in a forked process, where an import hook loads it.
 
 Source: DeMillo, Lipton & Sayward, Hints on test data selection, IEEE Computer 11(4), 1978.
 """
@@ -58,22 +58,23 @@ FILES = [f"autograd/{name}.py" for name in "backward tensor rows ownership check
         "generation/sampling generation/generation generation/evaluation training/data"
     ).split()
 ]
-ALSO = {  # tests of a file, besides its doctests and the test file of its name
+ALSO = {  # more tests of a file, besides its doctests and the test file of its name
     "autograd/tensor.py": "tests/test_autograd/test_ops.py",
     "npgpt2/composed.py": "tests/test_npgpt2/test_functional.py",
     "npgpt2/training/data.py": "tests/test_npgpt2/test_training/test_trainer.py",
     "npgpt2/functional.py": "tests/test_npgpt2/test_cache.py",
     "npgpt2/machine/packs.py": "tests/test_npgpt2/test_optim.py",
 }
-ENGINE = "tests/test_autograd"  # all of it is run for autograd, and nothing of it for npgpt2
+ENGINE = "tests/test_autograd"  # these tests run for files of autograd only
 HEAVY = ["numpy", "torch", "pytest", "hypothesis", "hypothesis.extra.numpy"]
-# Tests left out: of shrinking, as Hypothesis shrinks nothing here, and in processes of their own.
+# These tests do not run: tests of shrinking (Hypothesis shrinks nothing here), and tests that start
+# another process.
 LEFT_OUT = "shrink_to or the_smallest or graph_of_50000_ops or without_hypothesis"
 MEMORY = 6 * 2**30  # bytes of address space for each mutant
-GRACE = 30.0  # seconds that tests may take longer than 5 times what they take without a mutant
+GRACE = 30.0  # seconds; tests may take this plus 5 times their time without a mutant
 ONE_THREAD = dict.fromkeys(["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"], "1")
 
-# (file, line as it is, line as it becomes), without indentation -> why no test can tell.
+# (file, old line, new line), without indentation -> why no test can notice the change
 EQUIVALENT: dict[tuple[str, str, str], str] = {
     (
         "autograd/tensor.py",
@@ -84,7 +85,7 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "npgpt2/functional.py",
         "_ROWS = 64",
         "_ROWS = 65",
-    ): "only of another speed",
+    ): "only the speed changes",
     (
         "npgpt2/optim.py",
         "if factor < 1.0:",
@@ -127,7 +128,7 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ): "its weight is replaced in the next line",
 }
 
-# -- what is changed -------------------------------------------------------------------------------
+# -- the changes -----------------------------------------------------------------------------------
 
 OPERATORS = {
     ast.Add: ("+", "-"), ast.Sub: ("-", "+"), ast.Mult: ("*", "/"), ast.Div: ("/", "*"),
@@ -137,12 +138,12 @@ OPERATORS = {
     ast.Eq: ("==", "!="), ast.NotEq: ("!=", "=="), ast.Is: ("is", "is not"),
     ast.IsNot: ("is not", "is"), ast.In: ("in", "not in"), ast.NotIn: ("not in", "in"),
 }  # fmt: skip
-ATTRIBUTES = {"T", "mT", "real"}  # dropped for what they are of
+ATTRIBUTES = {"T", "mT", "real"}  # x.T becomes x
 CALLS = {"swapaxes", "transpose", "reshape", "conj", "copy", "deepcopy", "astype", "detach"}
 NOT_CODE = {"annotation", "returns", "decorator_list"}
 
 Node = ast.expr | ast.stmt | ast.keyword
-Edit = tuple[int, int, str]  # bytes from start to end of the file, and what comes there instead
+Edit = tuple[int, int, str]  # start and end in the bytes of the file, and the new text
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class Mutant:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """File, line as it is, line as it becomes; as in EQUIVALENT."""
+        """(file, old line, new line), as in EQUIVALENT."""
         first, count = self.line - 1, self.old.count("\n") + 1
         before, after = self.source.splitlines(), self.changed.splitlines()
         last = first + count + len(after) - len(before)
@@ -192,7 +193,7 @@ def mutants(file: str, source: str) -> list[Mutant]:
 
 
 def _code(node: ast.AST, parent: ast.AST | None = None) -> Iterator[tuple[Node, ast.AST]]:
-    """Yield (node, parent) of all that is code and matters: no types, messages, or imports."""
+    """Yield (node, parent) for all code that matters: no types, messages, or imports."""
     match node:
         case ast.Raise() | ast.JoinedStr() | ast.Import() | ast.ImportFrom():
             return
@@ -200,7 +201,7 @@ def _code(node: ast.AST, parent: ast.AST | None = None) -> Iterator[tuple[Node, 
             return
         case ast.Assign([ast.Name("__all__")]) | ast.AnnAssign(_, ast.Name("TypeAlias")):
             return
-        case ast.keyword("strict"):  # of zip: a guard against what other checks exclude
+        case ast.keyword("strict"):  # of zip: other checks exclude unequal lengths
             return
     if isinstance(node, Node) and parent is not None:
         yield node, parent
@@ -211,7 +212,7 @@ def _code(node: ast.AST, parent: ast.AST | None = None) -> Iterator[tuple[Node, 
 
 
 def _changes(node: Node, parent: ast.AST, text: _Text) -> Iterator[tuple[str, str]]:
-    """Yield (kind, new text) for every change of this node: of itself, not of what is in it."""
+    """Yield (kind, new text) for every change of this node, without changes of its children."""
     match node:
         case ast.BinOp(left, op, right):
             yield from text.swapped(node, [left, right], [op])
@@ -244,7 +245,7 @@ def _changes(node: Node, parent: ast.AST, text: _Text) -> Iterator[tuple[str, st
         case ast.Call(ast.Attribute(_, name) | ast.Name(name), [first, *_]) if name in CALLS:
             yield "call dropped", text[first]
         case ast.keyword(str(), value):
-            if not isinstance(getattr(value, "value", None), bool):  # those are flipped
+            if not isinstance(getattr(value, "value", None), bool):  # booleans are flipped
                 yield "argument dropped", ""
         case ast.AugAssign(target, op, value):
             yield from text.swapped(node, [target, value], [op])
@@ -273,7 +274,7 @@ class _Text:
     """Source text, addressed by the nodes of its syntax tree."""
 
     def __init__(self, source: str) -> None:
-        self.bytes = source.encode()  # as the columns of nodes are counted in bytes
+        self.bytes = source.encode()  # the columns of nodes are counted in bytes
         self.starts = [0, *accumulate(map(len, self.bytes.splitlines(keepends=True)))]
 
     def line(self, position: int) -> int:
@@ -318,7 +319,7 @@ class _Text:
     def fitted(self, node: Node, new: str, parent: ast.AST) -> Edit:
         """The edit that puts new text in a node's place, in parentheses if it needs them there."""
         start, end = self.span(node)
-        if isinstance(node, ast.keyword):  # goes with its comma
+        if isinstance(node, ast.keyword):  # remove its comma too
             if before := re.search(rb",\s*$", self.bytes[:start]):
                 start = before.start()
             elif after := re.match(rb"\s*,\s*", self.bytes[end:]):
@@ -327,7 +328,7 @@ class _Text:
             bare, safe = new, f"({new})"
             if isinstance(parent, ast.expr) and not isinstance(parent, ast.Slice):
                 bare, safe = (f"({self.edited(parent, [(start, end, x)])})" for x in (bare, safe))
-            out_of_brackets = _meaning(self[node]) and not _meaning(new)  # and of several lines
+            out_of_brackets = _meaning(self[node]) and not _meaning(new)  # new has several lines
             if _meaning(bare) != _meaning(safe) or out_of_brackets:
                 new = f"({new})"
         return start, end, new
@@ -347,7 +348,7 @@ Trial = tuple[Mutant, list[tuple[Tests, float]]]  # groups of tests, each with a
 
 
 def own_and_other_tests(file: str) -> tuple[Tests, Tests]:
-    """The tests of a file, and all other fast tests: for mutants that survive its own."""
+    """The tests of a file, and all other fast tests, which run if the first ones all pass."""
     mirrors = {f: "tests/test_" + f.replace("/", "/test_") for f in FILES}
     own = dict.fromkeys([file, mirrors[file], ALSO.get(file, file)])
     others = [*sorted(map(str, Path(ENGINE).glob("test_*.py"))), *mirrors.values()]
@@ -372,7 +373,7 @@ class _Hook(MetaPathFinder, SourceFileLoader):  # type: ignore[misc]
         return spec_from_file_location(fullname, self.path, loader=self) if ours else None
 
     def get_code(self, fullname: str) -> CodeType:
-        # For inspect.getsource, which would read the file.
+        # inspect.getsource then shows the mutant; otherwise it would read the file.
         lines = self.source.splitlines(keepends=True)
         linecache.cache[str(self.path)] = (len(self.source), None, lines, str(self.path))
         return compile(self.source, self.path, "exec", dont_inherit=True)
@@ -382,11 +383,11 @@ def _fork(trial: Trial, directory: str) -> int:
     """Start a process, whose exit code is 0 if all tests pass; its output goes to a file."""
     if pid := os.fork():
         with suppress(OSError):
-            os.setpgid(pid, pid)  # as below, whoever is first
+            os.setpgid(pid, pid)  # the same call as below: one of the two comes first
         return pid
     (mutant, groups), code = trial, 1
     try:
-        os.setpgid(0, 0)  # Ctrl-C is for the parent only, and what the tests start can be ended
+        os.setpgid(0, 0)  # Ctrl-C reaches only the parent, which ends the whole group
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         output = os.open(f"{directory}/{os.getpid()}.txt", os.O_WRONLY | os.O_CREAT)
         os.dup2(output, 1)
@@ -400,7 +401,7 @@ def _fork(trial: Trial, directory: str) -> int:
         pytest: Any = importlib.import_module("pytest")
         for tests, limit in groups:
             signal.setitimer(signal.ITIMER_REAL, limit)  # the signal ends even an endless loop
-            importlib.import_module(hook.name)  # now, as pytest puts a hook of its own in front
+            importlib.import_module(hook.name)  # before pytest puts its hook in front of this one
             if code := int(pytest.main([*options, *tests])):
                 break
     except BaseException:
@@ -412,7 +413,7 @@ def _fork(trial: Trial, directory: str) -> int:
 
 
 def run(trials: Iterable[Trial], jobs: int) -> Generator[tuple[Trial, str, float, str], None, None]:
-    """Yield (trial, fate, seconds, output) as they end; survived, killed or timed out."""
+    """Yield (trial, fate, seconds, output) when a trial ends: survived, killed or timed out."""
     waiting = iter(trials)
     running: dict[int, tuple[Trial, float]] = {}
     with tempfile.TemporaryDirectory() as directory:
@@ -436,20 +437,20 @@ def run(trials: Iterable[Trial], jobs: int) -> Generator[tuple[Trial, str, float
 
 
 def _kill(pid: int) -> None:
-    """End what still runs of a process and of those that it started."""
+    """End a process and all processes that it started."""
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
 
 
 def prepare() -> None:
-    """Import once, for all forks to share, what is slow to import and is not mutated."""
+    """Import the slow modules that are not mutated, once for all forks."""
     os.environ.update(ONE_THREAD, HYPOTHESIS_PROFILE="mutation")
     for name in HEAVY:
         importlib.import_module(name)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # is to end the forks, as Ctrl-C is
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM ends the forks, like Ctrl-C
     from hypothesis import Phase, settings
 
-    # As quick as the tests' own, but the same examples every time, and a failure is enough.
+    # As in the profile "quick", but with the same examples every time, and without shrinking.
     phases = [Phase.explicit, Phase.generate, Phase.target]
     settings.register_profile(
         "mutation", max_examples=25, deadline=None, database=None, derandomize=True, phases=phases
@@ -457,7 +458,7 @@ def prepare() -> None:
 
 
 def clean_run(sources: Mapping[str, str], jobs: int) -> dict[str, list[tuple[Tests, float]]]:
-    """Run the tests on unchanged files, or exit; return the groups of each, with their limits."""
+    """Run the tests on unchanged files; return the groups of each file, with their time limits."""
     tests = {file: own_and_other_tests(file) for file in sources}
     first, *_ = sources
     groups = [(first, tests[first][1]), *((file, own) for file, (own, _) in tests.items())]
@@ -476,11 +477,11 @@ def clean_run(sources: Mapping[str, str], jobs: int) -> dict[str, list[tuple[Tes
     }
 
 
-# -- what is printed -------------------------------------------------------------------------------
+# -- the report ------------------------------------------------------------------------------------
 
 
 def show_progress(fates: Mapping[Mutant, str], total: int, start: float) -> None:
-    """Print one line, again and again in its place on a terminal, elsewhere now and then."""
+    """Print a line: on a terminal always the same line, elsewhere a new one every 20 mutants."""
     done, alive = len(fates), sum(fate == "survived" for fate in fates.values())
     left = (time.monotonic() - start) / done * (total - done) / 60.0
     line = f"{done}/{total}: {done - alive} killed, {alive} survived, {left:.0f} min left"
@@ -491,7 +492,7 @@ def show_progress(fates: Mapping[Mutant, str], total: int, start: float) -> None
 
 
 def report(fates: Mapping[Mutant, str]) -> float:
-    """Print the score of each file and every mutant that lives; return the score of all."""
+    """Print the score of each file and every surviving mutant; return the score of all files."""
     fates = {
         mutant: "equivalent" if fate == "survived" and mutant.key in EQUIVALENT else fate
         for mutant, fate in fates.items()

@@ -1,4 +1,4 @@
-"""Packages that may be missing where the tests run: torch, and the extras of npgpt2."""
+"""Skip tests that need a missing package: torch, or an extra of npgpt2."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def needs(*packages: str) -> pytest.MarkDecorator:
 
 
 def skip_without(*packages: str) -> None:
-    """Skip every test that asks for the fixture that calls this, if a package is missing."""
+    """Skip every test that uses the fixture that calls this, if a package is missing."""
     if reason := lack(*packages):
         pytest.skip(reason)

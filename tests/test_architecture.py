@@ -1,6 +1,6 @@
-"""The house and its arrows: who may import whom, and that nobody imports in a circle.
+"""Each module imports only the modules that it may import, and no imports form a circle.
 
-Every import counts, also one inside a function and one for type checkers alone.
+Every import counts, also an import inside a function or for type checkers alone.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ALLOWED = {
     "npgpt2.optim": "autograd npgpt2.validate npgpt2.machine",
     # files: configurations, arrays and bytes, never a model
     "npgpt2.disk": "autograd npgpt2.validate npgpt2.config npgpt2.machine",
-    # what comes out of a model: knows a LanguageModel by Protocol alone
+    # the output of a model: knows a LanguageModel by Protocol alone
     "npgpt2.generation": "autograd npgpt2.validate npgpt2.progress npgpt2.config npgpt2.cache "
     "npgpt2.module",
     # the model, which can read and write itself and generate; and how it is trained
@@ -48,7 +48,7 @@ ALLOWED = {
     "npgpt2.functional npgpt2.module npgpt2.layers npgpt2.generation npgpt2.disk",
     "npgpt2.training": "autograd npgpt2.validate npgpt2.progress npgpt2.config npgpt2.module "
     "npgpt2.parameter_table npgpt2.layers npgpt2.optim npgpt2.model npgpt2.machine npgpt2.disk",
-    # the faces
+    # the entry points
     "npgpt2.text": "autograd npgpt2.validate npgpt2.config npgpt2.model npgpt2.generation "
     "npgpt2.disk npgpt2.training",
     "npgpt2.testing": "autograd.tensor autograd.testing npgpt2.config npgpt2.composed "
@@ -74,7 +74,7 @@ def modules(root):
 
 
 def graph_of(root):
-    """Return the imports of each module, as names of modules; third-party ones by their first."""
+    """Return the imports of each module, as names of modules."""
     known, graph = modules(root), Graph()
     for name, file in known.items():
         graph[name] = set()

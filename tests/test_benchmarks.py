@@ -1,4 +1,4 @@
-"""The benchmark compares what it says: the same computation, turn by turn, in workers that end."""
+"""The benchmarks compare the same computation, turn by turn, in workers that end."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_workers_take_turns_and_end():
 
 
 def test_a_ratio_is_taken_round_by_round():
-    """So that a machine that is slow for a while is slow for both."""
+    """If the machine is slow for a while, it is slow for both sides of a round."""
     mine, other = (SimpleNamespace(turns=[{"step": t} for t in times]) for times in T)
     assert ratio(other, mine, "step") == (2.0, 1.5, 3.0)  # type: ignore[arg-type]
 
@@ -86,7 +86,7 @@ def test_the_smallest_configuration_from_the_command_line():
 
 @needs("torch")
 def test_generation_from_the_command_line():
-    """Both sides have drawn the same tokens, or it would have ended before."""
+    """The benchmark ends with an error if the two sides draw different tokens."""
     command = python("tests.benchmarks.decode", "char", *"--rounds 1 --seconds 0.01".split())
     done = subprocess.run(
         [*command, "--threads", "1"], cwd=ROOT, capture_output=True, text=True, timeout=120

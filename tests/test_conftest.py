@@ -28,7 +28,7 @@ EACH_LEAK = [
 
 
 def run(pytester, body):
-    """Run a test with this body, then one that leaks nothing, under this suite's conftest."""
+    """Run a test with this body, then a test that leaks nothing, with the guard of this suite."""
     pytester.makeconftest("from tests.conftest import no_leaked_state")
     pytester.makepyfile(
         f"""
@@ -48,7 +48,7 @@ def run(pytester, body):
 
 @pytest.fixture
 def put_back():
-    """Undo what a leak leaves in this process, too."""
+    """Undo the leaks in this process too."""
     options = np.get_printoptions()
     dtype = torch.get_default_dtype() if has("torch") else None
     yield

@@ -1,4 +1,4 @@
-"""What the documents name exists: links, files, modules, commands, extras. And they are run."""
+"""The links, files, modules, commands and extras in the documents exist, and their code runs."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ DOCUMENTS = [
     ROOT / "examples" / "README.md",
 ]
 OURS = ("autograd", "npgpt2", "tests", "examples", ".ci", ".github")
-OF_THE_READER = ("runs/", "gpt2/", "mine/", "book-hf/", "dist/")  # made by the commands shown
+OF_THE_READER = ("runs/", "gpt2/", "mine/", "book-hf/", "dist/")  # the shown commands make them
 
 
 # -- the checker -----------------------------------------------------------------------------------
 
 
 def problems(text, document):
-    """Return what a document at this place names and does not exist."""
+    """Return the names in a document that do not exist, each as a sentence."""
     code = list(pieces_of_code(text))
     return [
         *links_to_nothing(text, document),
@@ -58,7 +58,7 @@ def links_to_nothing(text, document):
     """Yield the relative links whose file, or heading in it, does not exist."""
     for link in re.findall(r"\]\(([^()\s]+)\)", text):
         path, _, heading = link.partition("#")
-        if ":" in path:  # the address of another site
+        if ":" in path:  # on another site
             continue
         target = document.parent / path if path else document
         content = text if not path else target.read_text() if target.is_file() else ""
@@ -67,7 +67,7 @@ def links_to_nothing(text, document):
 
 
 def headings(text):
-    """Return the headings as they stand in links.
+    """Return the headings in the form that links have.
 
     >>> headings("# One\\n\\n## Two words, `code`\\n")
     ['one', 'two-words-code']
@@ -77,7 +77,7 @@ def headings(text):
 
 
 def paths(text, code):
-    """Yield paths of this project: all that begin like one, and what looks like one in code."""
+    """Yield paths of this project: in sentences by their beginning, in code by their form."""
     roots = "|".join(map(re.escape, OURS))
     yield from re.findall(rf"(?<![\w./-])(?:{roots})/[\w./-]*[\w/]", text)
     for piece in code:
@@ -87,7 +87,7 @@ def paths(text, code):
 
 
 def exists(path, document):
-    """Whether there is such a path in the project, beside the document, or such a file name."""
+    """Whether the path is in the project or beside the document, or a file has this name."""
     if "/" in path:
         return (ROOT / path).exists() or (document.parent / path).exists()
     return path in file_names()
@@ -102,12 +102,12 @@ def file_names():
 
 
 def modules(text):
-    """Return the modules, and names in modules, that stand in code: `npgpt2.text.TextModel`."""
+    """Return the modules, and names in modules, in code: `npgpt2.text.TextModel`."""
     return re.findall(r"[`\"]((?:npgpt2|autograd)(?:\.\w+)+)(?:\([^`]*\))?[`\"]", text)
 
 
 def resolves(name):
-    """Whether a name of a module, or in a module, can be found."""
+    """Whether this is a module, or a name in a module."""
     try:
         resolve_name(name)
     except (ImportError, AttributeError):
@@ -139,7 +139,7 @@ def commands(code):
 
 
 def refused(command, flags):
-    """Return what is wrong with a command; nothing if the command line knows it."""
+    """Return the fault of a command; "" if the command line knows it."""
     text = help_of(command)
     if not text:
         return f"no command npgpt2 {command}"
@@ -149,7 +149,7 @@ def refused(command, flags):
 
 @cache
 def help_of(command):
-    """Return what `npgpt2 COMMAND --help` prints; nothing if there is no such command."""
+    """Return the text of `npgpt2 COMMAND --help`; "" if there is no such command."""
     with redirect_stdout(io.StringIO()) as printed, redirect_stderr(io.StringIO()):
         try:
             status = cli.main([command, "--help"])
@@ -159,7 +159,7 @@ def help_of(command):
 
 
 def extras(text):
-    """Return the extras named: `pip install '.[hf]'`, "the extra hf"."""
+    """Return the extras in a text: `pip install '.[hf]'`, "the extra hf"."""
     installed = re.findall(r"(?:\.|npgpt2)\[([\w,]+)\]", text)
     names = [name for names in installed for name in names.split(",")]
     return names + re.findall(r"the extra (\w+)", text)

@@ -1,4 +1,4 @@
-"""The mutants are those meant, and the command tells killed ones from survivors."""
+"""The program makes the expected mutants, and tells killed mutants from survivors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A test is skipped where a package is missing, with the reason, and nowhere else."""
+"""A test is skipped, with the reason, only if a package is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users may import: `__all__` is what the docstring lists; the built wheel has it all."""
+"""`__all__` is the list in the docstring, and the built wheel has all files."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The study commands: `npgpt2 practice`, `explain`, `play`, `contributions`, `museum`, `plot`.
 
-Each command is a function here that reads the arguments and prints the `report` of a tool. Each
-tool is a file beside this one, and is imported when its command runs.
+Each command is a function that reads the arguments and prints the `report` of a tool. Each tool is
+a file beside this one, which is imported when its command runs.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def add_commands(add: Callable[[str, Command], argparse.ArgumentParser]) -> None
     practice = add("practice", _practice)
     practice.add_argument("name", nargs="?", metavar="NAME", help="an exercise (default: list all)")
     practice.add_argument(
-        "file", nargs="?", metavar="FILE", help="your answer, which will be judged"
+        "file", nargs="?", metavar="FILE", help="the file with your answer, to be judged"
     )
-    practice.add_argument("--start", metavar="FILE", help="write a file to begin with")
+    practice.add_argument("--start", metavar="FILE", help="write a file for you to fill in")
     practice.add_argument("--hint", type=int, metavar="N", help="show hint 1, 2 or 3")
     practice.add_argument("--derivation", action="store_true", help="show the derivation")
 
@@ -58,12 +58,12 @@ def add_commands(add: Callable[[str, Command], argparse.ArgumentParser]) -> None
     museum = add("museum", _museum)
     museum.add_argument(
         "bug", nargs="?", default="", metavar="BUG",
-        help="name of a bug to show, or a part of names, for the matrix of those bugs",
+        help="the name of a bug, or a part of names for a matrix of the bugs (default: all bugs)",
     )  # fmt: skip
     museum.add_argument("--write", metavar="FILE", help="write the whole matrix as Markdown")
 
     plot = add("plot", _plot)
-    plot.add_argument("run", metavar="RUN", help="run directory made by train")
+    plot.add_argument("run", metavar="RUN", help="run directory that npgpt2 train made")
     plot.add_argument("--prompt", metavar="TEXT", help="also draw the attention maps of this text")
     plot.add_argument(
         "--out", metavar="FILE", help="where to write, .png or .svg (default: RUN/plot.png)"
@@ -71,8 +71,9 @@ def add_commands(add: Callable[[str, Command], argparse.ArgumentParser]) -> None
 
 
 def _practice(args: argparse.Namespace) -> int:
-    """Write gradients by hand, and learn what is wrong with them."""
+    """Judge the gradients that you write by hand, and show the mistakes in them."""
     from npgpt2.learn import practice
+    from npgpt2.learn.judge.verdict import Verdict
 
     said = practice.report(
         args.name,
@@ -82,7 +83,7 @@ def _practice(args: argparse.Namespace) -> int:
         show_derivation=args.derivation,
     )
     print(said)
-    return 1 if isinstance(said, practice.Verdict) and not said.passed else 0
+    return 1 if isinstance(said, Verdict) and not said.passed else 0
 
 
 def _explain(args: argparse.Namespace) -> int:
@@ -144,7 +145,7 @@ def _model_and_batch(args: argparse.Namespace) -> tuple[GPT2Model, Any, Any]:
 
 
 def _museum(args: argparse.Namespace) -> int:
-    """Show which check sees which bug, or one bug and a training with it."""
+    """Show which check catches which bug, or show one bug and train with it."""
     from npgpt2.learn import museum
     from npgpt2.progress import Progress
 

@@ -1,9 +1,9 @@
 """Split a gradient into the paths it came from: by use, and along the residual stream.
 
 A gradient is a sum: each use of a tensor adds one summand. GPT-2 uses the tied table `wte.weight`
-twice, to look tokens up and to score them. It also uses each state of the residual stream twice:
-the sum x + f(x) carries x along, and the branch f reads x. This module keeps the summands apart,
-and always checks that they add up to the gradient.
+twice, to look tokens up and to score them. It also uses each state x of the residual stream twice:
+in the sum x + f(x), and as the input of the branch f. This module keeps the summands apart, and
+always checks that they add up to the gradient.
 """
 
 from __future__ import annotations
@@ -36,12 +36,10 @@ class Part:
     norm
         The square root of the sum of squares of this part.
     cosine
-        The cosine of the angle between this part and the whole gradient: 1 if both point the same
-        way, negative if they oppose each other. NaN if one of them is 0.
+        The cosine of the angle between this part and the whole gradient; NaN if one of them is 0.
     share
-        How much of the whole gradient g this part makes up, in the direction of g:
-        <part, g> / <g, g>. The shares add up to 1. A share may be negative, or above 1. NaN if g
-        is 0.
+        <part, g> / <g, g> for the whole gradient g; NaN if g is 0. The shares add up to 1. A share
+        may be negative, or above 1.
     """
 
     name: str
@@ -52,25 +50,12 @@ class Part:
 
 
 class Contributions:
-    """A gradient, and the parts that add up to it.
+    """The gradient of the tensor called `name`, and the parts that add up to it.
 
     Parameters
     ----------
-    name
-        Name of the tensor.
-    gradient
-        dL/dtensor.
     parts
-        (name, array) for each summand.
-
-    Attributes
-    ----------
-    name, gradient
-        The arguments.
-    norm
-        The square root of the sum of squares of the gradient.
-    parts
-        The summands, a tuple of `Part`.
+        (name, array) for each summand. The attribute `parts` is a tuple of `Part`.
 
     Raises
     ------
@@ -128,8 +113,8 @@ def _inner(a: Array, b: Array) -> float:
 def _require_sum(name: str, gradient: Array, parts: list[Array]) -> None:
     """Raise ArithmeticError unless the parts add up to the gradient, up to rounding.
 
-    Another order of summation changes a sum of n numbers by at most n roundings of the sum of their
-    magnitudes: Higham, Accuracy and Stability of Numerical Algorithms (2002), section 4.2.
+    Another order changes a sum of n numbers by at most n roundings of the sum of their magnitudes:
+    Higham, Accuracy and Stability of Numerical Algorithms (2002), section 4.2.
     """
     with np.errstate(invalid="ignore"):  # inf - inf: only finite numbers can be checked
         off = sum(parts, start=np.zeros_like(gradient)) - gradient
@@ -163,9 +148,9 @@ def contributions(loss: Tensor, tensor: Tensor, model: Module | None = None) -> 
     Returns
     -------
     Contributions
-        A part for each node that uses the tensor, in the order in which the nodes send their
-        gradients. A node that uses the tensor twice (x * x) has one part, the sum of both. The loss
-        itself has one part, the given gradient of 1.
+        A part for each node that uses the tensor, in the order in which the gradients arrive. A
+        node that uses the tensor twice (x * x) has one part, the sum of both. The loss itself has
+        one part, the given gradient of 1.
 
     Raises
     ------
@@ -208,13 +193,13 @@ class Stream:
     Attributes
     ----------
     steps
-        One `Contributions` for each residual sum x + f(x), from the loss down. It splits dx into
-        "identity", the gradient of the sum, which reaches x unchanged, and the gradient that the
-        branch f sends to x. Any other node that uses x is a separate part. A step is named after
-        its branch: "before h.0.attn".
+        One `Contributions` for each residual sum x + f(x), from the loss down. It has a part for
+        each use of x: "identity" is the gradient of the sum, which reaches x unchanged, and the
+        next part is the gradient that the branch f sends. Its name is "before h.0.attn", for
+        example.
     total
-        dx at the beginning of the stream, split by path: the gradient from the end of the stream,
-        which all identities carry down unchanged, and the gradient that each branch adds.
+        dx at the beginning of the stream, split by path. One part is the gradient from the end of
+        the stream, which reaches the beginning unchanged. Each branch adds another part.
     """
 
     steps: tuple[Contributions, ...]
@@ -223,7 +208,8 @@ class Stream:
     def __str__(self) -> str:
         last = self.steps[0].parts[0]
         lines = [
-            "The residual stream, from the loss down: dx = identity + branch",
+            "The residual stream, from the loss down: dx = identity + branch. The table has the",
+            "norms of all three, and the cosine of the angle between identity and branch.",
             f"{'':36}{'identity':>10}{'branch':>10}{'cosine':>9}{'dx':>11}",
             f"{'at the end':36}{'':29}{last.norm:>11.2e}",
         ]
@@ -241,27 +227,11 @@ class Stream:
 def residual_stream(loss: Tensor, model: Module | None = None) -> Stream:
     """Split the gradient of the residual stream, layer by layer and by path. Changes nothing.
 
-    This works for any model, because the stream is found in the graph. A residual sum is a node
+    This works for every model, because it finds the stream in the graph. A residual sum is a node
     x + f(x): one operand was computed from the other. Residual sums form a chain if the x of each
-    is the sum before it. The stream is the longest chain.
+    is the sum before it. The stream is the longest chain. A graph without a residual sum is an
+    error (ValueError). For the parameters see `contributions`.
 
-    Parameters
-    ----------
-    loss
-        A scalar Tensor. If you compute it inside `with watch(model):`, the branches have the names
-        of modules.
-    model
-        Names the parameters if there was no `watch`.
-
-    Raises
-    ------
-    ValueError
-        There is no residual sum.
-    RuntimeError
-        See `Trace.of`.
-
-    Examples
-    --------
     >>> x = Tensor([1.0, 2.0], requires_grad=True)
     >>> y = x + x * 2.0
     >>> stream = residual_stream((y + y.tanh()).sum())
@@ -361,13 +331,8 @@ def report(
     model, ids, targets
         See `trace_model`.
     name
-        Name of a parameter, such as "h.0.ln_1.weight" or, without ".weight", "h.0.ln_1"; or
-        "stream", the residual stream.
-
-    Raises
-    ------
-    ValueError
-        There is no parameter of this name. The message lists close names.
+        A parameter, such as "h.0.ln_1.weight" or shorter "h.0.ln_1"; or "stream", the residual
+        stream.
 
     Examples
     --------
@@ -376,9 +341,13 @@ def report(
     >>> report(model, "wte").splitlines()[0]
     'wte.weight, (9, 4): the gradient is the sum of 2 parts'
     """
+    legend = (
+        "\n\nA part p of the gradient g has the norm |p|, the cosine <p, g> / (|p| |g|), and the "
+        "share\n<p, g> / <g, g>. The shares add up to 100 %."
+    )
     parameters = dict(model.named_parameters(aliases=True))
     if name == "stream":
-        return str(by_path(trace_model(model, ids, targets)))
+        return str(by_path(trace_model(model, ids, targets))) + legend
     parameter = parameters.get(name, parameters.get(f"{name}.weight"))
     if parameter is None:
         known = ["stream", *parameters, *(n.removesuffix(".weight") for n in parameters)]
@@ -388,4 +357,4 @@ def report(
             + (f"did you mean {', '.join(close)}?" if close else f"choose {', '.join(parameters)}")
         )
     trace = trace_model(model, ids, targets)
-    return str(by_use(trace, trace.node(parameter)))
+    return str(by_use(trace, trace.node(parameter))) + legend

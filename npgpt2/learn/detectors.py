@@ -1,10 +1,10 @@
-"""The checks that people make, and which of them sees which bug.
+"""The checks that people make, and which check catches which bug.
 
-A detector is a check as a function without arguments: it uses the library, and raises an error if
-something looks wrong. No detector knows a particular bug. Their order is how much thought each one
-takes: shapes; the gradient of a sum; "the loss goes down"; gradient checks with random cotangents,
-by differences and by complex steps; comparison with a second implementation; statements that hold
-for any GPT-2.
+A detector is a check: a function without arguments that uses the library, and raises an error if
+something looks wrong. No detector knows a particular bug. The easiest ones come first: shapes; the
+gradient of a sum; "the loss goes down"; gradient checks with random cotangents, by difference
+quotients and by complex steps; comparison with a second implementation; statements that hold for
+every GPT-2.
 
 >>> from npgpt2.learn.bugs import BUGS
 >>> few = [BUGS["softmax-unweighted-mean"], BUGS["gelu-cubic-coefficient"]]
@@ -54,7 +54,7 @@ from npgpt2.training import data
 
 Detector: TypeAlias = Callable[[], None]
 
-# -- what most people check ------------------------------------------------------------------------
+# -- checks that most people make ------------------------------------------------------------------
 
 
 def shapes() -> None:
@@ -83,7 +83,7 @@ def _has_shape(array: Array, shape: tuple[int, ...]) -> None:
 
 
 def gradient_of_sum() -> None:
-    """Compare the gradient of `f(x).sum()` with differences, op by op. The cotangent is 1."""
+    """Compare the gradient of `f(x).sum()` with difference quotients, op by op: g is all ones."""
     for case in (primitive_cases() | fused_cases()).values():
         gradcheck(partial(_sum_of, case.f), case.inputs, cotangent=1.0, directions=1)
 
@@ -93,7 +93,7 @@ def _sum_of(f: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
 
 def loss_goes_down() -> None:
-    """Train 50 steps on one batch. The loss must go down by at least a fifth."""
+    """Train 50 steps on one batch: the loss must go down by at least a fifth."""
     config = with_dropout(0.1, replace(CONFIG, n_layer=1))
     model = GPT2Model(config)
     tokens = np.random.default_rng(0).integers(config.vocab_size, size=40)
@@ -122,12 +122,12 @@ def _check_gradients(mode: Literal["directional", "complex"]) -> None:
 
 
 def random_cotangent() -> None:
-    """Compare the gradients of all ops and of a model with differences. Cotangents are random."""
+    """Compare the gradients of all ops and of a model with difference quotients: g is random."""
     _check_gradients("directional")
 
 
 def complex_step() -> None:
-    """Compare the same gradients with complex steps, which are exact up to rounding."""
+    """Compare the same gradients with complex-step derivatives, which are exact up to rounding."""
     _check_gradients("complex")
 
 
@@ -144,7 +144,7 @@ def twin() -> None:
             assert_close(gradient, other)
 
 
-# -- which check sees which bug --------------------------------------------------------------------
+# -- which check catches which bug -----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class AllOf:
     parts: tuple[Detector, ...]
 
     def __call__(self) -> None:
-        """Call each of them; the first error ends it."""
+        """Call each part."""
         for part in self.parts:
             part()
 
@@ -186,7 +186,7 @@ def catches(detector: Detector) -> bool:
 def measure(bugs: Iterable[Bug], detectors: Mapping[str, Detector]) -> Matrix:
     """Return for each bug, by name, whether each detector catches it.
 
-    A detector that does not run the function with the bug is not called: it cannot catch the bug.
+    It calls only detectors that run the function with the bug: the others cannot catch the bug.
     """
     parts = {name: d.parts if isinstance(d, AllOf) else (d,) for name, d in detectors.items()}
     ran = {part: code_run_by(part) for several in parts.values() for part in several}

@@ -1,7 +1,7 @@
-r"""Wrong code in place of right code, in one function. Bugs, mistakes and slips are all made here.
+r"""Put wrong code in place of right code, in one function: for bugs, mistakes and slips.
 
-A bug replaces code of the library for a while (`injected`). A mistake or a slip is a function of
-its own (`variant`): the right answer to an exercise, with some lines changed.
+A bug replaces code of the library inside a block (`injected`). A mistake or a slip is a new
+function (`variant`): the right answer to an exercise, with some lines changed.
 
 >>> def double(x):
 ...     return 2 * x
@@ -33,24 +33,15 @@ def source_of(function: Function) -> str:
 
 @contextmanager
 def injected(function: Function, source: str, name: str) -> Iterator[None]:
-    """Inside this block the function has other code; afterwards it is as before, also on errors.
+    """Inside this block the function has other code, given as `source`, a definition.
 
-    Only its code object is exchanged. So every alias of the function, method and operator has the
-    other code too. This holds for the whole process: do not use it in several threads at once.
-    Blocks may be nested.
-
-    Parameters
-    ----------
-    function
-        A function or method written in Python.
-    source
-        The definition to take its place, not indented.
-    name
-        What tracebacks call the file of the other code.
+    Only its code object changes. So every alias of the function, method and operator has the other
+    code too. Tracebacks show the code as a file called `name`. Blocks may be nested. Not
+    thread-safe: the change holds for the whole process.
     """
     target, filename = cast(FunctionType, function), f"<{name}>"
     code = _compile(source, filename)
-    # So that tracebacks and inspect.getsource show the wrong code.
+    # Tracebacks and inspect.getsource show the wrong code because of this line.
     linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
     before, target.__code__ = target.__code__, code
     try:
@@ -61,7 +52,7 @@ def injected(function: Function, source: str, name: str) -> Iterator[None]:
 
 
 def variant(function: Function, source: str, name: str) -> Function:
-    """Return a function with other source, which sees the globals of the given one."""
+    """Return a function with other source and the globals of the given function."""
     code = _compile(source, f"<{name}>")
     return FunctionType(code, cast(FunctionType, function).__globals__, name)
 
@@ -88,23 +79,18 @@ def lines_of(function: Function) -> tuple[str, ...]:
 
 
 def with_lines(function: Function, lines: Sequence[str], name: str) -> Function:
-    """Return a function with the arguments of the given one, and these lines as its body."""
+    """Return a function with the arguments of the given function, and these lines as its body."""
     arguments = ", ".join(inspect.signature(function).parameters)
     body = textwrap.indent("\n".join(lines), "    ")
     return variant(function, f"def {name}({arguments}):\n{body}\n", name)
 
 
 def replaced_lines(lines: Sequence[str], wrong: str) -> list[str]:
-    """Return the lines, with wrong ones in place of those that assign the same name.
+    """Return the lines, some of them replaced by wrong statements.
 
-    Parameters
-    ----------
-    lines
-        Statements, one line each.
-    wrong
-        One or more statements. Each takes the place of the line that assigns the same name, or of
-        the `return`. If several lines assign that name, it takes the place of all of them, so give
-        all that should remain. A statement that assigns a new name stands before the next one.
+    A wrong statement takes the place of the line that assigns the same name, or of the `return`. If
+    several lines assign this name, it takes the place of all of them. A statement that assigns a
+    new name stands before the next wrong statement.
 
     Raises
     ------
@@ -129,7 +115,7 @@ def replaced_lines(lines: Sequence[str], wrong: str) -> list[str]:
         else:
             new.append(statement)
     if new:
-        raise ValueError(f"no line of the function assigns what {new[-1]!r} does")
+        raise ValueError(f"no line of the function assigns the name that {new[-1]!r} assigns")
     changed: list[str] = []
     for line, name in zip(lines, known, strict=True):
         changed += [line] if name not in blocks else blocks[name]
@@ -138,7 +124,7 @@ def replaced_lines(lines: Sequence[str], wrong: str) -> list[str]:
 
 
 def _assigned(line: str) -> str:
-    """Return the name that a statement assigns; its first word if it is no assignment."""
+    """Return the name that a statement assigns, or its first word if it assigns none."""
     (statement,) = ast.parse(line).body
     if isinstance(statement, ast.Assign):
         return ast.unparse(statement.targets[0])

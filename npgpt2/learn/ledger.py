@@ -1,7 +1,7 @@
-"""The ledger of a backward pass: for every node its value, its gradient, and its sum, as text.
+"""The ledger of a backward pass: the norms and the sum of every node, as text.
 
-Compare it with your calculation on paper. It goes in the order in which the engine computes the
-gradients: from the loss down. Below it stands the source code of every vjp that ran.
+Compare it with your calculation on paper. Its lines are in the order in which the engine computes
+the gradients: from the loss down. At its end is the source code of every vjp that ran.
 """
 
 from __future__ import annotations
@@ -20,42 +20,32 @@ from npgpt2.module import Module
 _WIDTH = 100  # columns of a terminal
 _SMALL = 30  # up to this many vjp calls, every node is shown with its formula
 _LINES = 80  # a longer table is folded: one line for each module
+_LEGEND = (
+    "|a| is the norm of a: the root of the sum of squares.\n"
+    '"= b + c": the engine added up gradients with the norms b and c. The norm of the sum is '
+    "smaller\nthan b + c, unless all gradients point the same way."
+)
 
 
 def explain(loss: Tensor, model: Module | None = None, *, full: bool = False) -> str:
     """Return the ledger of `loss.backward()`, in lines of up to 100 columns. Changes nothing.
 
-    A norm is the square root of a sum of squares. The norm of a sum is less than the sum of the
-    norms, unless all summands point the same way.
+    Up to 30 nodes, or with `full`, it shows every node with its formula and its parameters. More
+    nodes make a table with one line for each node, or, if that is too long, for each module.
 
-    Parameters
-    ----------
-    loss
-        A scalar Tensor. If you compute it inside `with watch(model):`, its nodes have the paths of
-        modules.
-    model
-        Names the parameters if there was no `watch`.
-    full
-        Show every node with its formula and its parameters. Up to 30 nodes this is done anyway.
-        More nodes make a table with one line for each node, or, if that is too long, one line for
-        each module.
+    If you compute the loss inside `with watch(model):`, its nodes have the paths of modules.
+    Without `watch`, `model` names the parameters. For errors see `Trace.of`.
 
-    Raises
-    ------
-    RuntimeError, ValueError
-        See `Trace.of`.
-
-    Examples
-    --------
     >>> x = Tensor([3.0, 4.0], requires_grad=True)
     >>> text = explain((x * x + x).sum())
     >>> print(text[: text.index("How each op")].rstrip())
-    value 32.0. Computed nodes: 3. Leaves with a gradient: 1. Constants: 0. Backward runs the vjp of
-    each computed node once, about 6 FLOP in all. The graph keeps 56 B.
+    Value: 32.0. Computed nodes: 3. Leaves with a gradient: 1. Constants: 0. Backward calls each
+    computed node's vjp once, about 6 FLOP in all. The graph keeps 56 B.
     To see the modules, compute the loss inside `with watch(model):`.
     <BLANKLINE>
     Every node, in the order of the vjp calls. |a| is the norm of a: the root of the sum of squares.
-    "= b + c" shows the gradients that were added up. Norms add up only if all point the same way.
+    "= b + c": the engine added up gradients with the norms b and c. The norm of the sum is smaller
+    than b + c, unless all gradients point the same way.
     <BLANKLINE>
        1. sum (): |value| 3.20e+01, |cotangent| 1.00e+00
           out = sum of a over axis (an integer, a tuple, or None for all); da = g, broadcast.
@@ -89,11 +79,11 @@ def format_ledger(trace: Trace, *, full: bool = False) -> str:
 def _summary(trace: Trace) -> str:
     nodes, root = trace.nodes, trace.nodes[-1]
     constants = sum(not node.requires_grad for node in nodes)
-    value = f"value {root.value.item()}" if root.value.size == 1 else f"a value of {root.shape}"
+    value = f"Value: {root.value.item()}" if root.value.size == 1 else f"Shape: {root.shape}"
     text = (
         f"{value}. Computed nodes: {len(trace.calls):,}. Leaves with a gradient: "
         f"{len(nodes) - len(trace.calls) - constants:,}. Constants: {constants:,}. "
-        f"Backward runs the vjp of each computed node once, about "
+        f"Backward calls each computed node's vjp once, about "
         f"{_si(sum(node.flops for node in nodes))}FLOP in all. The graph keeps "
         f"{_si(sum(node.nbytes for node in nodes))}B."
     )
@@ -114,13 +104,7 @@ def _si(number: float) -> str:
 
 def _every_node(trace: Trace) -> list[str]:
     """Return about three lines for each call; a leaf stands below the call that completes it."""
-    lines = [
-        "Every node, in the order of the vjp calls. |a| is the norm of a: the root of the sum of "
-        "squares.",
-        '"= b + c" shows the gradients that were added up. Norms add up only if all point the same '
-        "way.",
-        "",
-    ]
+    lines = [f"Every node, in the order of the vjp calls. {_LEGEND}", ""]
     if not trace.calls:
         lines += _node("", trace.nodes[-1], trace)
     for i, call in enumerate(trace.calls, 1):
@@ -159,7 +143,7 @@ def _sum(node: Node, trace: Trace, indent: int, start: str = "") -> list[str]:
 
 
 def _completed(node: Node, trace: Trace) -> list[Node]:
-    """Return the leaves whose gradients are complete once this node has sent its gradients."""
+    """Return the leaves that get their last gradient from this node."""
     parents = [trace.nodes[i] for i in dict.fromkeys(node.parents)]
     return [p for p in parents if p.is_leaf and p.arrivals[-1][0] == node.index]
 
@@ -172,17 +156,14 @@ def _table(trace: Trace) -> list[str]:
     groups = _groups(trace)
     folded = sum(len(group) > 1 for _, group in groups)
     lines = [
-        "In the order of the vjp calls. |a| is the norm of a: the root of the sum of squares. "
-        "|dleaves| is",
-        "the norm of the gradients that this line completes: of parameters and other leaves.",
-        '"= b + c" shows the gradients that were added up. Norms add up only if all point the same '
-        "way.",
+        f"A table in the order of the vjp calls. {_LEGEND}",
+        "|dleaves| is the norm of all gradients of leaves (parameters) that a line completes.",
     ]
     if folded:
         lines += [
-            f"To keep this short, {folded} modules of several nodes are one line each, with value "
-            "and cotangent",
-            "of their results. full=True (--full) shows every node.",
+            f"Modules that take one line for all their nodes: {folded}. The line has the value and "
+            "cotangent of the",
+            "module's result. full=True (--full) shows every node.",
         ]
     lines += [
         "",
@@ -256,6 +237,6 @@ def _vjps(trace: Trace) -> str:
         lines += textwrap.wrap(
             node.formula, _WIDTH, initial_indent="    ", subsequent_indent="    "
         )
-        source = node.source or "(no file has its source)"
+        source = node.source or "(Python cannot find its source)"
         lines += textwrap.indent(source, "    ").split("\n")
     return "\n".join(lines)

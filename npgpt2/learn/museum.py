@@ -1,8 +1,8 @@
-"""The museum of bugs: which check sees which bug, and how a training with a bug looks.
+"""The museum of bugs: which check catches which bug, and how a model trains with a bug.
 
 `npgpt2 museum` measures and prints the whole matrix of `detectors.py`; `--write FILE` writes it as
 Markdown. `npgpt2 museum NAME` shows one bug: its lesson, the changed lines, the checks that catch
-it and the checks that miss it, and the loss of a small training with and without it.
+or miss it, and the loss of a small training with and without it.
 """
 
 from __future__ import annotations
@@ -33,16 +33,10 @@ STEPS = 60
 
 
 def report(name: str = "", progress: Callable[[int], Progress] | None = None) -> str:
-    """Return all about one bug; or, if `name` is a part of names, the matrix of those bugs.
+    """Return a text about one bug, or the matrix of all bugs with `name` in their names.
 
-    Parameters
-    ----------
-    name
-        The name of a bug, or a part of names. The default means all bugs, which takes about half
-        a minute.
-    progress
-        Called with the number of bugs, it returns an object that shows progress, such as
-        `Progress`. None shows nothing.
+    The matrix of all bugs takes about half a minute. `progress(number of bugs)` makes the object
+    that shows progress; None shows nothing.
 
     Raises
     ------
@@ -51,18 +45,15 @@ def report(name: str = "", progress: Callable[[int], Progress] | None = None) ->
     """
     if name in BUGS:
         return show(BUGS[name])
-    legend = "x caught, . missed. For one bug and its loss curve: npgpt2 museum NAME"
+    legend = (
+        "x caught, . missed. npgpt2/learn/detectors.py describes the checks.\n"
+        "npgpt2 museum NAME shows one bug and its loss curve."
+    )
     return f"{format_matrix(_measured(name, progress))}\n\n{legend}"
 
 
 def write(path: str | os.PathLike[str], progress: Callable[[int], Progress] | None = None) -> str:
-    """Write the matrix of all bugs as Markdown, replacing the file; return a line that says so.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written.
-    """
+    """Write the matrix of all bugs as Markdown, replacing the file; return a line that says so."""
     measured = _measured("", progress)
     files.write_bytes(path, document(measured).encode())
     return f"{os.fspath(path)}: {len(measured)} bugs, {len(DETECTORS)} checks"
@@ -74,12 +65,12 @@ def document(measured: Matrix) -> str:
         textwrap.fill(f"- {name}: {inspect.getdoc(check)}", 100, subsequent_indent="  ")
         for name, check in DETECTORS.items()
     )
-    return f"""# Which check sees which bug
+    return f"""# Which check catches which bug
 
 `npgpt2 museum --write FILE` wrote this file. It put each bug in its place and called each check.
 
-A row is a bug from `npgpt2/learn/bugs`. To see a bug and its loss curve: `npgpt2 museum NAME`.
-A column is a check from `npgpt2/learn/detectors.py`:
+Each row is a bug from `npgpt2/learn/bugs`. `npgpt2 museum NAME` shows a bug and its loss curve.
+Each column is a check from `npgpt2/learn/detectors.py`:
 
 {checks}
 
@@ -93,20 +84,15 @@ bugs that each check caught.
 
 
 def find(part: str = "") -> list[Bug]:
-    """Return the bugs with `part` in their names, in the order of the catalogue.
+    """Return the bugs with `part` in their names; raise ValueError if there is none.
 
     >>> [bug.name for bug in find("tanh")]
     ['tanh-square-forgotten', 'tanh-forgets-cotangent']
-
-    Raises
-    ------
-    ValueError
-        There is no such bug. The error lists similar names.
     """
     found = [bug for name, bug in BUGS.items() if part in name]
     if not found:
         close = difflib.get_close_matches(part, BUGS, n=5)
-        hint = f"is it {' or '.join(close)}?" if close else "npgpt2 museum lists all"
+        hint = f"did you mean {' or '.join(close)}?" if close else "npgpt2 museum lists all bugs"
         raise ValueError(f"none of the {len(BUGS)} bugs has {part!r} in its name; {hint}")
     return found
 
@@ -147,9 +133,9 @@ def show(bug: Bug) -> str:
 
 
 def _caught_and_missed(bug: Bug) -> tuple[list[str], list[str]]:
-    """Return the names of the checks that catch a bug, and of those that miss it.
+    """Return the names of the checks that catch a bug, and the names of the checks that miss it.
 
-    The statements that catch it are listed one by one, in quotation marks.
+    The first list has each statement that catches the bug, in quotation marks.
     """
     each = {name: d for name, d in DETECTORS.items() if name != "statements"}
     row = measure([bug], each | STATEMENTS)[bug.name]
@@ -164,11 +150,11 @@ def _listed(title: str, names: list[str]) -> str:
 
 
 def _training_with(bug: Bug) -> str:
-    """Describe and draw a training with the bug beside the same training without it."""
+    """Draw and compare the losses of a training without and with the bug."""
     code = cast(FunctionType, bug.function).__code__
     if code not in code_run_by(_two_steps):
         return f"Training does not run {bug.title}, so its loss says nothing about this bug."
-    right, (wrong, error) = _losses(STEPS), _losses_with(bug, STEPS)
+    right, (wrong, error) = list(training()), _losses_with(bug, STEPS)
     drawn = [chart(right, wrong), ""] if wrong else []
     about = f"Training a GPT-2 of two layers in float64, {STEPS} steps:"
     return "\n".join([about, "", *drawn, *_differences(right, wrong, error)])
@@ -201,7 +187,7 @@ def _differences(right: list[float], wrong: list[float], error: str) -> Iterator
 
 # -- a small training ------------------------------------------------------------------------------
 
-# An old tongue twister: it repeats itself, so a small model learns it in a few steps.
+# A tongue twister repeats itself, so a small model learns it in a few steps.
 _TEXT = (
     "peter piper picked a peck of pickled peppers; "
     "a peck of pickled peppers peter piper picked; "
@@ -214,7 +200,7 @@ def training(steps: int = STEPS) -> Iterator[float]:
     """Train a GPT-2 of two layers on a fixed text in float64, and yield each step's loss in nats.
 
     The training uses dropout, two micro-batches per step, clipping and a schedule. Half way it
-    saves, resumes and validates. It gives the same numbers every time.
+    saves, resumes and validates. All calls yield the same numbers.
     """
     vocabulary = Vocabulary.of(_TEXT)
     config = GPT2Config(
@@ -257,23 +243,14 @@ def _two_steps() -> None:
 def loss_curves(bug: Bug, steps: int = STEPS) -> tuple[list[float], list[float]]:
     """Return the losses of `training` without and with the bug, on the same batches.
 
-    If a step raises because of the bug, the second list ends before it.
+    If a step raises because of the bug, the second list ends before this step.
 
     >>> right, wrong = loss_curves(BUGS["attention-backward-unscaled"], steps=3)
     >>> right[0] == wrong[0], right[1] == wrong[1]
     (True, False)
-
-    Raises
-    ------
-    TypeError, ValueError
-        steps is not an integer, or is below 1.
     """
     validate.integer("steps", steps)
-    return _losses(steps), _losses_with(bug, steps)[0]
-
-
-def _losses(steps: int) -> list[float]:
-    return list(training(steps))
+    return list(training(steps)), _losses_with(bug, steps)[0]
 
 
 def _losses_with(bug: Bug, steps: int) -> tuple[list[float], str]:
@@ -294,21 +271,12 @@ def _losses_with(bug: Bug, steps: int) -> tuple[list[float], str]:
 def chart(
     right: Sequence[float], wrong: Sequence[float], width: int = STEPS, height: int = 12
 ) -> str:
-    """Draw two loss curves as text.
+    """Draw two loss curves as text, of `width` x `height` characters without the labels.
 
-    Each column is a step. If there are more than `width` steps, it draws `width` of them at equal
-    distances.
+    Each column is a step. If there are more than `width` steps, equally spaced steps are drawn.
+    Losses that are not finite are left out. A `^` in the top row is a loss of `wrong` that is far
+    above all of `right`.
 
-    Parameters
-    ----------
-    right, wrong
-        Losses, drawn as `.` and `x`, or `*` for both. Losses that are not finite are left out.
-        Losses of `wrong` that are far above all of `right` become a `^` in the top row.
-    width, height
-        Size of the drawing in characters, without the labels on the left and below.
-
-    Examples
-    --------
     >>> print(chart([4.0, 3.0, 2.0, 1.0], [4.0, 3.0, 3.0, 9.0], height=5))
     loss, nats per character
      5.00 |   ^

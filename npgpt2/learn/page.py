@@ -6,8 +6,7 @@
 The file contains its numbers, styles and script, and needs no network. Each step shows the node
 and its parents, the formula and the code of its vjp, heat maps of value and cotangent, the nodes
 that still wait for gradients, and the memory that is freed. At the bottom, a small example shows
-the wrong gradients that come out if a node does not wait for all its consumers. It runs here, when
-the page is written.
+the wrong gradients that come out if a node does not wait for all its consumers.
 
 `page.html` beside this file is the page without its numbers.
 """
@@ -31,18 +30,17 @@ from npgpt2.disk.files import write_atomically
 from npgpt2.learn.trace import Node, Trace, norm, trace_model
 from npgpt2.model import GPT2Model
 
-CELLS = 64  # along each side of a heat map, at most
-NODES = 6000  # in one page, at most; each takes about 0.8 kB of text
+CELLS = 64  # at most, along each side of a heat map
+NODES = 6000  # at most, in one page; each takes about 0.8 kB of text
 BUDGET = 3_000_000  # characters of heat maps in one page
 
 
 def report(
     model: GPT2Model, ids: ArrayLike, targets: ArrayLike, path: str | os.PathLike[str]
 ) -> str:
-    """Write the page of one forward and backward pass of the loss; return a line about it.
+    """Write the page of a model's loss, without dropout; return a line about it.
 
-    The pass is without dropout. The model and its gradients stay unchanged. For parameters and
-    errors see `trace_model` and `write_page`.
+    For parameters and errors see `trace_model` and `write_page`.
     """
     trace = trace_model(model, ids, targets)
     loss = trace.nodes[-1].value.item()
@@ -64,12 +62,10 @@ def write_page(
 
     Parameters
     ----------
-    trace
-        The backward pass.
+    trace, title
+        The backward pass, and the heading of the page.
     path
-        Where to write the file. An existing file is replaced by the whole page, or stays unchanged.
-    title
-        Heading of the page.
+        The file. The page replaces an existing file only once it is complete.
     budget
         Largest number of characters for heat maps. The nodes nearest to the root get heat maps
         first. If the budget does not suffice for all nodes, the others show only their norms, and
@@ -77,8 +73,6 @@ def write_page(
 
     Raises
     ------
-    OSError
-        The file cannot be written.
     ValueError
         The root is a leaf, or there are more than 6,000 nodes.
 
@@ -121,13 +115,8 @@ def render(trace: Trace, title: str, budget: int = BUDGET) -> str:
 def describe(trace: Trace, budget: int = BUDGET) -> dict[str, Any]:
     """Return the contents of the page, ready for `json`; numbers that are not finite are text.
 
-    Returns
-    -------
-    dict
-        "nodes": one dict for each node of the trace, with norms, heat maps (see `heat_map`) or
-        None, and formula and source as indices into "texts". "calls": as in `Trace`. "texts":
-        formulas and sources. "left_out": the number of nodes for which the budget allowed no heat
-        maps. "diamond": the small example.
+    Formula and source of a node are indices into "texts". "left_out" is the number of nodes for
+    which the budget allowed no heat maps. "diamond" is the small example.
     """
     texts: dict[str, int] = {}
     nodes: list[dict[str, Any]] = []
@@ -177,22 +166,15 @@ def _norm(x: Array) -> float | str:
 
 
 def heat_map(x: Array | None) -> dict[str, Any] | None:
-    """Return an array as a picture of at most 64 x 64 cells of 8 bits; None if it has no entries.
+    """Return an array as a picture of at most 64 x 64 cells; None if it has no entries.
 
     The last axis becomes the columns, and all other axes together become the rows. A cell is the
-    mean of a block of entries. All blocks have the same size, but the last ones of a row or column
-    may be smaller.
+    mean of a block of entries. The blocks at the right and lower edges may be smaller.
 
-    Returns
-    -------
-    dict
-        "seen": rows and columns of the array. "block": rows and columns of a block. "rows" and
-        "cols": the size of the picture. "scale": the largest magnitude of a cell. "cells": the
-        cells, row by row, as int8 in base64. A cell of q has the value `scale * q / 127`, rounded;
-        q = -128 marks a cell that is not finite.
+    "seen" is the size of the array in rows and columns, "block" the size of a block, "rows" and
+    "cols" the size of the picture, and "scale" the largest magnitude of a cell. "cells" are the
+    cells as int8 in base64: q means scale * q / 127, rounded; -128 means not finite.
 
-    Examples
-    --------
     >>> picture = heat_map(np.array([[1.0, -0.5], [0.0, np.inf]]))
     >>> picture["scale"], np.frombuffer(base64.b64decode(picture["cells"]), np.int8)
     (1.0, array([ 127,  -64,    0, -128], dtype=int8))
@@ -235,10 +217,10 @@ class Event(NamedTuple):
     gradient: float
     holds: float  # the sum that the node now holds
     runs: bool  # whether the vjp of the node runs now
-    does: str  # the same, in words
+    does: str  # how the node reacts, in words
 
 
-# (what the node held, the gradient that arrives) -> (what it now holds, what it sends on)
+# (sum so far, gradient that arrives) -> (new sum, gradient that the node sends on)
 Rule = Callable[[float, float], tuple[float, float]]
 
 NAIVE: tuple[tuple[str, str, Rule], ...] = (
@@ -267,15 +249,9 @@ NAIVE: tuple[tuple[str, str, Rule], ...] = (
 def diamond() -> dict[str, Any]:
     """Run the backward pass of a small expression in the right order, and in three naive orders.
 
-    Returns
-    -------
-    dict
-        "nodes": the expressions by name. "gradient": dloss/dw. "orders": the right order first;
-        each has a "name", a "rule" in words, its "events", the "gradient" that came out, and the
-        number of its vjp "calls", in all and of x ("calls_of_x").
+    The right order comes first. "gradient" is dloss/dw, "rule" explains an order, and "calls" is
+    the number of its vjp calls.
 
-    Examples
-    --------
     >>> [(order["gradient"], order["calls"]) for order in diamond()["orders"]]
     [(75.0, 4), (3.0, 5), (147.0, 5), (75.0, 5)]
     """
@@ -287,7 +263,7 @@ def diamond() -> dict[str, Any]:
     names = {id(w): "w", id(x): "x", id(a): "a", id(b): "b", id(loss): "loss"}
 
     def order(name: str, rule: str, events: Iterable[Event]) -> dict[str, Any]:
-        told: list[dict[str, Any]] = []
+        shown: list[dict[str, Any]] = []
         holds, calls = {"loss": 1.0}, ["loss"]
         for event in events:
             consumer, node = names[id(event.consumer)], names[id(event.node)]
@@ -295,13 +271,13 @@ def diamond() -> dict[str, Any]:
                 f"{consumer} sends {event.gradient:g} to {node}, "
                 f"which now holds {event.holds:g}{event.does}."
             )
-            told.append({"from": consumer, "to": node, "holds": event.holds, "words": words})
+            shown.append({"from": consumer, "to": node, "holds": event.holds, "words": words})
             holds[node] = event.holds
             calls += [node] if event.runs else []
         return {
             "name": name,
             "rule": rule,
-            "events": told,
+            "events": shown,
             "gradient": holds["w"],
             "calls": len(calls),
             "calls_of_x": calls.count("x"),
@@ -342,7 +318,7 @@ def _in_order(root: Tensor, tensors: list[Tensor]) -> Iterator[Event]:
 
 
 def _recursion(node: Tensor, g: float, rule: Rule, held: dict[int, float]) -> Iterator[Event]:
-    """Yield the events of a backward pass that does not wait, as one first writes it."""
+    """Yield the events of a backward pass that does not wait."""
     for parent, array in zip(node.parents or (), node.vjp(g), strict=True):
         if parent.requires_grad:
             gradient = float(array)

@@ -1,7 +1,7 @@
 """Pictures of a run: its losses, its gradient norm, and the attention weights of its model.
 
-`npgpt2 plot RUN` draws metrics.csv. With a prompt it also draws the attention weights of every
-head. Only the drawing needs matplotlib: `read_metrics` and `attention_weights` return arrays.
+`npgpt2 plot RUN` draws the losses and norms in metrics.csv. With a prompt it also draws the
+attention weights of every head. Only the drawing needs matplotlib.
 """
 
 from __future__ import annotations
@@ -49,19 +49,18 @@ def plot(
     directory
         A run directory.
     prompt
-        Text of at most n_positions characters. Without it, only the curves are drawn.
+        Text of at most n_positions characters. None draws only the curves.
     out
-        Path of the picture, which ends in .png or .svg. The default is plot.png in the run
-        directory. An existing file is replaced.
+        The picture, .png or .svg; it replaces an existing file. The default is plot.png in the run
+        directory.
 
     Raises
     ------
     ImportError
         matplotlib is missing.
     OSError, ValueError
-        The directory is not a run, is damaged, or has no step yet. The prompt is empty, too long,
-        or has characters that the model does not know. Or `out` does not end in .png or .svg, or
-        cannot be written.
+        The directory is not a run, is damaged, or has no step yet; the prompt is empty, too long,
+        or has unknown characters; or `out` has another ending, or cannot be written.
     """
     try:
         from matplotlib import style
@@ -76,7 +75,7 @@ def plot(
     metrics = read_metrics(run.metrics_path)
     weights = [] if prompt is None else _of_prompt(run, prompt)
 
-    # matplotlib's default style instead of the user's, and the same bytes for the same picture.
+    # Use matplotlib's default style instead of the user's, and the same bytes for the same picture.
     with style.context(["default", {"svg.hashsalt": "npgpt2"}]):
         if prompt is None:
             figure = Figure((9.0, 6.5), layout="constrained")
@@ -100,21 +99,10 @@ def plot(
 
 
 def read_metrics(path: str | os.PathLike[str]) -> dict[str, Array]:
-    """Read metrics.csv: each column of `Metrics` by name; empty fields become NaN.
+    """Read metrics.csv: each column of `Metrics` by name, (n,) float64. Empty fields become NaN.
 
-    A last row that is not yet complete is left out.
-
-    Returns
-    -------
-    dict
-        (n,) float64 arrays.
-
-    Raises
-    ------
-    OSError
-        The file cannot be read.
-    ValueError
-        The file is empty, is damaged, or has no row of a training step yet.
+    A last row that is not yet complete is left out. If the file is empty, is damaged, or has no row
+    of a training step yet, this raises ValueError.
     """
     path, names = Path(path), [f.name for f in fields(Metrics)]
     try:
@@ -138,29 +126,17 @@ def read_metrics(path: str | os.PathLike[str]) -> dict[str, Array]:
 
 
 def attention_weights(model: GPT2Model, ids: ArrayLike) -> list[Array]:
-    """Return the weight of every position for every other: softmax(q @ k.T / sqrt(D)), masked.
+    """Return the attention weights of each layer, (H, T, T), without dropout.
 
-    The model runs without dropout. Source: Vaswani et al., arXiv:1706.03762 (2017), section 3.2.
+    They are softmax(q @ k.T / sqrt(D)), masked: Vaswani et al., arXiv:1706.03762 (2017), section
+    3.2. Row t of a head has the weights of position t. It sums to 1, and is 0 right of column t.
 
     Parameters
     ----------
     model
-        A model of L layers with H heads each.
+        A model with H heads in each layer.
     ids
         (T,) integers in [0, V); 1 <= T <= n_positions.
-
-    Returns
-    -------
-    list
-        L arrays (H, T, T). Row t of a head has the weights of position t. It sums to 1, and is 0
-        right of column t.
-
-    Raises
-    ------
-    TypeError, IndexError
-        Ids are not integers, or out of range.
-    ValueError
-        Ids do not have one axis, are empty, or are more than n_positions.
 
     Examples
     --------
@@ -252,7 +228,7 @@ def draw_attention(
             norm=PowerNorm(0.5, 0.0, 1.0),
             interpolation="nearest",
         )
-        axes.set_facecolor("0.93")  # for the hidden weights
+        axes.set_facecolor("0.93")  # shows where weights are hidden
         axes.set_title(f"layer {layer}, head {head}", fontsize=9)
         axes.set_xticks(range(T), labels, fontsize=fontsize)
         axes.set_yticks(range(T), labels, fontsize=fontsize)

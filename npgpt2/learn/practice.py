@@ -1,9 +1,9 @@
-"""Practice with diagnosis: write the backward pass of a layer yourself, and learn what is wrong.
+"""Practice with diagnosis: write the backward pass of a layer, and see your mistake.
 
 `check` calls your function on random inputs and compares each gradient with the right one. If a
-gradient is wrong, `check` compares it with the wrong answers that are known. It names a mistake
-only if your gradient agrees with that mistake everywhere, to nine digits. Otherwise the verdict
-says that the mistake is not known, and shows what can be measured.
+gradient is wrong, `check` compares it with known mistakes. It names a mistake only if your gradient
+agrees with that mistake everywhere, to nine digits. Otherwise it says that it does not know the
+mistake, and shows measurements.
 
 >>> from npgpt2.learn.exercises.softmax import forward
 >>> verdict = check("softmax", lambda g, x: forward(x) * g)
@@ -14,8 +14,8 @@ softmax: dx is wrong.
 >>> print(verdict.diagnosis)
 The term -p * sum(g * p) is missing.
 
-To write an answer in a file: `start` makes the file, and `check_file` judges it. `hints` and
-`derivation` help.
+`start` makes a file for your answer, and `check_file` judges this file. `hints` and `derivation`
+help.
 """
 
 from __future__ import annotations
@@ -37,42 +37,14 @@ from npgpt2.learn.exercises import EXERCISES
 from npgpt2.learn.judge.attempt import where_raised
 from npgpt2.learn.judge.exercise import Exercise
 from npgpt2.learn.judge.judge import judge
-from npgpt2.learn.judge.verdict import Gradient, Verdict
-
-__all__ = [
-    "Gradient",
-    "Verdict",
-    "check",
-    "check_file",
-    "derivation",
-    "exercises",
-    "hints",
-    "report",
-    "start",
-]
+from npgpt2.learn.judge.verdict import Verdict
 
 
 def check(name: str, function: Callable[..., Any]) -> Verdict:
-    """Judge an answer to an exercise.
+    """Judge an answer to one of the `exercises()`: a function of its arguments, in their order.
 
-    Parameters
-    ----------
-    name
-        One of `exercises()`.
-    function
-        The answer. It is called with the arguments of the exercise, in their order.
-
-    Returns
-    -------
-    Verdict
-        Whatever the function does. Only a function that never returns cannot be judged.
-
-    Raises
-    ------
-    ValueError
-        There is no such exercise.
-    TypeError
-        The function is not callable.
+    An error in the answer is a part of the verdict. Only a function that never returns cannot be
+    judged.
     """
     exercise = _exercise(name)
     if not callable(function):
@@ -96,14 +68,15 @@ def hints(name: str, n: int = 3) -> tuple[str, ...]:
     ('How often is x used in x + f(x)?', 'Twice, so dx has two terms. What does each path do to g?')
     """
     if n not in (1, 2, 3):
-        raise ValueError(f"hint {n} does not exist: there are 3 hints, 1, 2 and 3")
+        raise ValueError(f"there is no hint {n}; choose 1, 2 or 3")
     return _exercise(name).hints[:n]
 
 
 def derivation(name: str) -> str:
     """Return the way from the forward pass to the gradients, line by line."""
     exercise = _exercise(name)
-    return f"{exercise.derivation}\n\nThese lines run after `from {exercise.module} import *`."
+    first = f"from {exercise.module} import *"
+    return f"{exercise.derivation}\n\nTo run the lines with >>>, first run {first}."
 
 
 def _exercise(name: str) -> Exercise:
@@ -116,14 +89,12 @@ def _exercise(name: str) -> Exercise:
 
 
 def start(name: str, path: str | os.PathLike[str]) -> None:
-    """Write a file to begin with: the task, the forward pass, and the function to be written.
+    """Write a new file with the task, the forward pass, and the function that you should write.
 
     Raises
     ------
     FileExistsError
         There is a file of this name. It stays unchanged.
-    ValueError
-        There is no such exercise.
     """
     text = _starting_text(_exercise(name), os.fspath(path))
     try:
@@ -139,11 +110,13 @@ def _starting_text(exercise: Exercise, path: str) -> str:
     source = inspect.getsource(exercise.forward).rstrip().split("\n", 1)[1]  # without annotations
     parameters = ", ".join(inspect.signature(exercise.forward).parameters)
     imports = ["import math", ""] if "math." in source else []
+    g = ["g is the gradient of the loss with respect to the result of forward."]
     return "\n".join(
         [
             f'r"""{exercise.statement}',
             "",
-            "B batch, T time, C channels, H heads, D = C/H, V vocabulary. For a verdict or help:",
+            *(g if next(iter(exercise.arguments)) == "g" else []),
+            "Sizes: B batch, T time, C channels, H heads, D = C/H, V vocabulary. Verdict and help:",
             "",
             f"    npgpt2 practice {exercise.name} {os.path.basename(path)}",
             f"    npgpt2 practice {exercise.name} --hint 1",
@@ -177,14 +150,14 @@ _MODULE = "answer to an exercise"  # a name that no import asks for
 
 
 def check_file(name: str, path: str | os.PathLike[str]) -> Verdict:
-    """Judge the answer in a file: the function that has the name given in the exercise.
+    """Judge the answer in a file: the function that `start` wrote there.
 
-    The file runs as a module of its own, not as `__main__`, and does not find files beside it.
+    The file runs as a module, not as `__main__`, and cannot import files beside it.
 
     Raises
     ------
     OSError, ValueError
-        The file cannot be read or run, or has no such function. The message names the line.
+        The file cannot be read or run, or lacks the function. The message names the line.
     """
     exercise = _exercise(name)
     path = os.fspath(path)
@@ -238,18 +211,18 @@ def report(
     hint: int | None = None,
     show_derivation: bool = False,
 ) -> Verdict | str:
-    """Return what `npgpt2 practice` prints: a verdict if there is a file, else a text.
+    """Return the output of `npgpt2 practice`: a verdict if there is a file, otherwise a text.
 
-    Without a name, the text lists the exercises; with a name alone, it is the task.
+    Without a name, the text lists the exercises. With a name alone, it is the task.
 
     Raises
     ------
     OSError, ValueError
-        With a message of one line, for everything that you can mend.
+        The arguments or the file are wrong. The message has one line.
     """
     if name is None:
         if start_file is not None or hint is not None or show_derivation:
-            raise ValueError("name the exercise: npgpt2 practice NAME, and then the flag")
+            raise ValueError("name the exercise before the flag: npgpt2 practice NAME --hint 1")
         width = max(map(len, EXERCISES))
         return "\n".join(f"{n:<{width}}  {statement}" for n, statement in exercises().items())
     exercise = _exercise(name)

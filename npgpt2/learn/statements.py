@@ -1,6 +1,6 @@
-"""Statements that hold for any GPT-2, each as a function that raises where it does not hold.
+"""Statements that hold for every GPT-2. The name of each function is a statement.
 
-The name of a function is the statement.
+A function raises an error if its statement does not hold.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def gradients_of_two_passes_add_up() -> None:
 
 @statement
 def every_leaf_owns_its_gradient() -> None:
-    """No gradient shares memory with another one or with the cotangent: clipping works in place."""
+    """No gradient shares memory with another one or the cotangent: clipping works in place."""
     a, b = (Tensor(np.ones(3), requires_grad=True) for _ in range(2))
     g = np.ones(3)
     (a + b).backward(g)
@@ -76,7 +76,7 @@ def every_leaf_owns_its_gradient() -> None:
 
 @statement
 def backward_visits_every_node_once() -> None:
-    """However many paths lead to a node, its vjp runs once, with the sum of their cotangents."""
+    """If several paths lead to a node, its vjp runs once, with the sum of their cotangents."""
     visits = 0
 
     def identity(a: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def long_chains_run_backward() -> None:
 
 @statement
 def gradient_checks_reject_a_slightly_wrong_gradient() -> None:
-    """Its error is one part in two thousand. A check that cannot fail shows nothing."""
+    """The gradient is off by one part in two thousand. A check that cannot fail shows nothing."""
 
     def square(a: Tensor) -> Tensor:
         x = a.data
@@ -119,7 +119,7 @@ def gradient_checks_reject_a_slightly_wrong_gradient() -> None:
             gradcheck(square, [np.array([1.0, 2.0])], mode=mode)
         except GradientMismatch:
             continue
-        raise AssertionError(f"the {mode} check accepts it")
+        raise AssertionError(f"the {mode} check accepts the wrong gradient")
 
 
 # -- ops -------------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def attention_reads_its_own_head_and_no_later_position() -> None:
 
 @statement
 def no_gradient_flows_to_later_positions() -> None:
-    """The output at a position does not depend on them."""
+    """The output at a position does not depend on later positions."""
     qkv = Tensor(np.random.default_rng(0).standard_normal((1, 4, 12)), requires_grad=True)
     F.causal_attention(qkv, 2)[:, 1].backward(np.ones((1, 4)))
     assert not np.asarray(qkv.grad)[:, 2:].any()
@@ -230,7 +230,7 @@ def equal_logits_give_the_loss_ln_V() -> None:
 
 @statement
 def ignored_targets_do_not_count() -> None:
-    """They change neither mean nor gradient. Each row of the gradient sums to 0."""
+    """Ignored targets change neither mean nor gradient. Each row of the gradient sums to 0."""
     z = np.random.default_rng(0).standard_normal((5, 7))
     targets = np.array([3, -100, 0, -100, 6])
     counted = targets >= 0
@@ -324,7 +324,7 @@ def the_mlp_is_not_linear() -> None:
 
 @statement
 def initial_weights_have_the_right_standard_deviation() -> None:
-    """It is initializer_range, over sqrt(2 n_layer) for projections into the stream."""
+    """It is initializer_range, divided by sqrt(2 n_layer) for projections into the stream."""
     config = replace(CONFIG, vocab_size=64, n_positions=64, n_embd=32, n_inner=64)
     for name, parameter in GPT2Model(config).named_parameters():
         if parameter.ndim == 2:
@@ -357,7 +357,7 @@ def there_is_no_dropout_in_evaluation() -> None:
 
 @statement
 def the_tied_weight_is_one_parameter() -> None:
-    """It is counted once, and it stays one parameter after loading and after a step."""
+    """The tied weight is counted once. It stays one parameter after loading and after a step."""
     model = make_model()
     assert _is_tied(model)
     model.load_state_dict(model.state_dict())
@@ -374,7 +374,7 @@ def _is_tied(model: GPT2Model) -> bool:
 
 @statement
 def a_loaded_model_is_equal_and_shares_no_memory() -> None:
-    """A state shares no memory with the model it came from or with the one that loads it."""
+    """A state shares no memory with the model it came from or with the model that loads it."""
     one, other = make_model(), GPT2Model(CONFIG, dtype=np.float64)
     state = one.state_dict()
     kept = {name: array.copy() for name, array in state.items()}
@@ -436,7 +436,7 @@ def adam_averages_with_its_betas() -> None:
 
 @statement
 def decay_shrinks_matrices_only() -> None:
-    """They shrink by lr * weight_decay, whatever the gradient."""
+    """A step multiplies matrices by 1 - lr * weight_decay, with every gradient."""
     for scale in (0.0, 1.0):
         with_decay, without = _parameters(), _parameters()
         for parameters, weight_decay in ((with_decay, 0.2), (without, 0.0)):

@@ -4,16 +4,15 @@
         loss = model.loss(ids, targets)      # or any expression
     trace = Trace.of(loss)                   # run the backward pass, and keep all of it
 
-How a trace is made. Each node of the graph gets a mirror, which has the same parents. A mirror
-calls the vjp of its node, and records the cotangent that it received and the gradients that it
-sent. `autograd.backward.backward` walks over the mirrors exactly as it walks over a graph. So the
-order of the calls, their number and all sums are the engine's. The graph and every `.grad` stay
+To make a trace, each node of the graph gets a mirror, which has the same parents. A mirror calls
+the vjp of its node, and records the cotangent that it received and the gradients that it sent.
+`autograd.backward.backward` walks over the mirrors exactly as it walks over a graph. So the order
+of the calls, their number and all sums are the engine's. The graph and every `.grad` stay
 unchanged.
 
-How a node gets its path. Inside `watch`, every module labels nodes when it is called and when it
-returns. At the call, it looks at the nodes from which its arguments were computed: those without a
-label were made by the caller. At the return, it looks at the nodes from which its result was
-computed: those without a label were made by this module.
+To give each node a path, `watch` labels nodes whenever a module is called and whenever it returns.
+At a call, the unlabelled nodes from which the arguments were computed get the caller's path. At a
+return, the unlabelled nodes from which the result was computed get the module's path.
 """
 
 from __future__ import annotations
@@ -60,16 +59,14 @@ def watch(model: Module) -> Iterator[None]:
     """Inside this block, remember which module makes which node, and the names of the parameters.
 
     The paths come from `Module.named_modules`: "h.0.attn", and "" for the model. A node belongs to
-    the innermost module whose `forward` made it. A node that was made outside of every forward has
-    the path "". If another `watch` already watches a module, the nodes get the other one's labels.
-
-    Afterwards the modules are as before, even after an error. Not thread-safe: only one thread may
-    use the model inside the block.
+    the innermost module whose `forward` made it. A node that no forward made has the path "". If
+    another `watch` already watches a module, the nodes get the other one's labels. Not thread-safe:
+    only one thread may use the model inside the block.
 
     Notes
     -----
     A forward receives Tensors as arguments, or in lists, tuples and dicts that are arguments. A
-    Tensor that was computed earlier and reaches the forward in any other way counts as made by it.
+    Tensor that was computed earlier and reaches the forward in another way counts as made by it.
 
     Examples
     --------
@@ -109,7 +106,7 @@ _running = _Stack()
 
 
 class _Watched:
-    """The forward of a module, which also labels the nodes made before it and inside it."""
+    """The forward of a module; it also labels the nodes made before it and inside it."""
 
     def __init__(self, path: str, forward: Callable[..., Any], before: Any) -> None:
         self.path, self.forward, self.before = path, forward, before
@@ -129,7 +126,7 @@ class _Watched:
 
 
 def _label_below(x: Any, path: str) -> None:
-    """Label every node without a label, from x down. Below a labelled node, all have one."""
+    """Label every node without a label, from x down. Below a labelled node, all are labelled."""
     below = list(_tensors(x))
     while below:
         tensor = below.pop()
@@ -160,18 +157,18 @@ def _name_parameters(model: Module) -> None:
 class Node:
     """One node of a graph, and everything that the backward pass did there.
 
-    The arrays are not copies, but the ones that the run used. Do not write to them. Read the values
-    of parameters before the optimizer's next step changes them.
+    The arrays are the arrays of the run, not copies. Do not write to them. Read the values of
+    parameters before the optimizer's next step changes them.
 
     Attributes
     ----------
     index
         Position in `Trace.nodes`.
     op
-        Name of the op that made the node, such as "linear". No op made a "leaf" (an input whose
-        gradient is wanted, such as a parameter) or a "constant" (an input without a gradient).
+        Name of the op that made the node, such as "linear". No op made a "leaf" (an input that
+        gets a gradient, such as a parameter) or a "constant" (an input without a gradient).
     name
-        Name of the parameter, such as "wte.weight"; the first, if it has several. "" otherwise.
+        First name of the parameter, such as "wte.weight"; "" for other nodes.
     path
         Path of the module that made the node or owns the parameter: "h.0.attn". See `watch`.
     parents
@@ -181,12 +178,12 @@ class Node:
     requires_grad
         False for a constant, True for every other node.
     cotangent
-        dL/dvalue, the gradient of the loss with respect to this value, with the shape and dtype of
-        the value. The engine added it up from all arrivals. None for a constant.
+        dL/dvalue, with the shape and dtype of the value: the sum of all arrivals. None for a
+        constant.
     arrivals
-        (consumer, slot, gradient) for each gradient that arrived here, in order of arrival: the
-        index of the node that sent it, which operand of that node this one is, and the array.
-        `Rows` are converted to arrays. Empty at the root and at constants.
+        (consumer, slot, gradient) for each gradient that arrived here, in order of arrival. The
+        consumer is the index of the node that sent it, and this node is its operand number `slot`.
+        Empty at the root and at constants.
     formula
         First paragraph of the op's docstring; "" if there is none.
     source
@@ -195,8 +192,8 @@ class Node:
         Estimated operations of one call of the vjp; see `estimate_flops`.
     nbytes
         Bytes of the arrays that the node keeps: its value and the arrays that its vjp saved. If
-        several nodes keep one array, it counts at the first of them, which is freed last. So the
-        sum over all nodes is the memory of the graph, leaves included.
+        several nodes keep one array, only the first of them, which is freed last, counts it. So
+        the sum over all nodes is the memory of the graph, leaves included.
     saved
         (name, shape) of each array that the vjp closes over. An array in a list is "name[0]".
     """
@@ -228,7 +225,7 @@ class Node:
 
     @property
     def is_leaf(self) -> bool:
-        """Whether this is a leaf: no op made it, and its gradient is wanted."""
+        """Whether this is a leaf: no op made it, and it gets a gradient."""
         return self.requires_grad and not self.parents
 
     @property
@@ -247,8 +244,8 @@ class Trace:
     Attributes
     ----------
     nodes
-        All nodes that require a gradient, and the constants from which they were computed. Parents
-        come before children, and the root is last.
+        All nodes that require a gradient, and the constants from which they were computed: parents
+        before children, the root last.
     calls
         Indices of the nodes whose vjps were called, in the order of the calls.
 
@@ -279,7 +276,7 @@ class Trace:
         g
             The cotangent of `root`. The default is 1, and needs a root of one element.
         model
-            Names the parameters. These names override the ones from `watch`.
+            Names the parameters. These names override the names from `watch`.
 
         Raises
         ------
@@ -314,8 +311,8 @@ class Trace:
             if ref() is tensor:
                 return node
         raise ValueError(
-            f"the Tensor of shape {tensor.shape} is not part of the traced graph; give one from "
-            "which the root was computed"
+            f"the Tensor of shape {tensor.shape} is not part of the traced graph; give a Tensor "
+            "from which the root was computed"
         )
 
 
@@ -383,21 +380,14 @@ def trace_model(
 ) -> Trace:
     """Return the trace of a model's loss, without dropout, with all paths and names.
 
+    The model's mode and gradients stay unchanged.
+
     Parameters
     ----------
-    model
-        Its mode (training or not) and its gradients stay unchanged.
     ids, targets
-        (B, T) integers, as for `GPT2Model.loss`. Without both, a `random_batch`.
+        (B, T) integers; for errors see `GPT2Model.loss`. The default is a `random_batch`.
     seed
         Seed of the random batch.
-
-    Raises
-    ------
-    ValueError
-        Only one of ids and targets is given.
-    TypeError, IndexError, ValueError
-        Ids or targets do not fit the model.
     """
     if (ids is None) != (targets is None):
         raise ValueError("give both ids and targets, or neither")
@@ -434,7 +424,7 @@ def norm(array: Array) -> float:
 
 
 def _is_of_the_library(vjp: Any) -> bool:
-    """Whether the vjp belongs to a built-in op; your op may have the name of a built-in one."""
+    """Whether the vjp belongs to a built-in op: your op may have the same name."""
     return vjp is None or getattr(vjp, "__module__", "") in (
         "autograd.tensor",
         "npgpt2.functional",
@@ -493,23 +483,14 @@ def estimate_flops(op: str, shape: Sequence[int], parents: Sequence[Sequence[int
 
     - The product of an (N, K) and a (K, M) matrix costs 2 N K M. The vjps of `linear`, `matmul` and
       `linear_cross_entropy` compute two products, one for each operand.
-    - `causal_attention` computes four, over T (T + 1) / 2 pairs of a position and one that it sees.
+    - `causal_attention` computes four products, over T (T + 1) / 2 pairs of positions.
     - Reshapes, transposes and joins only move numbers: 0.
     - `embedding` and `getitem` add up the cotangent: 1 for each of its entries.
     - All other ops, yours included: 1 for each entry of the largest array among the value and the
-      operands, however many steps the vjp has, because memory limits the speed of these ops.
+      operands. The vjp may have more steps, but memory limits the speed of these ops.
 
-    Parameters
-    ----------
-    op
-        Name of the op; leaves and constants cost 0.
-    shape
-        Shape of the value.
-    parents
-        Shapes of the operands.
+    `shape` is the shape of the value, and `parents` are the shapes of the operands.
 
-    Examples
-    --------
     >>> estimate_flops("linear", (8, 3), [(8, 5), (3, 5), (3,)])  # 2 * (2 * 8 * 5 * 3)
     480
     """

@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.decode [char gpt2] [--threads 1 2] [--batch 1] [--positions]
 
-64 greedy tokens after a prompt of 16, float32. Torch runs eagerly, with its own layers, its fused
-attention and a cache that is allocated once. Both must draw the same tokens before any time is
-taken. With `--positions`: what a token of ours takes at different places of a text.
+Each side generates 64 greedy tokens after a prompt of 16, in float32. Torch runs in eager mode,
+with its layers, its fused attention and a cache that is allocated once. If the two do not draw the
+same tokens, the program ends before it measures. `--positions` measures the time of a token of
+npgpt2 at different places of a text.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ def prompt_of(name: str, batch: int) -> np.ndarray:
 
 
 def make(name: str) -> GPT2Model:
-    """Return the model, with the weights that every side has."""
+    """Return the model, with the same weights as on every side."""
     model = GPT2Model(CONFIGS[name], init_weights=False).eval()
     fill((name, p.data) for name, p in model.named_parameters())
     return model
 
 
 def ours(name: str, batch: int, threads: int) -> None:
-    """Serve generations of npgpt2, as its users run them."""
+    """Serve generations of npgpt2."""
     keep_freed_memory()
     model, ids = make(name), prompt_of(name, batch)
 
@@ -110,7 +111,7 @@ def torchs(name: str, batch: int, threads: int) -> None:
 
 
 def floor(name: str, batch: int, threads: int) -> None:
-    """Serve the matrix products of the new tokens alone, into arrays that are there already."""
+    """Serve the matrix products of the new tokens alone."""
     config = CONFIGS[name]
     C, V, H, D = config.n_embd, config.vocab_size, config.n_head, config.head_size
 
@@ -139,14 +140,14 @@ SIDES = {"ours": ours, "torch": torchs, "floor": floor}
 
 
 def positions(name: str) -> None:
-    """Print what a token takes at different places of a text, and the attention in it."""
+    """Print the time of a token at different places of a text, and the time of its attention."""
     model, config = make(name), CONFIGS[name]
     with model.evaluating():
         cache, _ = prefill(model, np.ones((1, config.n_positions), dtype=int))
     qkv = np.zeros((1, 1, 3 * config.n_embd), dtype=np.float32)
 
     def best(call: Callable[[], Any], position: int) -> float:
-        """Return the least time after so many tokens; the farthest first, as they are read."""
+        """Return the shortest time of a call, in ms, with a cache of `position` tokens."""
         times = []
         for _ in range(15):
             cache.truncate([position])
@@ -156,7 +157,7 @@ def positions(name: str) -> None:
         return 1e3 * min(times)
 
     print(f"{name}: position, ms a token, ms of it attention")
-    for position in reversed(POSITIONS[name]):
+    for position in reversed(POSITIONS[name]):  # truncate only shortens the cache
         with model.evaluating():
             token = best(lambda: decode(model, [0], cache), position)
             attention = best(
@@ -190,7 +191,7 @@ def compare(name: str, batch: int, threads: int, rounds: int, seconds: float) ->
 
 
 def main() -> None:
-    """Measure, and print as we go."""
+    """Measure, and print each result at once."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m tests.benchmarks.decode")
     parser.add_argument("configs", nargs="*", metavar="CONFIG", help=f"some of {[*CONFIGS]}")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="default: 1 2")

@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.memory [gpt2-small ... gpt2-xl] [--half] [--directory DIR]
 
-The directories are of the real size, with random weights in float32 (or, with `--half`, float16),
-and are made in DIR, which needs room for the largest (6.3 GB). Each is read in a process of its
-own. Resident memory is the most the process had, pages of the mapped file among them, which the
-system takes away first when memory gets short; anonymous memory is what the process made itself.
+The program makes directories of the real size in DIR, with random weights in float32 (or, with
+`--half`, float16). DIR needs room for the largest of them (6.3 GB). A new process reads each
+directory. Resident memory is the peak of the process. It includes pages of the mapped file, which
+the system frees first when memory gets short. Anonymous memory does not include them.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def make(name: str, directory: Path, half: bool) -> None:
 
 
 def memory() -> dict[str, float]:
-    """Return what Linux says of this process, in GB: the most that was resident, and anonymous."""
+    """Return the peak of resident memory, and the anonymous memory, of this process in GB."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {key: int(status[key].split()[0]) * 1024 / 1e9 for key in ("VmHWM", "RssAnon")}
 
 
 def serve(directory: str) -> None:
-    """Print a line of JSON after each of: load, generate, forward."""
+    """Load, generate and run forward; print a line of JSON after each."""
     ids = np.random.default_rng(0).integers(50257, size=(1, LONG))
 
     def report(what: str, start: float) -> None:
@@ -65,7 +65,7 @@ def serve(directory: str) -> None:
 
 
 def main() -> None:
-    """Measure, and print as we go."""
+    """Measure, and print each result at once."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m tests.benchmarks.memory")
     parser.add_argument("presets", nargs="*", metavar="PRESET", help=f"some of {[*PRESETS]}")
     parser.add_argument("--half", action="store_true", help="write float16")
@@ -77,7 +77,7 @@ def main() -> None:
         return
     for name in args.presets or PRESETS:
         with tempfile.TemporaryDirectory(dir=args.directory) as directory:
-            # In a process of its own too, so that its memory is given back.
+            # Another process makes the directory, so that its memory is given back.
             code = f"from tests.benchmarks.memory import *; make({name!r}, Path({directory!r}), "
             subprocess.run([sys.executable, "-c", f"{code}{args.half})"], cwd=ROOT, check=True)
             size = sum(path.stat().st_size for path in Path(directory).iterdir()) / 1e9

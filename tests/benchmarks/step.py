@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.step [tiny char base gpt2] [--threads 1 2] [--ranks] [--compile]
 
-Dropout 0, float32; gradients clipped, AdamW. Torch runs as its users run it: its own layers, fused
-attention and fused AdamW. Before any time is taken, both must agree on the loss and the gradient
-norm of the first step.
+A step is in float32, without dropout, with clipping and AdamW. Torch runs with its layers, its
+fused attention and its fused AdamW. If the two do not agree on the loss and the gradient norm of
+the first step, the program ends before it measures.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.benchmarks.turns import Worker, python, ratio, serve, take_turns
 
 Step = Callable[[], dict[str, float]]
 
-# vocabulary, context, layers, heads, channels; and rows in a batch
+# (vocabulary, context, layers, heads, channels), rows in a batch
 CONFIGS = {
     "tiny": ((65, 32, 2, 4, 64), 4),
     "char": ((65, 64, 4, 4, 128), 12),  # nanoGPT's setting for a CPU
@@ -66,7 +66,7 @@ def fill(arrays: Iterator[tuple[str, np.ndarray]]) -> None:
 
 
 def norm(gradients: Iterator[np.ndarray]) -> float:
-    """Return the joint norm, to more digits than float32 sums over millions of entries have."""
+    """Return the joint norm; a float32 sum over millions of entries has fewer correct digits."""
     return math.sqrt(
         math.fsum(
             float(np.vdot(part, part))
@@ -77,7 +77,7 @@ def norm(gradients: Iterator[np.ndarray]) -> float:
 
 
 def timed(forward: Callable[[], Any], backward: Callable[[Any], Any], optimize: Step) -> Step:
-    """Return a step that takes the times of its three parts."""
+    """Return a step that measures the times of its three parts."""
 
     def step() -> dict[str, float]:
         start = time.perf_counter()
@@ -98,7 +98,7 @@ def timed(forward: Callable[[], Any], backward: Callable[[Any], Any], optimize: 
 
 
 def ours(name: str, threads: int, tuning: bool, ranks: bool = False) -> None:
-    """Serve steps of npgpt2, as `npgpt2 train` does them."""
+    """Serve steps of npgpt2, the same as in `npgpt2 train`."""
     if tuning:
         keep_freed_memory()
     group = MPIRanks() if ranks else ALONE
@@ -184,7 +184,7 @@ def world(ranks: bool) -> Any:
 
 
 def floor(name: str, threads: int, tuning: bool) -> None:
-    """Serve the matrix products of a step alone, into arrays that are there already."""
+    """Serve the matrix products of a step alone."""
     config, rows = config_of(name), CONFIGS[name][1]
     B, T, C, V = rows, config.n_positions, config.n_embd, config.vocab_size
     H, N, D = config.n_head, rows * config.n_positions, config.n_embd // config.n_head
@@ -220,7 +220,7 @@ SIDES: dict[str, Callable[[str, int, bool], None]] = {
 
 
 def main() -> None:
-    """Measure, and print as we go."""
+    """Measure, and print each result at once."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m tests.benchmarks.step")
     parser.add_argument("configs", nargs="*", metavar="CONFIG", help=f"some of {[*CONFIGS]}")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="default: 1 2")
@@ -254,7 +254,7 @@ def start(side: str, name: str, threads: int, flags: list[str]) -> Worker:
 
 
 def measure(name: str, threads: int, sides: list[str], args: argparse.Namespace) -> None:
-    """Compare the sides on one configuration and print what came out."""
+    """Compare the sides on one configuration and print the result."""
     flags = ["--no-tuning"] * args.no_tuning
     workers = {side: start(side, name, threads, flags) for side in sides}
     for side, worker in workers.items():
@@ -283,14 +283,14 @@ def measure(name: str, threads: int, sides: list[str], args: argparse.Namespace)
 
 
 def compare(other: str, theirs: Worker, mine: str, ours: Worker) -> None:
-    """Print how many times as much the other took: time, its parts, and memory."""
+    """Print torch's time, its parts and its memory, each divided by ours."""
     middle, least, most = ratio(theirs, ours, "step")
     parts = ", ".join(f"{part} {ratio(theirs, ours, part)[0]:.2f}" for part in (*PARTS, "peak"))
     print(f"  {other} / {mine}: {middle:.2f} ({least:.2f} to {most:.2f});  {parts}", flush=True)
 
 
 def check(mine: dict[str, float], other: dict[str, float]) -> None:
-    """Refuse to compare programs that do not compute the same; float32, so to 5 digits."""
+    """Exit if two programs do not compute the same, to 5 digits."""
     for key in ("loss", "norm"):
         if not np.isclose(mine[key], other[key], rtol=1e-5, atol=0.0):
             raise SystemExit(f"not the same computation: {key} {mine[key]} and {other[key]}")

@@ -1,4 +1,4 @@
-"""Worker processes that take turns: what compares two programs on a noisy machine."""
+"""Worker processes that take turns, to compare programs on a noisy machine."""
 
 from __future__ import annotations
 
@@ -19,14 +19,9 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 
 class Worker:
-    """A process that `serve`s: it prints one line of JSON when ready, and one for every turn.
+    """A process that calls `serve`. The attribute `ready` is its first answer.
 
-    Attributes
-    ----------
-    ready
-        What it printed when it was ready.
-    turns
-        What it measured, a turn at a time.
+    The attribute `turns` has one answer for every turn.
     """
 
     def __init__(self, command: Sequence[str], threads: int) -> None:
@@ -38,13 +33,13 @@ class Worker:
         self.ready = self._answer()
 
     def turn(self, seconds: float) -> None:
-        """Let it run for about so long, at least one step."""
+        """Let the process run for about this number of seconds, at least one step."""
         assert self.process.stdin is not None
         print(seconds, file=self.process.stdin, flush=True)
         self.turns.append(self._answer())
 
     def close(self) -> None:
-        """Let it end."""
+        """End the process."""
         self.process.communicate(timeout=60)
 
     def median(self, key: str) -> float:
@@ -62,24 +57,24 @@ class Worker:
 
 
 def python(module: str, *arguments: object) -> list[str]:
-    """Return the command that runs a module of the tests."""
+    """Return the command that runs a module."""
     return [sys.executable, "-m", module, *map(str, arguments)]
 
 
 def serve(ready: dict[str, Any], step: Callable[[], dict[str, float]], world: Any = None) -> None:
-    """Answer on standard output to every turn asked for on standard input.
+    """Read turns from standard input, and answer each with a line of JSON on standard output.
 
     Parameters
     ----------
     ready
-        What to say first.
+        The first answer.
     step
-        Does one step and returns its times, in seconds, by name.
+        Does one step and returns the times of its parts, in seconds, by name.
     world
-        The communicator of mpi4py, where several processes are one worker.
+        The communicator of mpi4py, if the worker consists of several processes.
 
-    A turn's answer has the mean of those times, their sum as "step", page faults a step as
-    "faults", and the peak memory in bytes as "peak"; the last two of all processes together.
+    The answer to a turn has the mean time of each part, their sum as "step", page faults a step as
+    "faults", and the peak memory in bytes as "peak". The last two are sums over all processes.
     """
 
     def from_the_first(value: Any) -> Any:
@@ -89,7 +84,7 @@ def serve(ready: dict[str, Any], step: Callable[[], dict[str, float]], world: An
         return value if world is None else world.allreduce(value)
 
     first = world is None or world.Get_rank() == 0
-    step()  # it allocates
+    step()  # the first step allocates memory
     if first:
         print(json.dumps(ready), flush=True)
     while True:
@@ -109,13 +104,13 @@ def serve(ready: dict[str, Any], step: Callable[[], dict[str, float]], world: An
         usage = resource.getrusage(resource.RUSAGE_SELF)
         answer = {name: seconds / steps for name, seconds in sums.items()}
         answer["faults"] = of_all(usage.ru_minflt - faults) / steps
-        answer["peak"] = of_all(usage.ru_maxrss * 1024)  # which Linux gives in KiB
+        answer["peak"] = of_all(usage.ru_maxrss * 1024)  # Linux gives KiB
         if first:
             print(json.dumps(answer), flush=True)
 
 
 def _wait(world: Any) -> None:
-    """Wait for the first process without taking time from the worker whose turn it is."""
+    """Wait for the first process, without using the processor while another worker runs."""
     if world is not None:
         everyone = world.Ibarrier()
         while not everyone.Test():
@@ -130,6 +125,6 @@ def take_turns(workers: Sequence[Worker], rounds: int, seconds: float) -> None:
 
 
 def ratio(other: Worker, ours: Worker, key: str) -> tuple[float, float, float]:
-    """Return how many times as much the other took, round by round: (median, least, most)."""
+    """Return the other's time divided by ours, over all rounds: (median, smallest, largest)."""
     ratios = sorted(a[key] / b[key] for a, b in zip(other.turns, ours.turns, strict=True))
     return statistics.median(ratios), ratios[0], ratios[-1]

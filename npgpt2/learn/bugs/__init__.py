@@ -1,7 +1,7 @@
 '''A catalogue of bugs: real ones from other code, and mistakes that people make on paper.
 
-Each bug is a small change to one function of this library, easy to overlook. `injected` puts it in
-place for a while, wherever that function is used:
+Each bug is a small change to one function of this library, easy to overlook. Inside a block of
+`injected`, every call of the function runs the changed code:
 
 >>> from autograd import Tensor
 >>> from npgpt2 import functional as F
@@ -20,8 +20,8 @@ array([-0.159,  1.955])
 
 `detectors.py` measures which check sees which bug.
 
-The bugs are in the text files beside this one. Bugs are separated by a blank line. A bug is its
-name and its function, the changed lines, and a lesson:
+The bugs are in the text files beside this one, separated by blank lines. An entry has the name of
+the bug and of its function, then the changed lines, then a lesson:
 
 >>> (bug,) = parse("""
 ... tanh-square-forgotten  autograd.tensor:tanh
@@ -32,11 +32,11 @@ name and its function, the changed lines, and a lesson:
 >>> bug.title, bug.lesson
 ('tensor.tanh', 'The derivative is 1 - tanh**2.')
 
-As in a diff, lines with - are in the source, lines with + take their place, and lines with a space
-stay. A line `...` separates two places in one function.
+Lines with - are in the source, lines with + take their place, and lines with a space stay. A line
+`...` separates two places in one function.
 
 Bugs change internals of the library on purpose: private functions too, and exact lines, comments
-included. Whoever changes such a line must change its bugs as well; an error names them.
+included. If you change one of these lines, an error names the bugs that you must change too.
 '''
 
 from __future__ import annotations
@@ -59,29 +59,16 @@ _SEPARATOR = "\n...\n"
 
 @dataclass(frozen=True)
 class Bug:
-    """Wrong code in place of right code, in one function.
+    """Wrong code in place of right code, in one function."""
 
-    Attributes
-    ----------
-    name
-        Short and unique.
-    function
-        The function or method whose code is wrong.
-    hunks
-        The changed lines. Each hunk is one place in the source, written as in a diff: - for a line
-        to take out, + for a line to put in, a space for a line to keep.
-    lesson
-        What is wrong, and why people overlook it.
-    """
-
-    name: str
+    name: str  # short and unique
     function: Function
-    hunks: tuple[str, ...]
-    lesson: str
+    hunks: tuple[str, ...]  # the changed lines, a hunk for each place in the source
+    lesson: str  # the mistake, and why people overlook it
 
     @property
     def title(self) -> str:
-        """The module and name of the function, e.g. functional.gelu."""
+        """The module and name of the function, such as functional.gelu."""
         module = self.function.__module__.rpartition(".")[2]
         return f"{module}.{self.function.__qualname__}"
 
@@ -118,13 +105,7 @@ class Bug:
 
 
 def parse(text: str) -> Iterator[Bug]:
-    """Yield the bugs in a text, written as in the files of this package.
-
-    Raises
-    ------
-    ValueError
-        A bug lacks a part, or its function does not exist.
-    """
+    """Yield the bugs in a text; raise ValueError if a bug lacks a part or its function."""
     for entry in re.split(r"\n\n+", text.strip("\n")):
         head, *lines = entry.splitlines()
         change = list(takewhile(lambda line: line[0] in " -+" or line == "...", lines))

@@ -2,39 +2,13 @@
 
 from __future__ import annotations
 
-from npgpt2.learn.exercises import (
-    adamw,
-    block,
-    causal_attention,
-    cross_entropy,
-    dropout,
-    embedding,
-    gelu,
-    layer_norm,
-    linear,
-    residual,
-    softmax,
-    tied_head,
-)
+from importlib import import_module
+
 from npgpt2.learn.judge.exercise import Exercise
 
-EXERCISES: dict[str, Exercise] = {
-    exercise.name: exercise
-    for exercise in map(
-        Exercise.of,
-        (
-            linear,
-            cross_entropy,
-            softmax,
-            gelu,
-            embedding,
-            layer_norm,
-            causal_attention,
-            residual,
-            dropout,
-            tied_head,
-            block,
-            adamw,
-        ),
-    )
-}
+_ORDER = (
+    "linear", "cross_entropy", "softmax", "gelu", "embedding", "layer_norm", "causal_attention",
+    "residual", "dropout", "tied_head", "block", "adamw",
+)  # fmt: skip
+
+EXERCISES = {name: Exercise.of(import_module(f"{__name__}.{name}")) for name in _ORDER}

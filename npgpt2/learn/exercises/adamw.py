@@ -1,4 +1,4 @@
-"""AdamW: one step of the optimizer. It does not derive a gradient: it uses one.
+"""AdamW: one step of the optimizer. It uses a gradient, and derives none.
 
 p is a parameter, and g is its gradient. m and v are the moments of g: two running averages that the
 optimizer keeps from step to step. All four have one shape, and every formula holds entry by entry.
@@ -39,8 +39,8 @@ t is the number of this step, counted from 1. A step returns the new p, m and v.
 
        p = p - lr * m_hat / (sqrt(v_hat) + eps)
 
-At t = 1, m_hat = g and v_hat = g**2. So, up to eps, the first step is lr in size, whatever the size
-of g:
+At t = 1, m_hat = g and v_hat = g**2. So the size of the first step is lr, up to eps, for large and
+for small g:
 
 >>> import numpy as np
 >>> settings = dict(t=1, lr=0.1, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0)
@@ -79,7 +79,7 @@ ARGUMENTS = {
     "eps": "a number",
     "weight_decay": "a number",
 }
-GRADIENTS = {name: "the new one, of the same shape" for name in ("p", "m", "v")}
+GRADIENTS = {name: f"the new {name}, of the same shape" for name in ("p", "m", "v")}
 LETTERS = ()
 HINTS = (
     "Update the moments first. Then correct their bias. Then apply weight decay. The step comes "
@@ -329,7 +329,7 @@ MISTAKES = (
         Mistake(
             f"{mistake.name}-and-decay-of-vectors",
             mistake.wrong.replace(" * (p.ndim >= 2)", "") + "; decay = weight_decay",
-            f"{mistake.lesson} Besides, vectors decay too. Only matrices should (p.ndim >= 2).",
+            f"{mistake.lesson} In addition, vectors decay. Only matrices should (p.ndim >= 2).",
         )
         for mistake in _OF_MATRICES
     ),

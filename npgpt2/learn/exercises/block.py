@@ -1,8 +1,8 @@
 """Transformer block: x = x + attn(ln_1(x)), and then out = x + mlp(ln_2(x)).
 
 x, out and g = dL/dout are (B, T, C). You are given the backward passes of the four parts. Each
-takes the gradient of its part's output and returns the gradient of its part's input. The gradients
-of the parts' own weights are left out here.
+takes the gradient of its part's output and returns the gradient of its part's input. This exercise
+leaves out the gradients of the weights in the parts.
 
 Give the sum in the middle a name: r = x + attn(ln_1(x)), so that out = r + mlp(ln_2(r)). The
 backward pass begins with the last line:
@@ -53,7 +53,7 @@ Function = Callable[[Array], Array]
 STATEMENT = "The gradient of a whole transformer block, from the backward passes of its parts."
 ARGUMENTS = {
     "g": "(B, T, C)",
-    "ln_1_backward": "function: gradient of ln_1's output -> of its input, (B, T, C) both",
+    "ln_1_backward": "function: gradient of ln_1's output -> gradient of its input, both (B, T, C)",
     "attn_backward": "the same for attn",
     "ln_2_backward": "the same for ln_2",
     "mlp_backward": "the same for mlp",
@@ -88,7 +88,7 @@ def solution(
 
 
 def reference(*arguments: Any) -> tuple[Array, ...]:
-    """Return (dx,). The parts are given, so that the solution is all there is."""
+    """Return (dx,). The parts are given, so the library has no op for this."""
     return (solution(*arguments),)
 
 
@@ -99,10 +99,10 @@ def terms(
     by_mlp = ln_2(mlp(g))
     return {
         "dx": {
-            "of the path straight through": g,
-            "of the path through the MLP alone": by_mlp,
-            "of the path through attention alone": ln_1(attn(g)),
-            "of the path through MLP and attention": ln_1(attn(by_mlp)),
+            "the path straight through": g,
+            "the path through the MLP alone": by_mlp,
+            "the path through attention alone": ln_1(attn(g)),
+            "the path through MLP and attention": ln_1(attn(by_mlp)),
         }
     }
 
@@ -127,9 +127,7 @@ def end_to_end(answer: Answer) -> str:
             dr = g + ln_2_backward(dn2)
             for out, dout in ((m, g), (n2, dn2), (a, dr), (n1, attn_backward(dr))):
                 out.backward(dout, retain_graph=True)  # for the parameters in it
-            backwards = (ln_1_backward, attn_backward, ln_2_backward, mlp_backward)
-            gradients: tuple[Array, ...] = answer(g, *backwards)
-            return gradients
+            return answer(g, ln_1_backward, attn_backward, ln_2_backward, mlp_backward)
 
         return record(x.data + a.data + m.data, (x,), vjp)
 
@@ -165,7 +163,8 @@ Both branches are missing: dx is just g.
 
 parallel
 + dx = dr + ln_1_backward(attn_backward(g))
-Attention was given g. The gradient that arrives at its output is dr, the gradient of x + attn(...).
+attn_backward was given g. The gradient that arrives at the output of attention is dr, the gradient
+of x + attn(...).
 
 g-in-the-sum
 + dx = g + ln_1_backward(attn_backward(dr))
@@ -212,11 +211,11 @@ The layer norms are missing.
 
 ln-1-forgotten
 + dx = dr + attn_backward(dr)
-ln_1 is missing: attention read ln_1(x).
+ln_1 is missing: attention reads ln_1(x).
 
 ln-2-forgotten
 + dr = g + mlp_backward(g)
-ln_2 is missing: the MLP read ln_2(r).
+ln_2 is missing: the MLP reads ln_2(r).
 
 norm-of-the-sum
 + dr = ln_2_backward(g + mlp_backward(g)); dx = ln_1_backward(dr + attn_backward(dr))

@@ -1,10 +1,10 @@
 """Causal attention, one head: S = q @ k.T / sqrt(D),  P = softmax(mask(S)),  out = P @ v.
 
-q, k, v, out and g are (B, H, T, D). The scores S and the weights P are (B, H, T, T). Row t of them
-belongs to the position that reads, and column s to the position that is read. The mask puts -inf
-where s > t, so that P is 0 there. The heads do not mix, and the rows of the batch do not mix. So
-all formulas are for one head of one row, where q, k, v, out and g are (T, D) and S and P are
-(T, T).
+q, k, v, out and g are (B, H, T, D). g is the gradient of the loss with respect to out. The scores S
+and the weights P are (B, H, T, T). Their row t belongs to the position that reads, and their column
+s to the position that is read. The mask puts -inf where s > t, so that P is 0 there. The heads do
+not mix, and the rows of the batch do not mix. So all formulas are for one head of one row, where q,
+k, v, out and g are (T, D) and S and P are (T, T).
 
 1. out = P @ v is a product of two matrices: out[t] = sum_s P[t,s] v[s]. In it, v[s] is multiplied
    by P[t,s], for every position t that reads it. P[t,s] is multiplied by v[s], in out[t] alone:
@@ -58,7 +58,7 @@ np.True_
 >>> np.abs(reference(g, q, k, v)[1].sum(axis=2)).max() < 1e-14
 np.True_
 
-The first position reads only itself. Its weight is 1, whatever q is, so its dq is 0:
+The first position reads only itself. Its weight is 1 for every q, so its dq is 0:
 
 >>> np.abs(reference(g, q, k, v)[0][:, :, 0]).max() < 1e-15
 np.True_
@@ -135,7 +135,7 @@ def solution(g: Array, q: Array, k: Array, v: Array) -> Any:
 
 
 def terms(g: Array, q: Array, k: Array, v: Array) -> Mapping[str, Mapping[str, Array]]:
-    """Return the two terms of dS, as they come out in dq and in dk."""
+    """Return the parts of dq and dk that come from the two terms of dS."""
     T, D = q.shape[-2:]
     P, dP = forward(q, k, np.eye(T)), g @ v.swapaxes(-1, -2)
     one = P * dP / math.sqrt(D)
@@ -176,7 +176,7 @@ scale-twice
 
 scale-inverted
 + dq = dS @ k * np.sqrt(D); dk = dS.swapaxes(-1, -2) @ q * np.sqrt(D)
-dq and dk are multiplied by sqrt(D). Divide by sqrt(D), as the scores are divided.
+dq and dk are multiplied by sqrt(D). Divide them by sqrt(D): the scores are divided by it too.
 
 scale-of-all-channels
 + T, D = q.shape[2], q.shape[1] * q.shape[3]

@@ -25,8 +25,8 @@ softmax of z, and its loss has two terms:
 >>> reference(np.array(1.0), z, np.array([[2]]))[0]
 array([[[ 0.125,  0.25 , -0.375]]])
 
-3. The loss is the mean over N positions, and the logits of a position are in one term of that mean
-   alone. The chain rule multiplies by g:
+3. The loss is the mean over N positions. The logits of a position are in only one term of this
+   mean. The chain rule multiplies by g:
 
        dlogits = g * (p - onehot) / N
 
@@ -142,7 +142,8 @@ target.
 
 wrong-sign
 + return g * (onehot - p) / (B * T)
-The sign is wrong: dlogits is p - onehot. Subtracting this gradient from the logits lowers the loss.
+The sign is wrong: dlogits is onehot - p here. It should be p - onehot: if you subtract it from the
+logits, the loss goes down.
 
 softmax-over-time
 + e = np.exp(logits); p = e / e.sum(axis=1, keepdims=True)

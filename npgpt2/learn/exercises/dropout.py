@@ -111,11 +111,12 @@ The factor 1/(1-p) is applied twice.
 
 scale-inverted
 + return g * mask * (1 - p)
-dx is multiplied by 1-p. Divide by 1-p, as the forward pass does.
+dx is multiplied by 1-p. Divide by 1-p: the forward pass divides by it too.
 
 scale-of-p
 + return g * mask / p
-dx is divided by p, the probability to drop an entry. Divide by 1-p, the probability to keep it.
+dx is divided by p, the probability of dropping an entry. Divide by 1-p, the probability of keeping
+it.
 
 times-p
 + return g * mask * p
@@ -123,8 +124,8 @@ dx is multiplied by p. Divide by 1-p instead.
 
 scale-of-share-kept
 + return g * mask / mask.mean()
-dx is divided by the share of entries that this mask kept. The forward pass divides by 1-p, the
-probability to keep an entry.
+dx is divided by the share of entries that this mask kept. Divide by 1-p, the probability of keeping
+an entry.
 
 scaled-where-dropped
 + return np.where(mask > 0, g / (1 - p), g)

@@ -10,7 +10,7 @@ This is a linear layer without a bias. Its input is the onehot vector of each id
 
     out[b,t,c] = sum_v 1[ids[b,t] = v] weight[v,c]
 
-1. weight[v,c] is in out[b,t,c] wherever ids[b,t] = v. A value that is used several times gets the
+1. weight[v,c] is in every out[b,t,c] with ids[b,t] = v. A value that is used several times gets the
    sum of its gradients:
 
        dweight[v,c] = sum_bt 1[ids[b,t] = v] g[b,t,c]
@@ -108,10 +108,7 @@ def end_to_end(answer: Answer) -> str:
     def embedding(weight: Tensor, ids: Array) -> Tensor:
         def vjp(g: Array) -> tuple[Array, ...]:
             batch = (-1, *g.shape[-2:])  # positions come without a batch: (T, C) -> (1, T, C)
-            gradients: tuple[Array, ...] = answer(
-                g.reshape(batch), weight.data, ids.reshape(-1, ids.shape[-1])
-            )
-            return gradients
+            return answer(g.reshape(batch), weight.data, ids.reshape(-1, ids.shape[-1]))
 
         return record(forward(weight.data, ids), (weight,), vjp)
 
@@ -177,7 +174,7 @@ The ids are in another order than g: ids.T was made flat, but g was not transpos
 
 gradients-gathered
 + return g2[np.arange(len(weight)) % len(g2)]
-dweight[v] is looked up in g by v. It should be the other way round: add g[b,t] to row ids[b,t].
+dweight[v] is row v of g here. It should be the sum of g[b,t] over all b and t with ids[b,t] = v.
 
 one-off
 + onehot = np.eye(len(weight))[(ids + 1) % len(weight)].reshape(-1, len(weight))

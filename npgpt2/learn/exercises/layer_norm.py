@@ -8,8 +8,8 @@ A row is the C channels of one position (b, t). Each row has a mean and a varian
 All sums below are over the channels of one row. Only sum_bt is over the positions. mean(a) stands
 for sum(a)/C.
 
-1. bias and weight are used at each of the N = B*T positions, and their gradients are summed over
-   them. At one position, bias is multiplied by 1 and weight by xhat:
+1. bias and weight are used at each of the N = B*T positions, so their gradients are sums over the
+   positions. At one position, bias is multiplied by 1 and weight by xhat:
 
        dbias = sum_bt g            dweight = sum_bt g * xhat
 

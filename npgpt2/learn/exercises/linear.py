@@ -4,11 +4,12 @@ x is (B, T, n_in), weight (n_out, n_in), bias (n_out,), out and g (B, T, n_out).
 
     out[b,t,o] = sum_i x[b,t,i] weight[o,i] + bias[o]
 
-g[b,t,o] is the derivative of the loss with respect to out[b,t,o]. By the chain rule, the gradient
-of a value is a sum over all entries of out that the value is in: g there, times the derivative of
-that entry. So:
+g[b,t,o] is the derivative of the loss with respect to out[b,t,o]. A value may be in several entries
+of out. By the chain rule, its gradient is a sum over these entries: g at the entry, times the
+derivative of the entry with respect to the value.
 
-1. x[b,t,i] is in out[b,t,o] for every o. There it is multiplied by weight[o,i]. The sum is over o:
+1. x[b,t,i] is in out[b,t,o] for every o. There it is multiplied by weight[o,i]. So the sum is over
+   o:
 
        dx[b,t,i] = sum_o g[b,t,o] weight[o,i]          dx = g @ weight
 
@@ -106,8 +107,7 @@ def end_to_end(answer: Answer) -> str:
         parents = (x, weight) if bias is None else (x, weight, bias)
 
         def vjp(g: Array) -> tuple[Array, ...]:
-            gradients: tuple[Array, ...] = answer(g, x.data, weight.data, b)
-            return gradients[: len(parents)]
+            return answer(g, x.data, weight.data, b)[: len(parents)]
 
         return record(forward(x.data, weight.data, b), parents, vjp)
 
@@ -118,8 +118,8 @@ MISTAKES = read_mistakes(
     """
 weight-transposed
 + dx = g @ weight.T
-dx is g @ weight. The forward pass has weight.T, so the backward pass has weight. The other product
-fits only where n_in = n_out.
+dx is g @ weight.T here. It should be g @ weight: the forward pass has weight.T, so the backward
+pass has weight. Both products run only if n_in = n_out.
 
 dweight-transposed
 + dweight = x2.T @ g2
@@ -157,8 +157,8 @@ dbias is the sum of x. It should be the sum of g, because the bias is multiplied
 
 bias-in-dweight
 + dweight = g2.T @ x2 + bias[:, None]
-The bias is in dweight, but it is in neither product: one term of a sum does not change the gradient
-of another.
+dweight contains the bias. The forward pass only adds the bias, so it is not in the gradient of the
+weight.
 
 dx-with-bias
 + dx = g @ (weight + bias[:, None])

@@ -8,7 +8,7 @@ output and returns the gradient of f's input.
 1. x is used twice: in the sum, and as the input of f. So dx is the sum of two gradients, one for
    each use.
 
-2. The first use is the residual path. There out changes by as much as x does, so x gets g
+2. The first use is the residual path. On this path, out changes by as much as x does, so x gets g
    unchanged.
 
 3. The second use is the branch. A sum passes the same g to both of its parts, so the gradient of
@@ -53,7 +53,7 @@ STATEMENT = "The gradient of a residual connection, given the backward pass of i
 ARGUMENTS = {
     "g": "(B, T, C)",
     "x": "(B, T, C)",
-    "f_backward": "function: gradient of f's output -> gradient of f's input, (B, T, C) both",
+    "f_backward": "function: gradient of f's output -> gradient of f's input, both (B, T, C)",
 }
 GRADIENTS = {"dx": "(B, T, C)"}
 HINTS = (
@@ -74,7 +74,7 @@ def solution(g: Array, x: Array, f_backward: Function) -> Any:
 
 
 def reference(*arguments: Any) -> tuple[Array, ...]:
-    """Return (dx,). The branch is given, so that the solution is all there is."""
+    """Return (dx,). The branch is given, so the library has no op for this."""
     return (solution(*arguments),)
 
 
@@ -97,8 +97,7 @@ def end_to_end(answer: Answer) -> str:
 
         def vjp(g: Array) -> tuple[Array, ...]:
             out.backward(g, retain_graph=True)  # for the parameters in f
-            gradients: tuple[Array, ...] = answer(g, x.data, f_backward)
-            return gradients
+            return answer(g, x.data, f_backward)
 
         return record(x.data + out.data, (x,), vjp)
 
@@ -150,6 +149,6 @@ x is added in place of g: dx = g + f_backward(g).
 
 times-x
 + return g * x + f_backward(g)
-g is multiplied by x. On the residual path out changes by as much as x does, so the factor is 1.
+g is multiplied by x. On the residual path, out changes by as much as x does, so the factor is 1.
 """
 )

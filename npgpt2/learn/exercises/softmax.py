@@ -34,7 +34,7 @@ True
 
 3. sum(g * p) is the mean of g, weighted by p. So dx sums to 0 over a row. This must be so: p stays
    the same if you add one constant to all x of a row. And if g is 1 everywhere, dx is 0. This must
-   be so too: p sums to 1, whatever x is.
+   be so too: p sums to 1 for every x.
 
 >>> reference(np.array([1.0, 0.0]), np.log([1.0, 3.0]))[0]
 array([ 0.1875, -0.1875])

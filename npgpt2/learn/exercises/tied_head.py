@@ -17,11 +17,11 @@ returns the gradient of x.
        dh    = g @ weight
        dhead = g2.T @ h2                     (V, N), (N, C) -> (V, C)
 
-   All rows of dhead differ from 0, because every position has a logit for every token. So each step
-   changes every token's logit.
+   All rows of dhead differ from 0, because every position has a logit for every token. So each
+   training step changes the row of every token.
 
 3. The gradient goes from h through the body to x. x was looked up in weight (see embedding), so row
-   v gets the gradients of all the places where v was looked up:
+   v gets the gradients of all places where v was looked up:
 
        dx = body_backward(dh)
        dembedding[v] = sum of dx[b,t] over all b, t with ids[b,t] = v
@@ -69,8 +69,8 @@ ARGUMENTS = {
     "g": "(B, T, V)",
     "weight": "(V, C)",
     "ids": "(B, T), integers in [0, V)",
-    "h": "(B, T, C), body(weight[ids])",
-    "body_backward": "function: gradient of h -> gradient of weight[ids], (B, T, C) both",
+    "h": "(B, T, C), the result of body(weight[ids])",
+    "body_backward": "function: gradient of h -> gradient of weight[ids], both (B, T, C)",
 }
 GRADIENTS = {"dweight": "(V, C)"}
 HINTS = (
@@ -137,8 +137,7 @@ def end_to_end(answer: Answer) -> str:
 
         def vjp(g: Array) -> tuple[Array, ...]:
             h.backward(g @ weight.data, retain_graph=True)  # for the parameters of the body
-            gradients: tuple[Array, ...] = answer(g, weight.data, ids, h.data, body_backward)
-            return gradients
+            return answer(g, weight.data, ids, h.data, body_backward)
 
         return record(h.data @ weight.data.T, (weight,), vjp)
 
@@ -214,6 +213,6 @@ dweight begins as a copy of weight. It should begin at 0.
 
 embedding-of-h
 + dx = h
-h is added to the rows of the ids. Add dx = body_backward(g @ weight) to them.
+h is added to the rows of the ids. Add dx = body_backward(g @ weight) instead.
 """
 )

@@ -1,1 +1,1 @@
-"""The judge of the exercises: from a wrong answer to a sentence about the mistake in it."""
+"""The judge of the exercises: it turns a wrong answer into a sentence about the mistake."""

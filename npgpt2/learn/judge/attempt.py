@@ -1,4 +1,4 @@
-"""One call of an answer: what it returned or raised, and what it did to its inputs."""
+"""One call of an answer: its results or its error, and its side effects on the inputs."""
 
 from __future__ import annotations
 
@@ -15,24 +15,12 @@ from npgpt2.learn.judge.exercise import Answer, Arguments, Exercise
 
 @dataclass(frozen=True)
 class Attempt:
-    """What an answer did with one draw of arguments.
+    """One call of an answer, with one draw of arguments."""
 
-    Attributes
-    ----------
-    values
-        What it returned, as a tuple; None if it raised.
-    error
-        What it raised.
-    changed
-        The names of the inputs that it wrote into.
-    shared
-        (position of a result, name of an input) that have the same memory.
-    """
-
-    values: tuple[Any, ...] | None
+    values: tuple[Any, ...] | None  # the results; None if the answer raised
     error: BaseException | None = None
-    changed: tuple[str, ...] = ()
-    shared: tuple[tuple[int, str], ...] = ()
+    changed: tuple[str, ...] = ()  # names of inputs that the answer wrote into
+    shared: tuple[tuple[int, str], ...] = ()  # (result, input) pairs with the same memory
 
     @classmethod
     def of(cls, exercise: Exercise, function: Answer, arguments: Arguments) -> Attempt:
@@ -72,7 +60,7 @@ class Attempt:
 
 
 def as_tuple(exercise: Exercise, values: Any) -> tuple[Any, ...]:
-    """Return what an answer returned as a tuple; several values may come as a list."""
+    """Return the results of an answer as a tuple; several results may come as a list."""
     several = isinstance(values, tuple) or (
         isinstance(values, list) and len(exercise.gradients) > 1
     )
@@ -86,23 +74,15 @@ def is_numeric(value: Any) -> bool:
 
 
 def where_raised(error: BaseException, file: Answer | str) -> str:
-    """Return an error in one line, with the line of the answer's own file that led to it.
-
-    Parameters
-    ----------
-    error
-        The error.
-    file
-        The file, or the answer that is defined in it.
-    """
+    """Return an error in one line, with the line of the answer, or of its file, that led to it."""
     if not isinstance(file, str):
-        with suppress(ValueError):  # of a function that wraps itself
+        with suppress(ValueError):  # a function that wraps itself
             file = inspect.unwrap(file)
         code = getattr(file, "__code__", None)
         file = code.co_filename if code else ""
     try:
         said = str(error)
-    except Exception:  # an exception class of the learner
+    except Exception:  # the learner's exception class may be broken
         said = ""
     text = " ".join(f"{type(error).__name__}: {said}".split()).removesuffix(":")
     for frame in reversed(traceback.extract_tb(error.__traceback__)):

@@ -1,7 +1,7 @@
 """Find the mistake in a wrong answer.
 
-A mistake is named only if it gives exactly the learner's gradient: on all draws of the arguments,
-to nine digits. The answer is compared with
+The judge names a mistake only if it gives exactly the learner's gradient: on all draws of the
+arguments, to nine digits. It compares the answer with
 
 - the known mistakes of the exercise;
 - slips that fit any exercise, such as a forgotten g;
@@ -9,7 +9,7 @@ to nine digits. The answer is compared with
 - slips of the pen in the solution, such as another sign;
 - the known mistakes and the slips that fit any exercise, times a factor.
 
-If several mistakes give the same gradient on all draws, the finding lists them all.
+If several mistakes give the same gradient on all draws, the finding lists up to three of them.
 """
 
 from __future__ import annotations
@@ -51,22 +51,11 @@ Gradients = Callable[..., Mapping[str, Array]]
 
 @dataclass(frozen=True, eq=False)
 class Cause:
-    """A possible cause of a wrong answer: a known mistake or a slip.
+    """A possible cause of a wrong answer: a known mistake or a slip."""
 
-    Attributes
-    ----------
-    name
-        A short name, unique within the exercise.
-    lesson
-        A sentence about the mistake.
-    gradients
-        A function of the exercise's arguments. It returns, by name, the gradients that come out
-        wrong because of this cause.
-    """
-
-    name: str
+    name: str  # unique within the exercise
     lesson: str
-    gradients: Gradients
+    gradients: Gradients  # the gradients that this cause makes wrong, by name
 
 
 @dataclass(frozen=True)
@@ -79,23 +68,13 @@ class Finding:
 
     @classmethod
     def of(cls, mistakes: Sequence[Cause]) -> Finding:
-        """Return the finding for mistakes that give the same gradient; it names up to three."""
+        """Return the finding for mistakes that give the same gradient."""
         text = " Or: ".join(m.lesson for m in mistakes[:3])
         return cls(text, tuple(m.name for m in mistakes[:3]), tuple(mistakes))
 
 
 def diagnose(exercise: Exercise, yours: Outcomes, wrong: Sequence[str]) -> dict[str, Finding]:
-    """Return a finding for each wrong gradient, by name; none if the mistake is not known.
-
-    Parameters
-    ----------
-    exercise
-        The exercise.
-    yours
-        The learner's gradients, by name: one for each draw, or None if the answer raised.
-    wrong
-        Names of the wrong gradients.
-    """
+    """Return a finding for each of the wrong gradients, by name, if its mistake is known."""
     findings = {n: finding for n in wrong if (finding := _diagnose(exercise, n, yours, wrong))}
     raised = [i for i, value in enumerate(yours[wrong[0]]) if value is None] if wrong else []
     if raised and not any(_misfits(exercise, n, f.mistakes, raised) for n, f in findings.items()):
@@ -152,7 +131,7 @@ def _diagnose(
         single = [_made(exercise, mistake, draw).get(name) for draw in range(len(SIZES))]
         terms = [None if term is None else [term] for term in single]
         symbols = _coefficients(exercise, yours[name], terms)
-        if symbols and symbols[0] != "0":  # times 0, every mistake gives the same
+        if symbols and symbols[0] != "0":  # times 0, all mistakes give the same
             text = f"{mistake.lesson} In addition, {_off_by(symbols[0])}."
             return Finding(text, (mistake.name, f"factor {symbols[0]}"), (mistake,))
     return None
@@ -193,7 +172,7 @@ def _made(exercise: Exercise, mistake: Cause, draw: int) -> Mapping[str, Array]:
     with np.errstate(all="ignore"):
         try:
             return mistake.gradients(*exercise.draws[draw])
-        except Exception:  # a wrong transposition raises if the sizes differ, as in an answer
+        except Exception:  # for example, a wrong transposition raises if the sizes differ
             return {}
 
 
@@ -250,7 +229,6 @@ def _slips(exercise: Exercise) -> tuple[Cause, ...]:
 
 @cache
 def _general(exercise: Exercise) -> tuple[Cause, ...]:
-    """Return the slips that fit any exercise."""
     return tuple(_of_any(exercise))
 
 
@@ -322,7 +300,8 @@ def _of_terms(exercise: Exercise, name: str, yours: Sequence[Outcome]) -> Findin
     if len(set(symbols)) == 1:
         return Finding(_off_by(symbols[0], "It") + ".", (f"factor {symbols[0]}",))
     off = [(s, label) for s, label in zip(symbols, by_draw[0], strict=True) if s != "1"]
-    text = "; ".join(_off_by(s, f"the term {label}") for s, label in off)
+    terms = [label if label.startswith("the ") else f"the term {label}" for _, label in off]
+    text = "; ".join(_off_by(s, term) for (s, _), term in zip(off, terms, strict=True))
     return Finding(f"T{text[1:]}.", tuple(f"factor {s} of {label}" for s, label in off))
 
 
@@ -333,8 +312,8 @@ def _off_by(symbol: str, what: str = "it") -> str:
     if symbol == "-1":
         return f"{what} has the wrong sign"
     if symbol.startswith("-"):
-        return f"{what} has the wrong sign, and is {symbol[1:]} times what it should be"
-    return f"{what} is {symbol} times what it should be"
+        return f"{what} has the wrong sign, and an extra factor of {symbol[1:]}"
+    return f"{what} has an extra factor of {symbol}"
 
 
 def _coefficients(

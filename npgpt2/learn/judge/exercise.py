@@ -1,25 +1,25 @@
-"""What an exercise is: everything that the judge knows about one function to be written.
+"""An exercise: everything that the judge knows about one function to be written.
 
 Each file of `npgpt2/learn/exercises` is one exercise. The text at its top is the derivation, whose
 lines are doctests. Below it stand these names, which `Exercise.of` reads:
 
     STATEMENT    the task, in a sentence or two
-    ARGUMENTS    what the function takes: names, with their shapes or a description
-    GRADIENTS    what it returns: names, with their shapes
-    HINTS        three hints, each of more help than the one before
+    ARGUMENTS    the arguments of the function: names, with their shapes or a description
+    GRADIENTS    the results of the function: names, with their shapes
+    HINTS        three hints; each helps more than the one before
     MISTAKES     the known mistakes; see `read_mistakes`
     forward      the forward pass in plain NumPy, which the learner sees
     reference    the right gradients, computed by the library
     solution     the right answer, written by hand, one step a line
-    end_to_end   puts an answer to use in a model
+    end_to_end   uses an answer in a model, and checks the result
 
-and, where they are needed:
+Some exercises need more names:
 
     FUNCTION     the name of the function to be written, if it is not NAME_backward
-    LETTERS      the letters that a wrong factor may be made of, if not those of the shapes
-    draw         random arguments, if not all of them are normal numbers
+    LETTERS      the sizes that a wrong factor may contain; by default the letters of the shapes
+    draw         random arguments, if some of them are not normal numbers
     terms        the right gradients, as sums of terms
-    factors      further factors by which one is easily off
+    factors      further factors that a wrong answer may contain
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ import numpy as np
 from autograd import Array, Tensor, enable_grad
 
 Arguments = tuple[Any, ...]
-Answer = Callable[..., Any]
+Answer = Callable[..., tuple[Array, ...]]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large each letter is in one draw."""
+    """The size of each letter in one draw."""
 
     B: int
     H: int
@@ -67,26 +67,15 @@ SIZES = (
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong line of the solution.
+    """A wrong line of the solution, or several; see `injection.replaced_lines`."""
 
-    Attributes
-    ----------
-    name
-        Short, unique within the exercise.
-    wrong
-        The line of `solution` as it comes out wrong, or several lines; see
-        `injection.replaced_lines` for how they take the place of the right ones.
-    lesson
-        What is wrong, in a sentence.
-    """
-
-    name: str
+    name: str  # unique within the exercise
     wrong: str
     lesson: str
 
 
 def read_mistakes(text: str) -> tuple[Mistake, ...]:
-    """Read mistakes that are separated by blank lines: a name, wrong lines with +, a sentence.
+    """Read mistakes that are separated by blank lines: a name, wrong lines with +, a lesson.
 
     >>> read_mistakes('''
     ... sign
@@ -94,11 +83,6 @@ def read_mistakes(text: str) -> tuple[Mistake, ...]:
     ... The sign is wrong.
     ... ''')
     (Mistake(name='sign', wrong='dx = -g', lesson='The sign is wrong.'),)
-
-    Raises
-    ------
-    ValueError
-        A mistake lacks a part.
     """
     mistakes = []
     for entry in text.strip("\n").split("\n\n"):
@@ -113,20 +97,10 @@ def read_mistakes(text: str) -> tuple[Mistake, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Exercise:
-    """One function to be written. The file of the exercise describes the attributes.
-
-    Attributes
-    ----------
-    name
-        As in `practice.check(name, ...)`.
-    derivation
-        The way from the forward pass to the gradients.
-    module
-        Name of the module that the exercise stands in.
-    """
+    """One function to be written. The top of this file describes the attributes."""
 
     name: str
-    module: str
+    module: str  # the full name of the module
     derivation: str
     statement: str
     function: str
@@ -169,12 +143,12 @@ class Exercise:
 
     @cached_property
     def draws(self) -> tuple[Arguments, ...]:
-        """The arguments that an answer is judged on, always the same."""
+        """The arguments on which every answer is judged."""
         return tuple(self.draw(np.random.default_rng(i), n) for i, n in enumerate(SIZES))
 
     @cached_property
     def expected(self) -> tuple[tuple[Array, ...], ...]:
-        """The right gradients for them."""
+        """The right gradients for the draws."""
         return tuple(self.reference(*arguments) for arguments in self.draws)
 
 
@@ -191,12 +165,12 @@ def _shape(text: str) -> tuple[str, ...] | None:
 def _normal_numbers(
     arguments: Mapping[str, str], rng: np.random.Generator, sizes: Sizes
 ) -> Arguments:
-    """Draw normal numbers for arguments all of which have shapes."""
+    """Draw normal numbers for arguments that all have shapes."""
     shapes = [_shape(text) or () for text in arguments.values()]
     return tuple(rng.standard_normal([getattr(sizes, n) for n in shape]) for shape in shapes)
 
 
-# -- what several exercises use ------------------------------------------------------------------
+# -- helpers of several exercises ----------------------------------------------------------------
 
 
 def vjp(op: Callable[..., Tensor], g: Array, *inputs: Array) -> tuple[Array, ...]:
@@ -213,7 +187,7 @@ def vjp(op: Callable[..., Tensor], g: Array, *inputs: Array) -> tuple[Array, ...
 
 
 def slope(f: Callable[[Array], Any], x: Array, g: Any = 1.0) -> Array:
-    """Return the gradient of <g, f(x)> without a derivation: by complex steps, exact to rounding.
+    """Return the gradient of <g, f(x)> without a derivation: complex steps, exact up to rounding.
 
     >>> slope(lambda x: x**3, np.array([1.0, 2.0]))
     array([ 3., 12.])
@@ -227,7 +201,7 @@ def slope(f: Callable[[Array], Any], x: Array, g: Any = 1.0) -> Array:
 
 
 def some_backward(rng: np.random.Generator, shape: tuple[int, ...]) -> Callable[[Array], Array]:
-    """Return the vjp of some function of arrays (..., T, C). It mixes positions and channels."""
+    """Return the vjp of a random function that mixes the positions and channels of (..., T, C)."""
     T, C = shape[-2:]
     over_time, over_channels = rng.standard_normal((T, T)), rng.standard_normal((C, C))
 

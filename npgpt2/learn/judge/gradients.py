@@ -1,4 +1,4 @@
-"""How the judge looks at one gradient: kind, shape, entries, and what can be measured."""
+"""Judge each gradient: its type, shape and entries, and measurements if nothing explains it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from npgpt2.learn.judge.verdict import Gradient
 def examine(
     exercise: Exercise, function: Answer, attempts: Sequence[Attempt]
 ) -> tuple[Gradient, ...]:
-    """Judge each gradient by itself, given one attempt for each draw."""
+    """Judge each gradient separately, given one attempt for each draw."""
     gradients: dict[str, Gradient] = {}
     yours: dict[str, list[Array | None]] = {}
     for i, name in enumerate(exercise.gradients):
@@ -44,7 +44,7 @@ def examine(
 
 
 def _fault_in_kind(name: str, pairs: Sequence[tuple[Any, Array]]) -> Gradient | None:
-    """Say what the values are, if they are not float64 arrays."""
+    """Say so if the values are not float64 arrays."""
     for value, right in pairs:
         if not is_numeric(value):
             what = f"of type {type(value).__name__}"
@@ -75,7 +75,8 @@ def _compare(name: str, pairs: Sequence[tuple[Array, Array]]) -> Gradient:
             bad = bad if status == "wrong" else ~np.isfinite(value)
             index = tuple(int(n) for n in np.argwhere(bad)[0])
             cause = (
-                "NaN comes from the root of a negative number, 0/0 or inf - inf; inf comes from x/0"
+                "NaN comes from 0/0, from inf - inf, or from the root or logarithm of a negative "
+                "number; inf comes from x/0"
             )
             evidence = (cause,) if status == "not finite" else ()
             numbers = float(value[index]), float(right[index])
@@ -84,7 +85,7 @@ def _compare(name: str, pairs: Sequence[tuple[Array, Array]]) -> Gradient:
 
 
 def _ways_to_fit(value: Array, right: Array) -> Iterator[str]:
-    """Say what would make the shape fit, and whether the numbers would be right then."""
+    """Say which change would make the shape fit, and whether the numbers would then be right."""
     changes: dict[str, Array] = {}
     if value.ndim > 5:
         return
@@ -113,7 +114,7 @@ def _ways_to_fit(value: Array, right: Array) -> Iterator[str]:
 def _evidence(
     exercise: Exercise, function: Answer, name: str, yours: Sequence[Array | None]
 ) -> Iterator[str]:
-    """Say what can be measured about a gradient that no known mistake explains."""
+    """Measure a wrong gradient that no known mistake explains."""
     i = list(exercise.gradients).index(name)
     value, right = next(
         (v, r[i])
@@ -126,14 +127,14 @@ def _evidence(
     yield f"relative error {error:.2g}; {bad.sum()} of {bad.size} entries are wrong"
     as_float32 = error < 1e-6
     if as_float32:
-        yield "so small an error may be rounding in float32, or a constant such as eps: use float64"
+        yield "an error this small may be rounding in float32 (use float64), or a constant like eps"
     elif error < 1e-3:
-        yield "so small an error is not rounding: check constants, eps and differences"
+        yield "an error this small is not rounding: check constants, eps and differences"
     if size and right_size:
         product = float(np.sum(value * right))
         yield (
-            f"cosine with the right gradient {product / (size * right_size):.4f}, "
-            f"best factor {product / right_size**2:.4g}"
+            f"nearest to {product / right_size**2:.4g} times the right gradient; "
+            f"the cosine of the two is {product / (size * right_size):.4f}"
         )
     for axis in range(right.ndim):
         others = tuple(a for a in range(right.ndim) if a != axis)
@@ -144,11 +145,11 @@ def _evidence(
             yield f"its sum over axis {axis} is right"
     if next(iter(exercise.arguments)) == "g" and not as_float32:
         linear = _is_linear(exercise, function, i)
-        yield "it is linear in g" if linear else "it is not linear in g; it must be"
+        yield f"it is {'linear in g, like' if linear else 'not linear in g, unlike'} every vjp"
 
 
 def _is_linear(exercise: Exercise, function: Answer, i: int) -> bool:
-    """Whether the i-th gradient for g + h is the sum of those for g and for h, on all draws."""
+    """Whether the i-th gradient for g + h is the one for g plus the one for h, on all draws."""
     for g, *others in exercise.draws:
         h = np.asarray(np.flip(g) * 0.7 + 0.1)
         attempts = [Attempt.of(exercise, function, (x, *others)) for x in (g, h, g + h)]

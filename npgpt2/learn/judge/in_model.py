@@ -1,4 +1,4 @@
-"""Answers at work: the backward pass of a small GPT-2 with a learner's function in it."""
+"""The backward pass of a small GPT-2, with a learner's function in it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CONFIG = GPT2Config(
 
 @contextmanager
 def replaced(owner: ModuleType | type, name: str, value: Any) -> Iterator[None]:
-    """Inside this block, owner.name is another value. For the whole process: one at a time."""
+    """Inside this block, owner.name is another value. Not thread-safe."""
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:
@@ -37,7 +37,7 @@ def replaced(owner: ModuleType | type, name: str, value: Any) -> Iterator[None]:
 def ops_replaced(**ops: Any) -> Iterator[Any]:
     """Inside this block, layers and models call other ops; yield `functional` with these ops.
 
-    The ops of `npgpt2.functional` itself stay as they are, because an answer may use them.
+    `npgpt2.functional` itself does not change, because an answer may use it.
     """
     other = SimpleNamespace(**{**vars(functional), **ops})
     with ExitStack() as stack:
@@ -50,12 +50,7 @@ def ops_replaced(**ops: Any) -> Iterator[Any]:
 
 
 def in_gpt2(**ops: Any) -> str:
-    """Compare the loss gradient of a small GPT-2, in which ops are replaced, with differences.
-
-    Returns
-    -------
-    str
-        A sentence about what was compared.
+    """Replace ops of a small GPT-2, compare its gradients with difference quotients, and say so.
 
     Raises
     ------
@@ -79,7 +74,7 @@ def in_gpt2(**ops: Any) -> str:
         report = gradcheck(loss, dict(gpt2.named_parameters()), directions=1)
     return (
         "In a small GPT-2 with your function in its backward pass, the gradients of the loss with "
-        f"respect to all {report.checked} parameters agree with differences of the loss "
+        f"respect to all {report.checked} parameters agree with difference quotients of the loss "
         f"(worst relative error {report.relative_error:.0e})."
     )
 
@@ -87,8 +82,8 @@ def in_gpt2(**ops: Any) -> str:
 def part(f: Callable[[Tensor], Tensor], x: Array) -> tuple[Tensor, Callable[[Array], Array]]:
     """Return f(x), and its vjp as a function of arrays.
 
-    The vjp leaves the parameters in f alone. They get their gradients from the `backward` of the
-    Tensor that is returned first.
+    The vjp changes no gradient of the parameters in f. They get their gradients from the `backward`
+    of the returned Tensor.
     """
     leaf = Tensor(x, requires_grad=True)
     out = f(leaf)

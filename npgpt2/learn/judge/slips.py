@@ -1,4 +1,4 @@
-"""Slips of the pen: a function with one small change, for every change that is easily made."""
+"""Slips of the pen: all functions with one small change that people easily make."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Slip:
 def slips(function: Callable[..., Any]) -> list[Slip]:
     """Return all slips of a function: each changes one expression in one of its lines.
 
-    Python must know the source of the function, and its body must consist of plain statements.
+    Python must find the source of the function. Its body must consist of plain statements.
 
     >>> from npgpt2.learn.exercises.dropout import solution
     >>> [slip.wrong for slip in slips(solution)][:4]
@@ -59,7 +59,7 @@ _OPPOSITE = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast
 
 
 def _others(node: ast.expr, names: list[str]) -> Iterator[ast.expr]:
-    """Yield the expressions that are easily written by mistake in place of this one."""
+    """Yield expressions that people may write by mistake in place of this one."""
     if isinstance(node, ast.BinOp):
         left, op, right = node.left, node.op, node.right
         yield left  # one operand is forgotten

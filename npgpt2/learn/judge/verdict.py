@@ -1,4 +1,4 @@
-"""What the judge says about an answer."""
+"""The judge's verdict on an answer, as data and as text."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Gradient:
-    """What the judge found about one of the gradients.
+    """The judge's findings about one gradient.
 
     Attributes
     ----------
     name
-        Such as dx.
+        Its name, such as dx.
     status
         "right", "wrong", "wrong shape", "wrong dtype", "not finite" or "not an array".
     index, yours, right
@@ -22,7 +22,7 @@ class Gradient:
     mistakes
         Short names of the mistakes. The answer makes all of them, unless the diagnosis says "or".
     evidence
-        What was measured, line by line.
+        Measurements, one a line.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Gradient:
         if self.diagnosis:
             lines.append(f"  {self.diagnosis}")
         elif self.status == "wrong":
-            lines.append("  This is not one of the known mistakes. What can be measured:")
+            lines.append("  The judge does not know this mistake. It measured:")
         return "\n".join(lines + [f"  - {line}" for line in self.evidence])
 
 
@@ -60,11 +60,11 @@ class Verdict:
     headline
         One line.
     gradients
-        What was found about each gradient; empty if the function returned none.
+        The findings about each gradient; empty if the function returned none.
     notes
-        More about the function as a whole: what is dangerous, and how it did in a whole model.
+        Sentences about the whole function: its faults, its dangers, and its use in a model.
     output
-        What the answer printed: while its file was read, and at its first call.
+        The text that the answer printed while its file was read, and at its first call.
     """
 
     exercise: str
@@ -82,7 +82,7 @@ class Verdict:
 
     def __str__(self) -> str:
         parts = [self.headline, *map(str, self.gradients), *self.notes]
-        first: dict[str, str] = {}  # the gradient of each diagnosis, which is printed once
+        first: dict[str, str] = {}  # by diagnosis: the first gradient, where it is printed
         for i, g in enumerate(self.gradients, start=1):
             if g.diagnosis and first.setdefault(g.diagnosis, g.name) != g.name:
                 same = f"The same mistake as in {first[g.diagnosis]}."

@@ -33,7 +33,7 @@ SOFTMAX = BUGS["softmax-unweighted-mean"]
 
 
 def equality_with_torch():
-    """Train three steps: compare logits, loss, each gradient by name, and at last the weights."""
+    """Train three steps: compare logits, loss, each gradient by name, and the final weights."""
     config = cases.random_config(0, n_layer=1)
     model = cases.random_model(config, 0)
     oracle = torch_gpt2.load(config, model.state_dict())
@@ -53,7 +53,7 @@ def equality_with_torch():
 
 
 def assert_equal(ours, theirs):
-    """To 7 digits, or 1e-9 of the largest entry: Adam enlarges the rounding of small gradients."""
+    """Compare to 7 digits, or 1e-9 of the largest entry: Adam enlarges rounding errors."""
     assert list(ours) == list(theirs)
     for name, expected in theirs.items():
         assert np.allclose(ours[name], expected, 1e-7, 1e-9 * np.abs(expected).max()), name
@@ -68,7 +68,7 @@ each_detector = pytest.mark.parametrize("detector", ALL_DETECTORS)
 
 @pytest.fixture(scope="module")
 def matrix():
-    """Every bug against every detector, once. One thread is enough for such tiny arrays."""
+    """Measure every bug with every detector, once. One thread is enough for tiny arrays."""
     if has("torch"):
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -157,7 +157,7 @@ cache-overwritten cache-mask-of-a-start cache-without-mask
 
 
 def test_what_gradient_checks_cannot_see(matrix):
-    """Right gradients of the wrong function, and code without a gradient."""
+    """These bugs have right gradients of a wrong function, or change code without a gradient."""
     missed = BUGS.keys() - caught(matrix, "random cotangent")
     assert missed == set(MISSED_BY_GRADIENT_CHECKS.split())
     # A complex step needs complex inputs, and no kinks.
@@ -197,12 +197,12 @@ decay-without-lr
 
 @needs("torch")
 def test_what_equality_with_torch_shows(matrix):
-    """It sees no bug in the ops that a training step of GPT-2 does not use."""
+    """It catches no bug in ops that a training step of GPT-2 does not use."""
     assert caught(matrix, "torch") == set(CAUGHT_BY_TORCH.split())
 
 
 def test_the_document_shows_what_is_measured(matrix):
-    """To write it again: npgpt2 museum --write tests/bugs.md."""
+    """This writes it again: npgpt2 museum --write tests/bugs.md."""
     measured = {bug: {name: row[name] for name in DETECTORS} for bug, row in matrix.items()}
     assert DOCUMENT.read_text(encoding="utf-8") == museum.document(measured)
 

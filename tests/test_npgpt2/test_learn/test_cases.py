@@ -63,7 +63,7 @@ def test_every_op_of_composed_has_a_case():
 
 @pytest.mark.parametrize("cases", [primitive_cases, graph_cases, fused_cases])
 def test_every_call_makes_new_arrays(cases):
-    """So a bug that changes its inputs spoils no later check."""
+    """Otherwise a bug that changes its inputs would spoil later checks."""
     for one, other in zip(cases().values(), cases().values(), strict=True):
         assert not any(map(np.shares_memory, one.inputs, other.inputs))
 

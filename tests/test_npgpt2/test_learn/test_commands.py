@@ -1,4 +1,4 @@
-"""The commands for studying, as they are typed."""
+"""The study commands, with their arguments on the command line."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_practice_lists_starts_helps_and_judges(tmp_path, capsys):
 def test_explain_play_and_contributions_take_a_run_or_a_random_model(model, run, tmp_path, capsys):
     model = tuple(run if part == "RUN" else part for part in model)
     text = output_of(capsys, "explain", *model)
-    loss = re.search(r"value (\d+\.\d+)\.", text)
+    loss = re.search(r"Value: (\d+\.\d+)\.", text)
     assert loss is not None and "h.0.attn" in text
     assert max(map(len, text.splitlines())) <= 100
     for command in ("explain", "play"):

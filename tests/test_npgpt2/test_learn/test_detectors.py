@@ -1,4 +1,4 @@
-"""What counts as a catch, and how the matrix is measured and shown."""
+"""The matrix: which errors count as a catch, and how it is measured and printed."""
 
 from __future__ import annotations
 

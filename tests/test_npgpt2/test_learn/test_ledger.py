@@ -157,7 +157,7 @@ def test_a_deep_model_is_folded_into_modules():
     text = format_ledger(trace)
     assert len(text.split("\n")) < 200 and max(map(len, text.split("\n"))) <= 100
     introduction, lines, _ = sections(text)
-    assert "24 modules of several nodes are one line each" in introduction
+    assert "one line for all their nodes: 24" in introduction
     assert "--full" in introduction
     rows = {title: row for title, *row in rows_of(lines)}
     assert sum(nodes for _, nodes, *_ in rows_of(lines)) == len(trace.calls)
@@ -223,7 +223,7 @@ def test_the_summary_counts():
         loss = model.loss([[1, 2, 3]], [[2, 3, 4]]) * 2.0
     trace = Trace.of(loss)
     summary = " ".join(sections(explain(loss))[0].split())
-    assert f"value {loss.item()}. Computed nodes: {len(trace.calls)}. " in summary
+    assert f"Value: {loss.item()}. Computed nodes: {len(trace.calls)}. " in summary
     assert "Leaves with a gradient: 16. Constants: 1." in summary
     assert "with watch(model)" not in summary
     n_bytes = sum(node.nbytes for node in trace.nodes)
@@ -262,7 +262,7 @@ def test_an_op_without_a_file_is_shown_without_its_source():
     scope = {"record": record}
     exec("def op(a):\n    return record(a.data * 2, (a,), lambda g: (g * 2,))", scope)
     text = explain(scope["op"](Tensor(1.0, requires_grad=True)))
-    assert "op, 1 call\n    (no file has its source)" in text
+    assert "op, 1 call\n    (Python cannot find its source)" in text
 
 
 def long_formula(a):

@@ -35,7 +35,7 @@ def test_bugs_are_found_by_a_part_of_their_name():
 
 
 def test_an_unknown_name_is_an_error_with_close_names():
-    with pytest.raises(ValueError, match="'gelu-erff' in its name; is it gelu-erf"):
+    with pytest.raises(ValueError, match="'gelu-erff' in its name; did you mean gelu-erf"):
         museum.report("gelu-erff")
     with pytest.raises(ValueError, match=f"none of the {len(BUGS)} bugs .* lists all"):
         museum.report("zzz")
@@ -188,7 +188,7 @@ def test_it_uses_all_parts_of_a_training(name):
 
 
 def test_endless_walks_end():
-    """The graph is small, so there are few of the 2**n paths, and recursion is not deep."""
+    """The graph is small, so it has few paths, and recursion is not deep."""
     for name in ("engine-walks-every-path", "engine-recursive"):
         right, wrong = museum.loss_curves(BUGS[name], 3)
         np.testing.assert_allclose(wrong, right, rtol=1e-9)

@@ -212,7 +212,7 @@ def test_errors():
         Trace.of(x * x)
     with pytest.raises(ValueError, match=r"cotangent of shape \(3,\)"):
         Trace.of(x * x, np.ones(3))
-    with pytest.raises(ValueError, match=r"shape \(\) is not part of the traced graph; give one"):
+    with pytest.raises(ValueError, match=r"shape \(\) is not part of the traced graph"):
         Trace.of((x * x).sum()).node(Tensor(1.0))
     loss = (x * x).sum()
     loss.backward()

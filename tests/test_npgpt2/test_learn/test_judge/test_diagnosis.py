@@ -1,4 +1,4 @@
-"""How often the judge names a mistake, measured on answers written without sight of it."""
+"""How often the judge names a mistake, measured on answers written without a look at it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.test_npgpt2.test_learn.test_judge.wrong_answers import ANSWERS
 WRONG = [answer for answer in ANSWERS if answer.label]
 RIGHT = [answer for answer in ANSWERS if not answer.label]
 
-# What the judge should say about each, by the names of its mistakes, all of them; set down from the
-# labels before any verdict was seen. None: its catalogue has no such mistake, and it must say so.
+# All mistakes that the judge should name in each answer. They were derived from the labels before
+# the first verdict. None: the catalogue does not have the mistake, and the judge must say so.
 EXPECTED = {
     "linear_bias_over_time_only": None,
     "linear_weight_transposed_again": {"weight-transposed"},
@@ -128,10 +128,10 @@ def leaf(a):
 
 
 def draw(exercise):
-    """Return arguments for an exercise, and the right gradients: the library's own."""
+    """Return arguments for an exercise, and the right gradients from the library."""
     rng = np.random.default_rng(7)
     normal = rng.standard_normal
-    ids = rng.integers(V - 2, size=(B, T))  # 10 of 7: some repeat, as must be for the embedding
+    ids = rng.integers(V - 2, size=(B, T))  # 10 ids, 7 values: the embedding needs repeated ids
     x, g = normal((B, T, C)), normal((B, T, C))
     maps = [np.eye(C) + normal((C, C)) / 3 for _ in range(4)]  # stand for the parts of a block
     if exercise == "linear":
@@ -200,12 +200,12 @@ def fits(mine, right):
 
 @pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: answer.name)
 def test_answers_are_wrong_where_they_say_and_nowhere_else(answer):
-    biases = answer.name == "adamw_decays_all"  # of a matrix it is right
+    biases = answer.name == "adamw_decays_all"  # this answer is right for a matrix
     args, right = draw("adamw of a bias" if biases else answer.exercise)
     try:
         mine = answer.function(*args)
     except ValueError:
-        assert answer.name == "linear_weight_transposed_again"  # here shapes show it
+        assert answer.name == "linear_weight_transposed_again"  # the shapes do not fit
         return
     mine = mine if isinstance(mine, tuple) else (mine,)
     pairs = enumerate(zip(mine, right, strict=True))
@@ -225,7 +225,7 @@ def test_the_mistake_is_named_or_said_to_be_unknown(answer):
     assert mistakes == (EXPECTED[answer.name] or set()), f"{answer.label}:\n{verdict}"
     wrong = {i for i, gradient in enumerate(verdict.gradients) if gradient.status != "right"}
     assert wrong == set(answer.differs)
-    for i in wrong:  # each wrong gradient is explained, or all that can be said is measured
+    for i in wrong:  # each wrong gradient has an explanation or measurements
         gradient = verdict.gradients[i]
         assert bool(gradient.diagnosis) == bool(gradient.mistakes)
         assert gradient.diagnosis or gradient.evidence
@@ -239,7 +239,7 @@ def test_other_forms_of_the_right_answer_pass(answer):
 
 
 def test_the_measure():
-    """Of 98 wrong answers none passes, 83 are named rightly, 15 are said to be unknown."""
+    """None of 98 wrong answers passes. The judge names 83 correctly, and calls 15 unknown."""
     table = Counter()
     for answer in WRONG:
         verdict, mistakes = named(answer)

@@ -1,8 +1,8 @@
 """Answers to the exercises as people write them: wrong ones, labelled in words, and right ones.
 
-They were written without sight of the judge or of its catalogue, to measure how often it names the
-mistake. Each is a whole function in a style of its own. `differs` says which of its gradients are
-wrong, by position; the others are right.
+They were written without a look at the judge or its catalogue, to measure how often the judge names
+the mistake. Each answer is a whole function in a different style. `differs` has the positions of
+its wrong gradients; the others are right.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Answer:
-    """A function for an exercise, with a label in words of what is wrong; "" if nothing is."""
+    """A function for an exercise. Its label describes the mistake; "" if the answer is right."""
 
     exercise: str
     function: Callable[..., Any]
