@@ -145,7 +145,7 @@ def op_name(vjp: Vjp) -> str:
     'square'
     """
     function = getattr(vjp, "func", vjp)  # of a functools.partial
-    name = getattr(function, "__qualname__", type(vjp).__name__)
+    name = getattr(function, "__qualname__", type(function).__name__)
     *outer, own_name = name.split(".<locals>")
     return (outer[-1] if outer else own_name).rpartition(".")[2]
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import tracemalloc
 import weakref
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,37 @@ def test_an_op_that_loses_or_gains_precision_is_refused_in_the_forward_pass():
         for recording in (enable_grad, no_grad):
             with recording(), pytest.raises(TypeError, match="operand 0 .*float32, the result fl"):
                 record(doubled, parents, lambda g: (g, g))
+
+
+class Doubling:
+    def __call__(self, g):
+        return (2.0 * g,)
+
+    def double(self, g):
+        return (2.0 * g,)
+
+
+def scaled(factor, g):
+    return (factor * g,)
+
+
+@pytest.mark.parametrize(
+    ("vjp", "name"),
+    [
+        (exp(leaf()).grad_fn, "exp"),
+        (Doubling().double, "double"),
+        (scaled, "scaled"),
+        (partial(scaled, 2.0), "scaled"),
+        (partial(Doubling().double), "double"),
+        (Doubling(), "Doubling"),
+        (partial(Doubling()), "Doubling"),
+    ],
+)
+def test_any_callable_may_be_a_vjp_and_has_a_name(vjp, name):
+    x = leaf(3)
+    assert record(2.0 * x.data, (x,), vjp).op == name
+    with pytest.raises(TypeError, match=f"^{name}: operand 0"):
+        record(x.data.astype(np.float32), (x,), vjp)
 
 
 # -- backward: what is accepted ------------------------------------------------------------------
