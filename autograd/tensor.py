@@ -575,10 +575,9 @@ class Tensor:
             g does not fit; or an op is wrong (see `vjp`); or the shape or dtype of a leaf's `.grad`
             differs from its data. If there is an error, no `.grad` changes.
         """
-        g = self.cotangent(g)
         leaves = cast(
             list[tuple[Tensor, Array]],
-            backward(self, g, retain_graph=retain_graph, add=accumulate),
+            backward(self, self.cotangent(g), retain_graph=retain_graph, add=accumulate),
         )
         for leaf, gradient in leaves:
             so_far = leaf.grad

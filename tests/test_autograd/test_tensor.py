@@ -583,6 +583,23 @@ def test_nodes_die_while_backward_is_running(without_gc, retain_graph):
     assert seen == [len(refs) if retain_graph else 0]
 
 
+def test_a_converted_cotangent_dies_while_backward_is_running(without_gc):
+    refs, alive_below = [], []
+
+    def above(g):
+        refs.append(weakref.ref(g))
+        return (2.0 * g,)
+
+    def below(g):
+        alive_below.append(alive(refs))
+        return (g,)
+
+    x = leaf(3)
+    root = record(x.data * 2.0, (record(x.data, (x,), below),), above)
+    root.backward([1, 2, 3])
+    assert alive_below == [0]
+
+
 def test_steps_do_not_pile_up_memory(without_gc):
     x, sizes = leaf(100, 100), []
     tracemalloc.start()
