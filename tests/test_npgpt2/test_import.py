@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,12 @@ def test_import_is_quick_beside_numpy():
         "print(time.process_time() - start)\n"
     )
     assert float(done.stdout) < 0.4, done.stderr
+
+
+def test_a_type_checker_notices_a_name_that_does_not_exist():
+    """It must not see the module's `__getattr__`: with one, it accepts every name."""
+    statements = ast.parse((ROOT / "npgpt2" / "__init__.py").read_text(encoding="utf-8")).body
+    assert "__getattr__" not in {getattr(statement, "name", "") for statement in statements}
 
 
 def test_another_autograd_in_its_place_is_named(tmp_path):
