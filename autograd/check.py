@@ -185,8 +185,6 @@ def gradcheck(
         known = ", ".join(_DEFAULTS["float64"])
         raise ValueError(f"mode {mode!r} is unknown; choose one of {known}")
     leaves = _leaves(inputs, force)
-    rng = np.random.default_rng(rng)
-    g = _cotangent(f, leaves, cotangent, rng)
     coarse = any(leaf.dtype == np.float32 for leaf in leaves.values())
     defaults = _DEFAULTS["float32" if coarse else "float64"][mode]
     h, rtol, atol = (
@@ -194,7 +192,9 @@ def gradcheck(
         for default, given in zip(defaults, (step, rtol, atol), strict=True)
     )
     if not (h > 0.0 and directions >= 1):
-        raise ValueError(f"step={step} must be positive, and directions={directions} at least 1")
+        raise ValueError(f"step={h} must be positive, and directions={directions} at least 1")
+    rng = np.random.default_rng(rng)
+    g = _cotangent(f, leaves, cotangent, rng)
     check = _Check(f, leaves, mode, g, _analytic(f, leaves, g), h, rtol, atol)
     if mode == "directional":
         rows = [row for name in leaves for row in check.directions(name, directions, rng)]

@@ -145,7 +145,7 @@ def op_name(vjp: Vjp) -> str:
     'square'
     """
     function = getattr(vjp, "func", vjp)  # if vjp is a functools.partial, the function inside it
-    name = getattr(function, "__qualname__", type(vjp).__name__)
+    name = getattr(function, "__qualname__", type(function).__name__)
     *outer, own_name = name.split(".<locals>")
     return (outer[-1] if outer else own_name).rpartition(".")[2]
 
@@ -576,10 +576,9 @@ class Tensor:
             g does not fit; or an op is wrong (see `vjp`); or a leaf's `.grad` has another shape or
             dtype than its gradient. After an error, every `.grad` is as before.
         """
-        g = self.cotangent(g)
         leaves = cast(
             list[tuple[Tensor, Array]],
-            backward(self, g, retain_graph=retain_graph, add=accumulate),
+            backward(self, self.cotangent(g), retain_graph=retain_graph, add=accumulate),
         )
         for leaf, gradient in leaves:
             so_far = leaf.grad

@@ -4,7 +4,7 @@ Letters: N = B*T rows (B texts of T tokens), C channels in, V classes out (the t
 next). The entries of z are the logits, one score for each class. Forward:
 
     z = x @ w.T + b                                       (N, C) @ (C, V) -> (N, V)
-    loss = mean over rows of log(sum_v exp(z_nv)) - z_n,target
+    loss = mean over rows of (log(sum_v exp(z_nv)) - z_n,target)
 
 Cross entropy. The derivative of log(sum exp(z)) with respect to z_v is exp(z_v) / sum exp(z) = p_v,
 the softmax. The derivative of -z_target is -1 at the target, and 0 elsewhere. The mean gives each

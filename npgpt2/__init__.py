@@ -85,7 +85,9 @@ __all__ = [
 _IMPORTED_ON_USE = {"TextModel": "npgpt2.text", "Trainer": "npgpt2.training.trainer"}
 
 
-def __getattr__(name: str) -> object:
-    if name not in _IMPORTED_ON_USE:
-        raise AttributeError(f"module 'npgpt2' has no attribute {name!r}")
-    return getattr(import_module(_IMPORTED_ON_USE[name]), name)
+if not TYPE_CHECKING:  # a type checker that sees a __getattr__ accepts every misspelt name
+
+    def __getattr__(name: str) -> object:
+        if name not in _IMPORTED_ON_USE:
+            raise AttributeError(f"module 'npgpt2' has no attribute {name!r}")
+        return getattr(import_module(_IMPORTED_ON_USE[name]), name)

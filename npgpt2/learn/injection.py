@@ -118,8 +118,9 @@ def replaced_lines(lines: Sequence[str], wrong: str) -> list[str]:
         raise ValueError(f"no line of the function assigns the name that {new[-1]!r} assigns")
     changed: list[str] = []
     for line, name in zip(lines, known, strict=True):
-        changed += [line] if name not in blocks else blocks[name]
-        blocks |= {name: []} if name in blocks else {}
+        changed += blocks.get(name, [line])
+        if name in blocks:
+            blocks[name] = []  # the block stands in for all lines that assign this name
     return changed
 
 

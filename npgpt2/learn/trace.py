@@ -433,7 +433,7 @@ def _is_of_the_library(vjp: Any) -> bool:
 
 def _formula(vjp: Any) -> str:
     """Return the first paragraph of the docstring of the function in which a vjp was defined."""
-    outer = vjp.__qualname__.partition(".<locals>")[0]
+    outer = getattr(vjp, "__qualname__", "").partition(".<locals>")[0]
     function = getattr(vjp, "__globals__", {}).get(outer)
     code = getattr(function, "__code__", None)
     if code is None or getattr(vjp, "__code__", None) not in code.co_consts:

@@ -46,17 +46,15 @@ class Run:
     ----------
     directory
         Its path.
-    config
-        The hyperparameters.
     vocabulary
         The characters that the model knows.
     """
 
     def __init__(
-        self, directory: Path, config: TrainingConfig, vocabulary: Vocabulary, checksum: str
+        self, directory: Path, settings: Mapping[str, Any], vocabulary: Vocabulary
     ) -> None:
-        self.directory, self.config, self.vocabulary = directory, config, vocabulary
-        self._checksum = checksum  # of the text
+        self.directory, self.vocabulary = directory, vocabulary
+        self._settings = settings  # the content of config.json
 
     @property
     def config_path(self) -> Path:
@@ -98,8 +96,9 @@ class Run:
                 f"{directory} exists and is not empty; if it is a run, continue it with "
                 f"--resume {directory}, otherwise choose another directory"
             )
-        run = cls(directory, config, Vocabulary.of(text), _sha256(text.encode()))
-        run.text = text
+        settings = {**asdict(config), "text_sha256": _sha256(text.encode())}
+        run = cls(directory, settings, Vocabulary.of(text))
+        run.config, run.text = config, text
         return run
 
     def create(self) -> None:
@@ -107,7 +106,7 @@ class Run:
         self.directory.mkdir(parents=True, exist_ok=True)
         write_bytes(self.text_path, self.text.encode())
         write_json(self.vocabulary_path, list(self.vocabulary.characters))
-        write_json(self.config_path, {**asdict(self.config), "text_sha256": self._checksum})
+        write_json(self.config_path, self._settings)
         self._write_metrics([])
 
     def discard(self) -> None:
@@ -134,19 +133,31 @@ class Run:
             raise ValueError(
                 f"{directory} is not a run directory: it has no {', no '.join(missing)}"
             )
-        config, checksum = _read_config(directory / "config.json")
+        settings = read_json(directory / "config.json")
         characters = read_json(directory / "vocabulary.json", list)
         try:
             vocabulary = Vocabulary("".join(characters))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{directory / 'vocabulary.json'} is damaged: {error}") from error
-        return cls(directory, config, vocabulary, checksum)
+        return cls(directory, settings, vocabulary)
+
+    @cached_property
+    def config(self) -> TrainingConfig:
+        """The hyperparameters; ValueError if config.json lacks one, or has a wrong one."""
+        settings = {k: v for k, v in self._settings.items() if k != "text_sha256"}
+        try:
+            missing = {f.name for f in fields(TrainingConfig)} - settings.keys()
+            if missing:
+                raise ValueError(f"it has no {', no '.join(sorted(missing))}")
+            return TrainingConfig(**settings)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.config_path} is damaged: {error}") from error
 
     @cached_property
     def text(self) -> str:
         """The text to train on; ValueError if the file has changed since the run began."""
         content = self.text_path.read_bytes()
-        if _sha256(content) != self._checksum:
+        if _sha256(content) != self._settings.get("text_sha256"):
             raise ValueError(f"{self.text_path} is not the text that the run began with")
         return content.decode()
 
@@ -216,16 +227,3 @@ def new_run_directory(parent: str | Path = "runs") -> Path:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _read_config(path: Path) -> tuple[TrainingConfig, str]:
-    """Read config.json: the hyperparameters, and the checksum of the text."""
-    settings = read_json(path)
-    checksum = settings.pop("text_sha256", "")
-    try:
-        missing = {f.name for f in fields(TrainingConfig)} - settings.keys()
-        if missing:
-            raise ValueError(f"it has no {', no '.join(sorted(missing))}")
-        return TrainingConfig(**settings), checksum
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error

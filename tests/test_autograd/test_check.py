@@ -235,6 +235,17 @@ def test_wrong_arguments_are_refused(inputs, options, message):
         gradcheck(lambda *xs: cube(xs[0]) if xs else Tensor(1.0), inputs, **options)
 
 
+def test_wrong_numbers_are_refused_before_f_is_called():
+    rng = np.random.default_rng(0)
+    for wrong, message in (
+        ({"step": -1.0}, "step=-1.0 must be positive"),
+        ({"directions": 0}, "step=6e-06 must be positive, and directions=0 at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            gradcheck(lambda x: 1 / 0, [entries()], rng=rng, **wrong)
+    assert rng.random() == np.random.default_rng(0).random()
+
+
 def test_one_array_is_no_sequence_of_inputs():
     for x in (entries(), Tensor(entries())):
         with pytest.raises(TypeError, match=r"write \[x\]"):

@@ -11,6 +11,7 @@ import sys
 import threading
 import tracemalloc
 import weakref
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,37 @@ def test_an_op_that_loses_or_gains_precision_is_refused_in_the_forward_pass():
         for recording in (enable_grad, no_grad):
             with recording(), pytest.raises(TypeError, match="operand 0 .*float32, the result fl"):
                 record(doubled, parents, lambda g: (g, g))
+
+
+class Doubling:
+    def __call__(self, g):
+        return (2.0 * g,)
+
+    def double(self, g):
+        return (2.0 * g,)
+
+
+def scaled(factor, g):
+    return (factor * g,)
+
+
+@pytest.mark.parametrize(
+    ("vjp", "name"),
+    [
+        (exp(leaf()).grad_fn, "exp"),
+        (Doubling().double, "double"),
+        (scaled, "scaled"),
+        (partial(scaled, 2.0), "scaled"),
+        (partial(Doubling().double), "double"),
+        (Doubling(), "Doubling"),
+        (partial(Doubling()), "Doubling"),
+    ],
+)
+def test_any_callable_may_be_a_vjp_and_has_a_name(vjp, name):
+    x = leaf(3)
+    assert record(2.0 * x.data, (x,), vjp).op == name
+    with pytest.raises(TypeError, match=f"^{name}: operand 0"):
+        record(x.data.astype(np.float32), (x,), vjp)
 
 
 # -- backward: what is accepted ------------------------------------------------------------------
@@ -432,6 +464,23 @@ def test_nodes_die_while_backward_is_running(without_gc, retain_graph):
     refs = [ref for ref in watch(loss) if ref() is not bottom and ref() is not bottom.data]
     loss.backward(retain_graph=retain_graph)
     assert seen == [len(refs) if retain_graph else 0]
+
+
+def test_a_converted_cotangent_dies_while_backward_is_running(without_gc):
+    refs, alive_below = [], []
+
+    def above(g):
+        refs.append(weakref.ref(g))
+        return (2.0 * g,)
+
+    def below(g):
+        alive_below.append(alive(refs))
+        return (g,)
+
+    x = leaf(3)
+    root = record(x.data * 2.0, (record(x.data, (x,), below),), above)
+    root.backward([1, 2, 3])
+    assert alive_below == [0]
 
 
 def test_steps_do_not_pile_up_memory(without_gc):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -40,12 +41,19 @@ def test_import_is_quick_beside_numpy():
     assert float(done.stdout) < 0.4, done.stderr
 
 
+def test_a_type_checker_notices_a_name_that_does_not_exist():
+    """It must not see the module's `__getattr__`: with one, it accepts every name."""
+    statements = ast.parse((ROOT / "npgpt2" / "__init__.py").read_text(encoding="utf-8")).body
+    assert "__getattr__" not in {getattr(statement, "name", "") for statement in statements}
+
+
 def test_another_autograd_in_its_place_is_named(tmp_path):
     (tmp_path / "autograd").mkdir()
     (tmp_path / "autograd" / "__init__.py").write_text("def grad(f): ...\n")
-    done = python(f"import sys; sys.path.append({str(ROOT)!r}); import npgpt2", cwd=tmp_path)
+    # ROOT comes second, before an installed npgpt2 and after the folder with the other autograd.
+    done = python(f"import sys; sys.path.insert(1, {str(ROOT)!r}); import npgpt2", cwd=tmp_path)
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("ImportError: npgpt2 brings a package `autograd` of its own")
+    assert last.startswith("ImportError: npgpt2 needs its own package `autograd`")
     assert str(tmp_path / "autograd") in last
 
 

@@ -57,8 +57,7 @@ def test_every_op_of_composed_has_a_case():
         for name, f in vars(composed).items()
         if getattr(f, "__module__", None) == composed.__name__
     }
-    assert len(names) == 9
-    assert {op_of(case) for case in fused_cases().values()} == names
+    assert names and {op_of(case) for case in fused_cases().values()} == names
 
 
 @pytest.mark.parametrize("cases", [primitive_cases, graph_cases, fused_cases])

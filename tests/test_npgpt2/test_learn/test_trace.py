@@ -8,6 +8,7 @@ import math
 import weakref
 from collections import Counter
 from copy import deepcopy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -270,6 +271,17 @@ def test_texts_come_from_the_op():
 class Doubling:
     def double(self, g):
         return (2.0 * g,)
+
+    __call__ = double
+
+
+@pytest.mark.parametrize(
+    ("vjp", "name"), [(Doubling(), "Doubling"), (partial(Doubling().double), "double")]
+)
+def test_any_callable_may_be_a_vjp(vjp, name):
+    trace = Trace.of(record(2.0, (Tensor(1.0, requires_grad=True),), vjp))
+    assert (trace.nodes[1].op, trace.nodes[1].formula, trace.nodes[1].source) == (name, "", "")
+    assert trace.nodes[0].cotangent == 2.0
 
 
 def test_a_method_may_be_a_vjp():

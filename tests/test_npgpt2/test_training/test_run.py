@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from npgpt2 import TextModel
 from npgpt2.training.run import Metrics, Run, new_run_directory
 from npgpt2.training.trainer import Trainer
 from tests.test_npgpt2.test_training.test_trainer import TEXT, TINY
@@ -110,7 +111,7 @@ def test_a_damaged_config_is_named(run, content):
 def test_settings_that_make_no_sense_are_named(run, change):
     run.config_path.write_text(json.dumps(json.loads(run.config_path.read_text()) | change))
     with pytest.raises(ValueError, match=f"{run.config_path} is damaged"):
-        Run.open(run.directory)
+        Trainer.resume(run.directory)
 
 
 def test_a_missing_setting_is_named(run):
@@ -118,7 +119,15 @@ def test_a_missing_setting_is_named(run):
     del settings["lr"], settings["beta2"]
     run.config_path.write_text(json.dumps(settings))
     with pytest.raises(ValueError, match=f"{run.config_path} is damaged: it has no beta2, no lr"):
-        Run.open(run.directory)
+        Trainer.resume(run.directory)
+
+
+def test_a_run_with_other_settings_can_still_be_read(run):
+    """A later version may have other settings, but it must be able to use the model."""
+    settings = json.loads(run.config_path.read_text()) | {"optimizer": "muon"}
+    del settings["lr"]
+    run.config_path.write_text(json.dumps(settings))
+    assert TextModel.open(run.directory).model.config == run.load()[0].config
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"x" * 200_000])
