@@ -12,8 +12,8 @@ mean, and through rstd. Each path adds one part to dx:
     through the mean   dmean/dx_j = 1/C, so                     -rstd * mean(dxhat)
     through rstd       drstd/dx_j = -rstd**2 * xhat_j / C, so   -rstd * xhat * mean(dxhat * xhat)
 
-The derivative of rstd is derived by "npgpt2 practice layer_norm --derivation". There you also see
-that var has no path through the mean: the sum of x - mean is 0.
+The exercise at the end derives the slope of rstd (--derivation). It also shows why var has no
+path through the mean: the sum of x - mean is 0.
 
 The library has every op of GPT-2 twice. In `composed` it consists of small ops, and the engine
 derives its gradient. In `functional` it is one fast op, with a vjp derived by hand.

@@ -103,6 +103,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ): "it divides an error of 0",
     (
         "npgpt2/functional.py",
+        "scores = q[b, :, t] @ k[b, :, seen].swapaxes(-1, -2)",
+        "scores = q[b, :, t] @ k[b, :, seen].swapaxes(-1, 2)",
+    ): "the same axis, of four",
+    (
+        "npgpt2/functional.py",
         "dscores = dout[b, :, t] @ v[b, :, seen].swapaxes(-1, -2)",
         "dscores = dout[b, :, t] @ v[b, :, seen].swapaxes(-1, 2)",
     ): "the same axis, of four",

@@ -769,3 +769,9 @@ RNG = np.random.default_rng(0)
 def test_wrong_arguments_are_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_arrays_that_all_calls_share_cannot_be_written_to():
+    for shared in (F._ones(3, np.dtype(np.float32)), F._hidden(3)):
+        with pytest.raises(ValueError, match="read-only"):
+            shared[0] = 0
