@@ -332,15 +332,23 @@ class GPT2Model(Module):
 
         Raises
         ------
-        KeyError
-            The model has no parameter of this name.
+        ValueError
+            A parameter gets no array, or an array has a name, a shape or a dtype that does not fit.
         """
         model = cls(config, dtype=dtype, init_weights=False).eval()
-        parameters = dict(model.named_parameters())
-        for parameter in parameters.values():
+        waiting = dict(model.named_parameters())
+        shapes = {name: parameter.shape for name, parameter in waiting.items()}
+        for parameter in waiting.values():
             parameter.data = np.empty(0, dtype)  # frees the zeros before the arrays come
         for name, array in arrays:
-            parameters[name].data = array
+            if shapes.get(name) != array.shape or array.dtype != dtype:
+                raise ValueError(
+                    f"{name} is {array.shape} {array.dtype}, but the model needs "
+                    f"{shapes.get(name, 'no such parameter')} {np.dtype(dtype)}"
+                )
+            waiting.pop(name).data = array
+        if waiting:
+            raise ValueError(f"no arrays for {', '.join(waiting)}")
         return model
 
     @classmethod

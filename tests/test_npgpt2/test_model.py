@@ -945,3 +945,27 @@ def test_one_weight_that_is_nan_goes_through_to_the_loss_and_is_refused_beyond(s
 def test_other_dtypes_are_refused(dtype):
     with pytest.raises(TypeError, match="dtype.*float32 or float64, not"):
         GPT2Model(CONFIG, dtype=dtype)
+
+
+def test_a_model_made_from_arrays_has_them_as_its_parameters():
+    arrays = random_model(CONFIG).state_dict()
+    model = GPT2Model.from_arrays(CONFIG, iter(arrays.items()), np.float64)
+    assert all(p.data is arrays[name] for name, p in model.named_parameters())
+    assert not model.training and model.lm_head.weight is model.wte.weight
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"ln_f.bias": None}, "no arrays for ln_f.bias"),
+        ({"ln_f.bias": np.zeros(3)}, r"ln_f.bias is \(3,\) float64, but the model needs \(12,\)"),
+        ({"ln_f.bias": np.zeros(12, np.float32)}, "float32, but the model needs .* float64"),
+        ({"head": np.zeros(3)}, "head is .* needs no such parameter"),
+    ],
+)
+def test_arrays_that_are_not_those_of_the_model_are_refused(change, message):
+    arrays = {
+        k: a for k, a in (random_model(CONFIG).state_dict() | change).items() if a is not None
+    }
+    with pytest.raises(ValueError, match=message):
+        GPT2Model.from_arrays(CONFIG, arrays.items(), np.float64)
