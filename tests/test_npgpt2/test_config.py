@@ -1,4 +1,4 @@
-"""GPT2Config takes what makes sense and refuses the rest."""
+"""GPT2Config and TrainingConfig take what makes sense and refuse the rest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npgpt2 import GPT2Config
+from npgpt2 import GPT2Config, TrainingConfig
 from npgpt2.config import PRESETS
 from tests.test_npgpt2.test_validate import assert_refused
 
@@ -193,3 +193,32 @@ def test_n_embd_must_be_a_multiple_of_n_head(n_embd, n_head):
 def test_unknown_names_are_refused():
     assert_refused(TypeError, "n_heads", lambda: GPT2Config(n_heads=12))
     assert_refused(TypeError, "n_heads", lambda: GPT2Config.gpt2_xl(n_heads=12))
+
+
+# -- TrainingConfig -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_head": 3}, "n_embd=128 is not divisible by n_head=3"),
+        ({"dropout": 1.0}, r"dropout=1.0 must lie in \[0, 1\)"),
+        ({"steps": 0}, "steps=0 must be at least 1"),
+        ({"batch_size": 2.5}, "batch_size must be an integer, not 2.5"),
+        ({"lr": 0.0}, "lr=0.0 must be positive"),
+        ({"lr": math.nan}, "lr=nan must be"),
+        ({"min_lr": 1.0}, "min_lr=1.0 must be at least 0 and at most 0.001"),
+        ({"beta2": 1.0}, r"beta2=1.0 must lie in \[0, 1\)"),
+        ({"val_fraction": 0.0}, "val_fraction=0.0 must be positive"),
+        ({"seed": -1}, "seed=-1 must be at least 0"),
+        ({"lr": 10**400}, "lr=inf must be"),
+        ({"dtype": "float16"}, "dtype='float16' must be float32 or float64"),
+    ],
+)
+def test_settings_of_a_training_are_refused_with_value_and_limit(change, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        TrainingConfig(**change)
+
+
+def test_every_option_has_a_help_text():
+    assert all(f.metadata["help"] for f in dataclasses.fields(TrainingConfig))
