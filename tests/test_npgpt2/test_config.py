@@ -1,4 +1,4 @@
-"""GPT2Config takes what makes sense and refuses the rest."""
+"""GPT2Config takes valid values and refuses all others."""
 
 from __future__ import annotations
 
