@@ -42,7 +42,7 @@ def random_model(config, seed=0, dtype=np.float64):
 
 
 def random_batch(config, seed=0):
-    """Return ids and targets (B, T), for random B and T. Targets are ignored at a rate of 0.2."""
+    """Return ids and targets (B, T), for random B and T. About 1 in 5 targets is ignored."""
     rng = np.random.default_rng(seed)
     shape = int(rng.integers(1, 5)), int(rng.integers(config.n_positions // 2, config.n_positions))
     ids, targets = rng.integers(0, config.vocab_size, (2, *shape))
