@@ -44,7 +44,7 @@ def test_every_way_to_split_a_text_gives_the_logits_of_the_whole(seed, data):
 
 @pytest.mark.parametrize("cuts", [[], [1], [63, 64, 65], [100], [149]])
 def test_long_parts_are_read_as_long_texts_are(cuts):
-    """Attention has more rows here than it computes at a time."""
+    """These texts have more rows than attention computes at a time."""
     model = random_model(GPT2Config(13, 150, 16, n_layer=1, n_head=2)).eval()
     ids = np.random.default_rng(0).integers(0, 13, (2, 150))
     cache = model.make_cache(2)

@@ -82,7 +82,7 @@ def gradients(model, *batch):
 
 
 class Plus(Module):
-    """Adds x to the embeddings, in place of `model.drop`. So both have the same gradient."""
+    """Replaces `model.drop` and adds x, so x gets the gradient of the embeddings."""
 
     def __init__(self, x):
         self.x = x

@@ -1,4 +1,4 @@
-"""Directories of Hugging Face: torch and npgpt2 read the same logits, and errors are clear.
+"""Directories of Hugging Face: torch and npgpt2 compute the same logits; errors are clear.
 
 torch writes the files that these tests read. If it is missing, NumPy writes them. The oracle is
 `torch_gpt2.published`. Its Conv1D layers have weights (in, out), as the files have, so these tests
@@ -843,7 +843,7 @@ def test_a_write_that_is_interrupted_leaves_no_mixture(sharded, monkeypatch, kep
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("kind", ["F16", "F64"])
 def test_what_is_converted_does_not_stay_in_memory_as_it_was(directory, kind):
-    """The pages of the mapped file do not stay either. Only the system knows of them, so ask it."""
+    """The pages of the mapped file do not stay either. Only Linux counts them, so ask Linux."""
     config = replace(CONFIG, vocab_size=200_000, n_embd=64)
     write(directory, config, random_state(config, 0, kind))
     code = (

@@ -71,7 +71,7 @@ def test_losses_and_gradients_of_the_shares_add_up_to_those_of_the_batch(tmp_pat
 
 
 class Second(Ranks):
-    """The second of two ranks. It keeps a list of its ends, and one of its thread limits."""
+    """The second of two ranks. It records its ends and its thread limits."""
 
     def __init__(self, monkeypatch):
         super().__init__(1, 2)
