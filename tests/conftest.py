@@ -31,7 +31,7 @@ def untuned(monkeypatch):
 
 @pytest.fixture(autouse=True, scope="session")
 def ctrl_c_interrupts():
-    """Let SIGINT raise KeyboardInterrupt: background jobs of a shell start by ignoring it."""
+    """Let SIGINT raise KeyboardInterrupt: a shell starts background jobs with SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

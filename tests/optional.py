@@ -19,11 +19,11 @@ def lack(*packages: str) -> str:
 
 
 def needs(*packages: str) -> pytest.MarkDecorator:
-    """Mark a test that is skipped where one of `packages` is missing."""
+    """Mark a test that is skipped if one of `packages` is missing."""
     return pytest.mark.skipif(lack(*packages) != "", reason=lack(*packages))
 
 
 def skip_without(*packages: str) -> None:
-    """Skip every test that uses the fixture that calls this, if a package is missing."""
+    """Call this in a fixture: it skips the tests that use the fixture if a package is missing."""
     if reason := lack(*packages):
         pytest.skip(reason)

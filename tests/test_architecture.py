@@ -43,7 +43,7 @@ ALLOWED = {
     # the output of a model: knows a LanguageModel by Protocol alone
     "npgpt2.generation": "autograd npgpt2.validate npgpt2.progress npgpt2.config npgpt2.cache "
     "npgpt2.module",
-    # the model, which can read and write itself and generate; and how it is trained
+    # the model, which also generates, and reads and writes its files; then its training
     "npgpt2.model": "autograd npgpt2.validate npgpt2.config npgpt2.parameter_table npgpt2.cache "
     "npgpt2.functional npgpt2.module npgpt2.layers npgpt2.generation npgpt2.disk",
     "npgpt2.training": "autograd npgpt2.validate npgpt2.progress npgpt2.config npgpt2.module "
@@ -141,7 +141,7 @@ def test_the_table_names_modules_that_exist():
     assert named <= GRAPH.keys() == modules(ROOT).keys()
 
 
-def test_a_circle_is_found_also_one_of_lazy_imports_and_one_for_type_checkers(tmp_path):
+def test_a_circle_of_lazy_imports_and_imports_for_type_checkers_is_found(tmp_path):
     for package in ("autograd", "npgpt2"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").touch()

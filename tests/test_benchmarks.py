@@ -1,4 +1,4 @@
-"""The benchmarks compare the same computation, turn by turn, in workers that end."""
+"""The two sides of a benchmark do the same computation, take turns, and end."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def pieces_of_code(text):
 
 
 def links_to_nothing(text, document):
-    """Yield the relative links whose file, or heading in it, does not exist."""
+    """Yield the relative links whose file or heading does not exist."""
     for link in re.findall(r"\]\(([^()\s]+)\)", text):
         path, _, heading = link.partition("#")
         if ":" in path:  # on another site
@@ -77,7 +77,7 @@ def headings(text):
 
 
 def paths(text, code):
-    """Yield paths of this project: in sentences by their beginning, in code by their form."""
+    """Yield paths. In sentences, a path begins with a name in OURS; in code, it looks like one."""
     roots = "|".join(map(re.escape, OURS))
     yield from re.findall(rf"(?<![\w./-])(?:{roots})/[\w./-]*[\w/]", text)
     for piece in code:

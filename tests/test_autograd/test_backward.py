@@ -1,4 +1,4 @@
-"""The walk alone, on nodes that hold plain Python numbers: no arrays, no Tensor."""
+"""The backward pass alone: the nodes hold plain Python numbers, not arrays."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ def gradients(root, g=1, **options):
 def random_graph(seed):
     """Return random nodes and the exact derivative of the last by each leaf it depends on.
 
-    Values are integers, so results are compared exactly. The derivatives are computed forward,
-    along with the nodes. Some leaves require no gradient, and some nodes lead nowhere.
+    Values are integers, so results are compared exactly. Each node comes with its derivatives,
+    computed forward. Some leaves require no gradient, and some nodes are not used.
     """
     rng = random.Random(seed)
     nodes = [Node(0, requires_grad=i == 0 or rng.random() < 0.7) for i in range(rng.randint(1, 4))]
     derivatives = [{node: 1} if node.requires_grad else {} for node in nodes]
     for remaining in reversed(range(rng.randint(1, 12))):
         picked = [rng.randrange(len(nodes)) for _ in range(rng.randint(1, 4))]
-        picked += [] if remaining else [0]  # the last one depends on a leaf at least
+        picked += [] if remaining else [0]  # the last node depends on at least one leaf
         slopes = [rng.randint(-3, 3) for _ in picked]
         total = {}
         for i, slope in zip(picked, slopes, strict=True):
@@ -83,7 +83,7 @@ def below(root):
     return found
 
 
-# -- it needs nothing but the protocol -----------------------------------------------------------
+# -- it needs only the protocol ------------------------------------------------------------------
 
 
 def test_backward_imports_typing_alone():
@@ -180,7 +180,7 @@ def test_dead_branches_change_nothing(seed):
         assert node.received == [] and node.parents is not None
 
 
-# -- who is visited, and when --------------------------------------------------------------------
+# -- which nodes are visited, and when -----------------------------------------------------------
 
 
 @given(seed=SEEDS)
@@ -279,5 +279,5 @@ def test_depth_is_not_limited(retain_graph):
         node = Node(1, [node, x], [1, 1])
         chain.append(node)
     assert gradients(node, retain_graph=retain_graph) == {x: 50_001}
-    for link in reversed(chain):  # part by part: deep destruction is the interpreter's affair
+    for link in reversed(chain):  # link by link: Python may fail to destroy a deep chain
         link.parents = None

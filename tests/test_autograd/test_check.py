@@ -1,4 +1,4 @@
-"""The checker is itself checked: right vjps pass, every kind of wrong one is caught and located."""
+"""gradcheck passes correct vjps. It catches every kind of wrong vjp, and names the wrong entry."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def entries(seed=0, *shape):
 
 
 def cube_with(gradient):
-    """Return x**3 with a vjp of one's own: g and x to dx."""
+    """Return x**3 as an op whose vjp returns `gradient(g, x)`."""
     return lambda x: record(x.data**3, (x,), lambda g, a=x.data: (gradient(g, a),))
 
 
@@ -91,7 +91,7 @@ def test_the_wrong_entry_of_the_wrong_input_is_named(mode, fault):
     report, slope = error.report, right(g, y.data)[1, 2]
     assert (report.input, report.index) == ("weight", (1, 2))
     assert isinstance(error, AssertionError) and str(error) == str(report)
-    # The numeric derivative, whose own error is about h**2; the analytic one is the vjp's.
+    # `numeric` has an error of about h**2; `analytic` is exactly the entry from the vjp.
     np.testing.assert_allclose(report.numeric, slope, rtol=1e-8)
     np.testing.assert_equal(report.analytic, FAULTS[fault](g, y.data)[1, 2])
     np.testing.assert_equal(report.absolute_error, abs(report.analytic - report.numeric))
@@ -116,7 +116,7 @@ def test_worst_entry_is_the_one_farthest_beyond_its_tolerance(mode):
     factors = 1.0 + 1e-3 * np.arange(12.0).reshape(3, 4)
     f = cube_with(lambda g, x: right(g, x) * factors)
     assert mismatch(f, [entries()], mode=mode, atol=0.0).report.index == (2, 3)
-    # Where all of the tolerance is absolute, it is the largest error.
+    # With an absolute tolerance alone, the worst entry is the one with the largest error.
     slopes = np.array([[1.0, 4.0], [2.0, 3.0]])  # of x**3 with this cotangent
     f, x = cube_with(lambda g, x: 1.001 * right(g, x)), np.full((2, 2), 3.0**-0.5)
     options = {"mode": mode, "cotangent": slopes, "rtol": 0.0, "atol": 1e-9}
@@ -127,7 +127,7 @@ def test_worst_entry_is_the_one_farthest_beyond_its_tolerance(mode):
 def test_cotangent_of_ones_hides_a_forgotten_g(mode):
     f = cube_with(FAULTS["forgets g"])
     assert gradcheck(f, [entries()], mode=mode, cotangent=np.ones((3, 4))).ok
-    mismatch(f, [entries()], mode=mode)  # hence the default
+    mismatch(f, [entries()], mode=mode)  # so the default is random
 
 
 def test_nan_is_a_value_that_can_be_the_same_twice():
@@ -137,14 +137,14 @@ def test_nan_is_a_value_that_can_be_the_same_twice():
 
 
 def test_a_direction_in_which_nothing_changes_may_be_checked_too():
-    # Nearly all of the terms of <gradient, v> cancel; what is left is rounding and truncation.
+    # For some v, the terms of <gradient, v> nearly cancel: rounding and truncation errors remain.
     x, g = np.full(2, 1.0), [1e6, -1e6]
     for seed in range(200):
         assert gradcheck(lambda x: exp(x), [x], cotangent=g, rng=seed, directions=1).ok
 
 
 def test_where_every_entry_passes_the_direction_is_reported():
-    # Each entry is off by less than atol, all of them together by more.
+    # Each entry is off by less than atol, but the errors add up to more.
     f = cube_with(lambda g, x: right(g, x) + 0.9e-8 * np.sign(g))
     options = {"cotangent": np.ones(400), "rtol": 1e-12, "directions": 20}
     report = mismatch(f, [np.full(400, 1e-3)], **options).report
@@ -163,12 +163,12 @@ def test_input_that_does_not_matter_has_gradient_0(mode):
     assert gradcheck(lambda x, y: cube(y), inputs, mode=mode).ok
     report = gradcheck(lambda x: Tensor(np.ones(3)), [entries()], mode=mode)
     assert report.ok and (report.analytic, report.numeric, report.relative_error) == (0, 0, 0)
-    # A dependence the graph does not know of is a wrong gradient of 0.
+    # The graph does not know that the result depends on y, so the gradient is 0, which is wrong.
     cut = mismatch(lambda x, y: cube(x) + y.detach(), inputs, mode=mode).report
     assert (cut.input, cut.analytic) == ("1", 0.0)
 
 
-# -- what is refused -----------------------------------------------------------------------------
+# -- refusals ------------------------------------------------------------------------------------
 
 
 @each_mode
@@ -188,7 +188,7 @@ def test_float32_is_judged_coarsely_where_forced(mode):
 
     single = [entries(seed).astype(np.float32) for seed in (0, 1)]
     assert gradcheck(f, single, mode=mode, force=True).ok
-    # Computed in float32 throughout, by the complex step too.
+    # Every call computes in single precision, with the complex step too.
     assert dtypes == {np.dtype(d) for d in ("f4", "c8")[: 1 + (mode == "complex")]}
     assert gradcheck(f, [entries(), entries(1)], mode=mode, force=True, rtol=1e-6, atol=1e-8).ok
     for fault in ("constant factor", "forgets g", "zeros", "NaN", "g of the neighbour"):
@@ -198,7 +198,7 @@ def test_float32_is_judged_coarsely_where_forced(mode):
     mismatch(wrong, [2.0 * single[0]], mode=mode, force=True)
     slightly_wrong = cube_with(lambda g, x: (right(g, x) * (1.0 + 0.1 * error)).astype(x.dtype))
     assert gradcheck(slightly_wrong, single[:1], mode=mode, force=True).ok
-    mismatch(slightly_wrong, [entries()], mode=mode, force=True, rtol=1e-6)  # of float64, as ever
+    mismatch(slightly_wrong, [entries()], mode=mode, force=True, rtol=1e-6)  # float64 stays strict
 
 
 @each_mode
@@ -258,7 +258,7 @@ def test_a_function_that_returns_an_array_is_refused():
 
 
 @pytest.mark.parametrize("cotangent", [1.0, np.ones((2, 3))])
-def test_wrong_cotangent_is_refused_of_a_constant_too(cotangent):
+def test_wrong_cotangent_is_refused_for_a_constant_too(cotangent):
     with pytest.raises(ValueError, match="cotangent"):
         gradcheck(lambda x: Tensor(np.ones(3)), [entries()], cotangent=cotangent)
 
@@ -267,7 +267,7 @@ def test_wrong_cotangent_is_refused_of_a_constant_too(cotangent):
 
 
 class CountedCube:
-    """x**3 summed over the inputs; counts its calls, and fails at one of them."""
+    """The sum of x**3 over the inputs. It counts its calls, and call number `fails_at` fails."""
 
     def __init__(self, fails_at=None, f=cube):
         self.calls, self.fails_at, self.f = 0, fails_at, f
@@ -312,7 +312,7 @@ def test_given_tensors_are_restored_when_f_raises(mode, fails_at):
 @each_mode
 def test_given_arrays_are_not_changed(mode):
     x = entries()
-    x.flags.writeable = False  # whoever writes here fails
+    x.flags.writeable = False  # so a write into x is an error
     assert gradcheck(cube, [x], mode=mode).ok
     assert np.array_equal(x, entries())
 
@@ -332,7 +332,7 @@ def test_recording_is_as_before(fails_at):
     check()
     assert recording()
     with no_grad():
-        check()  # its verdict does not depend on the mode either
+        check()  # the verdict is the same under no_grad
         assert not recording()
 
 
@@ -352,7 +352,8 @@ def test_inputs_may_be_read_where_they_live():
 def test_directional_check_takes_two_evaluations_a_direction(directions):
     f = CountedCube()
     report = gradcheck(f, [entries(1), entries(2)], directions=directions)
-    # Two for whether it is deterministic, one for the vjp; then two for each input and direction.
+    # Two calls test whether f is deterministic, and one records the graph for the vjp. Then each
+    # input and direction needs two.
     assert f.calls == 2 + 1 + 2 * 2 * directions
     assert report.checked == 2 * directions
 
@@ -376,7 +377,7 @@ def test_tolerances_are_what_is_allowed(mode):
     x, f = [entries()], cube_with(FAULTS["wrong by a thousandth"])
     mismatch(f, x, mode=mode, rtol=0.9e-3, atol=0.0, directions=10)
     assert gradcheck(f, x, mode=mode, rtol=1.1e-3, atol=0.0).ok
-    g = np.eye(3, 4)  # the largest slope is 3 x**2, at a known entry
+    g = np.eye(3, 4)  # only the diagonal has slopes: 3 x**2
     largest = 1e-3 * (3.0 * np.diagonal(x[0]) ** 2).max()
     options = {"mode": mode, "rtol": 0.0, "cotangent": g}
     if mode != "directional":
@@ -386,7 +387,7 @@ def test_tolerances_are_what_is_allowed(mode):
 
 
 def test_directions_have_length_1():
-    """So that h is the distance to the points compared, whatever the size of the input."""
+    """So the compared points lie at the distance h, however many entries the input has."""
     for seed in range(5):
         report = gradcheck(cube, [np.array([0.5])], cotangent=[2.0], directions=1, rng=seed)
         np.testing.assert_allclose(abs(report.analytic), 2.0 * 3.0 * 0.25, rtol=1e-12)
@@ -408,7 +409,8 @@ def test_cotangent_is_the_one_given(mode):
     only_here = {"directional": cube_with(FAULTS["zeros"]), "full": cube, "complex": cube}[mode]
     wrong = cube_with(lambda g, x: changed(right(g, x), lambda d: 0.0))
     report = mismatch(wrong, [entries()], mode=mode, cotangent=g.tolist()).report
-    np.testing.assert_allclose(report.numeric, 15.0 * entries()[1, 2] ** 2, rtol=1e-8)  # h**2
+    # The numeric derivative is off by about h**2.
+    np.testing.assert_allclose(report.numeric, 15.0 * entries()[1, 2] ** 2, rtol=1e-8)
     assert report.index == (1, 2) and only_here is not None
 
 
@@ -416,7 +418,7 @@ def test_cotangent_is_the_one_given(mode):
 def test_step_is_the_h_of_the_difference(h):
     x = np.array([1.5])
     report = mismatch(cube, [x], mode="full", cotangent=[1.0], step=h).report
-    # ((x+h)**3 - (x-h)**3) / 2h = 3x**2 + h**2, up to the rounding of values near 3 over 2h.
+    # ((x+h)**3 - (x-h)**3) / 2h = 3x**2 + h**2, up to the rounding of values near 3, divided by 2h.
     np.testing.assert_allclose(report.absolute_error, h * h, atol=1e-14 / h)
     complex_step = mismatch(cube, [x], mode="complex", cotangent=[1.0], step=h).report
     np.testing.assert_allclose(complex_step.numeric, 3.0 * 1.5**2 - h * h, rtol=1e-13)

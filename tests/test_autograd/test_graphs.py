@@ -1,4 +1,4 @@
-"""What must hold of every computation, whatever its graph: on random ones."""
+"""Statements that are true of every computation, tested on random graphs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make_leaves(graph):
 
 
 def gradients(out, leaves, g=None):
-    """dL/dleaf of every leaf, zeros where the output does not depend on it."""
+    """Return dL/dleaf of every leaf: zeros if the output does not depend on the leaf."""
     for leaf in leaves:
         leaf.grad = None
     out.backward(cotangent(out.shape) if g is None else g)
@@ -31,7 +31,8 @@ def gradients(out, leaves, g=None):
 
 def assert_all_close(these, those):
     for a, b in zip(these, those, strict=True):
-        # Sums of a few terms in another order; cancellation leaves up to 1e-13 of the largest.
+        # The sums have the same few terms in another order. If terms cancel, an error of up to
+        # 1e-13 of the largest remains.
         scale = max(1.0, float(np.abs(b).max(initial=0.0)))
         np.testing.assert_allclose(a, b, rtol=0.0, atol=1e-9 * scale)
 
@@ -43,7 +44,7 @@ def test_gradients_equal_complex_steps(graph):
 
 @given(graphs(max_leaves=1))
 def test_gradients_equal_difference_quotients(graph):
-    # The step leaves an error of h**2 times the third derivative, which is up to 1e6 or so here.
+    # The error is about h**2 times the third derivative; this derivative is at most about 1e6.
     assert gradcheck(graph, graph.leaves, rtol=1e-4, atol=1e-4).ok
 
 
@@ -84,7 +85,7 @@ def test_dead_branches_leave_every_gradient_the_same(graph, keep):
         dead.clear()
     for a, b in zip(gradients(values[-1], leaves), expected, strict=True):
         assert np.array_equal(a, b)
-    assert all(d.parents for d in dead)  # not visited, hence not freed
+    assert all(d.parents for d in dead)  # backward did not visit them, so it did not free them
 
 
 def below(root):
@@ -182,14 +183,14 @@ def test_the_same_graph_gives_the_same_bits(graph):
 
 
 def watch(out):
-    """Return weak references to what was computed on the way to `out`."""
+    """Return weak references to the intermediate results of `out`."""
     return [weakref.ref(node) for node in below(out) if node is not out and node.parents]
 
 
 @given(graphs(), st.booleans())
 def test_all_values_die_with_the_last_one_or_in_backward(graph, backward):
     leaves = make_leaves(graph)
-    gc.disable()  # what dies here, dies because nothing refers to it
+    gc.disable()  # now a value is freed only when nothing refers to it
     try:
         out = graph(*leaves)
         on_the_way = watch(out)
@@ -214,7 +215,7 @@ def test_second_backward_pass_is_an_error_that_changes_nothing(graph):
 
 
 @given(graphs())
-def test_program_printed_computes_the_same(graph):
+def test_the_printed_program_computes_the_same(graph):
     names_in = {}
     exec(f"import numpy as np\nfrom autograd import *\n{graph!r}", names_in)
     last = names_in[f"v{len(graph.leaves) + len(graph.lines) - 1}"]

@@ -1,4 +1,4 @@
-"""Every primitive op: what must hold of any op, the same of torch, and what is special of each."""
+"""Every primitive op: the properties of all ops, the same op of torch, and special cases."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 def gather(x, index):
-    """Take from the flattened input: NumPy's indexing, torch's gradient."""
+    """Index the flattened input: NumPy finds the positions, torch computes the gradient."""
     positions = np.arange(x.numel()).reshape(x.shape)[index]
     return x.flatten()[torch.from_numpy(np.array(positions))]
 
 
 def of_torch(name):
-    """torch's function of this name, looked up when it is called: torch may be missing."""
+    """Return torch's function of this name, looked up at the call, because torch may be missing."""
     return lambda *args, **keywords: getattr(torch, name)(*args, **keywords)
 
 
 def over_axes(reduce):
     def reduced(x, axis, keepdims):
         if axis == () or not x.ndim:
-            return x  # where torch would reduce over all axes, or refuse
+            return x  # here torch would reduce over all axes, or raise an error
         dim = tuple(range(x.ndim)) if axis is None else axis
         return reduce(x, dim=dim, keepdim=keepdims)
 
@@ -72,7 +72,7 @@ each_op = pytest.mark.parametrize("name", TORCH)
 
 
 def differentiate(op, inputs, g=None):
-    """The value of an op, then its gradient for each input."""
+    """Return the value of an op, then the gradient of each input."""
     leaves = [Tensor(a, requires_grad=True) for a in inputs]
     out = op(*leaves)
     out.backward(cotangent(out.shape) if g is None else g)
@@ -99,7 +99,7 @@ def test_every_primitive_has_a_spec():
 
 
 @each_op
-def test_what_must_hold_of_every_op(name):
+def test_every_op_has_all_properties(name):
     check_op(OPS[name], max_examples=max(100, settings.default.max_examples))
 
 
@@ -130,7 +130,7 @@ def test_axes_without_entries_may_stay():
 
 # -- operators and methods -----------------------------------------------------------------------
 
-FORMS = {  # x and y are Tensors; a and b their arrays
+FORMS = {  # x and y are Tensors; a and b are their arrays
     "x + y": "add(x, y)",
     "x - y": "sub(x, y)",
     "x * y": "mul(x, y)",
@@ -171,7 +171,7 @@ def test_operators_and_methods_are_the_functions(form):
         out.backward(cotangent(out.shape))
         results.append((out.data, x.grad, y.grad))
     for one, other in zip(*results, strict=True):
-        assert np.array_equal(one, other)  # both None where not used
+        assert np.array_equal(one, other)  # both are None if the form has no y
 
 
 @pytest.mark.parametrize("name", "neg exp log tanh sqrt sum mean max transpose".split())
@@ -183,7 +183,7 @@ def test_functions_take_lists_and_plain_numbers(name):
         assert np.array_equal(out.data, f(Tensor(np.array(x, dtype=float))).data)
 
 
-# -- what ops are, in other words ----------------------------------------------------------------
+# -- the same result, computed in another way ----------------------------------------------------
 
 
 @given(broadcastable(2), SEEDS)
@@ -198,7 +198,7 @@ def test_unbroadcast_is_the_gradient_of_an_explicit_broadcast(pair, seed):
 
 
 def broadcast_first(op, a, b):
-    """Gradients as of operands broadcast beforehand, then summed over all that a number became."""
+    """Broadcast the operands first, then sum each gradient over all copies of a number."""
     value, da, db = differentiate(op, [np.array(x) for x in np.broadcast_arrays(a, b)])
     return [value, ops.unbroadcast(da, a.shape), ops.unbroadcast(db, b.shape)]
 
@@ -212,7 +212,7 @@ def test_gradient_of_a_broadcast_operand_is_the_sum_over_its_uses(op, pair):
 
 @given(matmul_arrays())
 def test_gradient_of_a_product_is_that_of_its_sum_of_products(pair):
-    """out_ij = sum_k a_ik b_kj, spelled as elementwise products, broadcast and summed."""
+    """out_ij = sum_k a_ik b_kj: broadcast, multiply entry by entry, and sum over k."""
 
     def spelled(a, b):
         rows = a.reshape(1, -1) if a.ndim == 1 else a
@@ -230,7 +230,7 @@ def checkered(shape):
 
 
 def assert_gathers(shape, index):
-    """x[index] and its gradient are a product with rows of the identity, one for each selected."""
+    """x[index] and its gradient are products with one-hot rows, one row per selected entry."""
     x = cotangent(shape, seed=1)
     rows = np.eye(x.size)[np.arange(x.size).reshape(shape)[index]]
     g = cotangent(rows.shape[:-1], seed=2)
@@ -306,7 +306,7 @@ REDUCED = shapes(min_side=1).flatmap(lambda shape: st.tuples(st.just(shape), axe
 @given(REDUCED, st.booleans())
 def test_gradient_of_sum_and_mean_is_the_cotangent_broadcast(drawn, keepdims):
     shape, axis = drawn
-    ones = np.ones(shape).sum(axis=axis, keepdims=True)  # how many are added into each
+    ones = np.ones(shape).sum(axis=axis, keepdims=True)  # the number of entries in each sum
     g = cotangent(ones.shape)
     of_result = g if keepdims else g.reshape(np.ones(shape).sum(axis=axis).shape)
     for op, weight in ((ops.sum, 1.0), (ops.mean, 1.0 / ones)):
@@ -337,7 +337,7 @@ def test_branch_not_chosen_does_no_harm(bad):
 
 @given(arrays((3, 4)), arrays((3, 4), st.sampled_from([0.0, 1.0])))
 def test_zero_cotangent_gives_zero_even_where_infinities_were_masked_out(scores, kept):
-    kept[:, 0] = 1.0  # a row that sees nothing has no softmax
+    kept[:, 0] = 1.0  # a row needs one score that is not masked out
 
     def masked_softmax(x):
         e = ops.exp(ops.where(kept > 0.0, x, -np.inf))

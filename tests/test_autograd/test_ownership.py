@@ -24,7 +24,7 @@ def test_writing_into_a_gradient_changes_no_other_array(f):
     out.backward(g)
     others = [a for a in (g, x.data, y.data, out.data, y.grad) if a is not None]
     values = copy.deepcopy(others)
-    x.grad[...] = np.nan  # which a broadcast view would not let happen
+    x.grad[...] = np.nan  # a broadcast view would refuse this
     assert all(np.array_equal(a, b) for a, b in zip(others, values, strict=True))
 
 
@@ -87,7 +87,7 @@ def test_a_gradient_that_cannot_be_written_to_is_copied():
 TRACED = """
 import sys
 def trace(frame, event, arg):
-    frame.f_locals  # which is kept, and holds what the function's variables hold
+    frame.f_locals  # Python keeps this dict, and so it keeps the function's variables alive
     return trace
 sys.{set}(trace)
 import autograd
@@ -112,7 +112,7 @@ def test_an_import_under_a_debugger_does_no_harm(set_tracer):
 
 
 def test_sums_of_gradients_change_none_that_others_hold():
-    """x is used three times; the first gradients it gets are kept, shared and a view."""
+    """The vjps keep three of the gradients of x: two arrays, and one that x gets as a view."""
     x, kept = leaf(2, 3), []
 
     def scaled(factor, give):

@@ -1,4 +1,4 @@
-"""Gradients of tables of which some rows were used: as arrays, and in sums with them."""
+"""Rows, the gradient of a table of which some rows were used: as an array, and in sums."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_gradients_by_rows_and_by_arrays_add_up(ids, seed):
     loss = (table * weights).sum()
     for i in ids:
         loss = loss + looked_up(table, i).sum()
-    for times in (1, 2):  # also to a gradient that is there already
+    for times in (1, 2):  # the second pass adds to the gradient of the first
         loss.backward(retain_graph=True)
         counts = np.bincount(ids, minlength=SHAPE[0])[:, None]
         np.testing.assert_allclose(table.grad, times * (weights + counts), rtol=1e-13)

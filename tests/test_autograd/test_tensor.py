@@ -1,4 +1,4 @@
-"""What a Tensor promises: dtypes, gradients, errors, memory, and how it is as an array."""
+"""The promises of a Tensor: dtypes, gradients, errors, memory, and its use as an array."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_complex_values_have_no_gradient():
             (leaf() * 1j).backward(*args)
 
 
-# -- which dtype an operation has ----------------------------------------------------------------
+# -- the dtype of a result -----------------------------------------------------------------------
 
 BINARY = [operator.add, operator.sub, operator.mul, operator.truediv]
 SCALARS = [2, 2.0, True, np.float64(2.0), np.float32(2.0), np.int64(2), np.array(2.0)]
@@ -150,7 +150,7 @@ def test_any_callable_may_be_a_vjp_and_has_a_name(vjp, name):
         record(x.data.astype(np.float32), (x,), vjp)
 
 
-# -- backward: what is accepted ------------------------------------------------------------------
+# -- backward: cotangents and gradients ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
@@ -189,8 +189,8 @@ def test_gradients_accumulate_until_set_to_none(seed, k):
         kept = None if before is None else before.copy()
         (x * x).backward(g)
         expected = expected + 2.0 * g * x.data
-        assert before is None or np.array_equal(before, kept)  # added, but not in place
-    # The same terms in the same order, though 2gx may be rounded in another: hence not bitwise.
+        assert before is None or np.array_equal(before, kept)  # the sum is a new array
+    # Both add the same terms in the same order, but they may round 2gx differently.
     np.testing.assert_allclose(x.grad, expected, rtol=1e-13, atol=1e-13)
     x.grad = None
     (x * 4.0).backward(cotangents[0])
@@ -206,10 +206,10 @@ def test_retained_graph_gives_twice_the_gradient():
     assert np.array_equal(x.grad, 2.0 * once)
 
 
-# -- backward: what is refused, and changes nothing ----------------------------------------------
+# -- backward: errors, and they change nothing ---------------------------------------------------
 
 
-FAULTS = {  # what a vjp returns; what is said
+FAULTS = {  # the wrong vjp, and a part of the error message
     "shape of the first": (lambda g: (g[0], g), r"shape \(3,\) .* parent 0.*shape \(2, 3\)"),
     "shape of the second": (lambda g: (g, g[:, :1]), r"shape \(2, 1\) .* parent 1"),
     "transposed": (lambda g: (g, g.T), r"shape \(3, 2\) .* parent 1"),
@@ -227,12 +227,12 @@ each_fault = pytest.mark.parametrize("fault", FAULTS)
 
 
 def faulty(fault, a, b):
-    """a + b, with one thing wrong in its vjp."""
+    """Return a + b, with one fault in its vjp."""
     return record(a.data + b.data, (a, b), FAULTS[fault][0])
 
 
 def three_leaves():
-    """Return leaves of shape (2, 3), of which one has a gradient already."""
+    """Return three leaves of shape (2, 3); the second has a gradient already."""
     x, y, z = (leaf(2, 3, seed=seed) for seed in (1, 2, 3))
     y.grad = normal(2, 3, seed=4)
     return x, y, z
@@ -356,7 +356,7 @@ def test_no_grad_changes_no_bit_and_records_nothing(dtype):
     with no_grad():
         out = model(x, y)
     assert recorded.requires_grad and recorded.parents
-    for unrecorded in (out, model(x.detach(), y.detach())):  # nor is anything of constants
+    for unrecorded in (out, model(x.detach(), y.detach())):  # nor are ops of constants recorded
         assert np.array_equal(unrecorded.data, recorded.data)
         assert not unrecorded.requires_grad and unrecorded.parents == ()
 
@@ -385,7 +385,7 @@ def test_enable_grad_records_inside_no_grad():
     assert recording()
 
 
-def test_no_grad_is_of_one_thread():
+def test_no_grad_applies_to_one_thread():
     seen = []
     inside, done = threading.Event(), threading.Event()
 
@@ -401,7 +401,7 @@ def test_no_grad_is_of_one_thread():
         thread.start()
         inside.wait(10.0)
         seen.append(recording())
-    seen.append(recording())  # here, though the thread is still inside its own no_grad
+    seen.append(recording())  # in this thread; the other one is still inside its no_grad
     done.set()
     thread.join()
     assert seen == [True, False, True, False]
@@ -421,7 +421,7 @@ def test_detach_shares_the_array_and_cuts_the_graph():
 
 @pytest.fixture
 def without_gc():
-    """What dies here, dies because nothing refers to it: not even itself, in a cycle."""
+    """Let reference counts alone free objects: an object in a reference cycle stays alive."""
     gc.collect()
     gc.disable()
     yield
@@ -514,7 +514,7 @@ ENDS = {
 
 @pytest.mark.parametrize("end", ENDS)
 def test_graph_of_50000_ops_runs_and_is_freed(end):
-    # In a process of its own: the stack overflow of a recursive destructor would end this one.
+    # Start a new process: the stack overflow of a recursive destructor would end this one.
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", f"{CHAIN}\n{ENDS[end]}\nprint('done')"],
         env={"PYTHONPATH": str(ROOT)},
@@ -628,4 +628,4 @@ def test_part_of_a_graph_cannot_be_copied(clone):
         with pytest.raises(TypeError, match=r"only leaves .* tensor.detach\(\)"):
             clone(node)
         if node.parents:
-            node.backward(np.ones(2))  # freed is no leaf either
+            node.backward(np.ones(2))  # a freed node is no leaf either

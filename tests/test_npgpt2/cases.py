@@ -1,4 +1,4 @@
-"""Random models and batches, one training pass, and two tolerances: all of it without torch."""
+"""Random models and batches, one training pass, and two comparisons. Nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 def random_config(seed, D=(3, 8), **changes):
     """Return a small config; D are the limits of the head size.
 
-    Two channels are left out: layer norm makes +-1 of them whatever they are, so that nearly all
-    of its gradient cancels and the digits that remain are few in any implementation.
+    No config has two channels: layer norm turns two channels into +-1, whatever their values.
+    Then nearly all of its gradient cancels, and any implementation has few correct digits left.
     """
     rng = np.random.default_rng(seed)
     n_head = int(rng.integers(1, 5))
@@ -30,9 +30,9 @@ def random_config(seed, D=(3, 8), **changes):
 
 
 def random_model(config, seed=0, dtype=np.float64):
-    """Return a model with every parameter random: also biases and gains, which start out flat.
+    """Return a model with random parameters, even the biases and gains, which start as constants.
 
-    The values are rounded to float32, so that models of both dtypes have exactly the same.
+    The values are rounded to float32, so models of both dtypes have exactly the same values.
     """
     model, rng = GPT2Model(config, rng=seed, dtype=dtype), np.random.default_rng(seed)
     for name, parameter in model.named_parameters():
@@ -42,12 +42,12 @@ def random_model(config, seed=0, dtype=np.float64):
 
 
 def random_batch(config, seed=0):
-    """Return ids and targets (B, T) of random B and T, about a fifth of the targets ignored."""
+    """Return ids and targets (B, T), for random B and T. About 1 in 5 targets is ignored."""
     rng = np.random.default_rng(seed)
     shape = int(rng.integers(1, 5)), int(rng.integers(config.n_positions // 2, config.n_positions))
     ids, targets = rng.integers(0, config.vocab_size, (2, *shape))
     targets[rng.random(shape) < 0.2] = -100
-    targets[0, 0] = 0  # one counts at least
+    targets[0, 0] = 0  # at least one target counts
     return ids, targets
 
 
@@ -62,10 +62,10 @@ def run(model, ids, targets):
 
 
 def assert_close(actual, desired, name=""):
-    """Same to 9 digits, in float64: rounding leaves 13 or more, a wrong formula never so many.
+    """Assert agreement to 9 digits, in float64: rounding leaves 13 or more, a wrong formula fewer.
 
-    Entries in which larger terms cancel (the gradient of the key bias is 0) have rounding errors
-    as large as those of the others, hence an absolute part relative to the largest entry.
+    If larger terms cancel in an entry (the gradient of the key bias is 0), its rounding error is
+    as large as in other entries. So the tolerance also allows a tiny part of the largest entry.
     """
     assert np.shape(actual) == np.shape(desired), name
     atol = 1e-12 * np.max(np.abs(desired), initial=0.0)
@@ -73,11 +73,11 @@ def assert_close(actual, desired, name=""):
 
 
 def assert_as_accurate(actual, other, reference, name=""):
-    """In float32, the error is at most twice that of another float32 implementation.
+    """Assert that the float32 error is at most twice the error of another implementation.
 
-    That needs no tolerance of its own. Errors are norms over the tensor, against float64. The
-    floor, two roundings of that tensor, is for the case that the other one was lucky, which
-    happens where entries are few: so stack several results where a tensor has only some.
+    So nobody has to choose a tolerance. An error is the norm of the difference from float64, over
+    the whole tensor. The other implementation may be lucky, above all if the tensor has few
+    entries. So the limit also allows two roundings of the tensor; stack results of small tensors.
     """
     assert actual.dtype == other.dtype == np.float32, name
     error, allowed = (np.linalg.norm((a - reference).ravel()) for a in (actual, other))

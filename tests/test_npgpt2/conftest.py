@@ -13,7 +13,7 @@ if has("tokenizers"):
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
 END = "<|endoftext|>"
-collect_ignore = [] if has("torch") else ["torch_gpt2.py"]  # the search for doctests imports all
+collect_ignore = [] if has("torch") else ["torch_gpt2.py"]  # or the doctest search imports it
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The cache: a text read in parts gives what it gives in one piece."""
+"""The cache: a text that is read in parts gives the same logits as the whole text."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_way_to_split_a_text_gives_the_logits_of_the_whole(seed, data):
 
 @pytest.mark.parametrize("cuts", [[], [1], [63, 64, 65], [100], [149]])
 def test_long_parts_are_read_as_long_texts_are(cuts):
-    """Attention goes through more rows than it works on at a time."""
+    """These texts have more rows than attention computes at a time."""
     model = random_model(GPT2Config(13, 150, 16, n_layer=1, n_head=2)).eval()
     ids = np.random.default_rng(0).integers(0, 13, (2, 150))
     cache = model.make_cache(2)
@@ -57,7 +57,7 @@ def test_long_parts_are_read_as_long_texts_are(cuts):
 )
 def test_rows_of_different_lengths_are_each_read_as_if_alone(model, lengths, T, seed):
     rng = np.random.default_rng(seed)
-    ids = rng.integers(0, 13, (len(lengths), max(lengths)))  # what lies beyond a length: any ids
+    ids = rng.integers(0, 13, (len(lengths), max(lengths)))  # ids beyond a length do not matter
     more = rng.integers(0, 13, (len(lengths), T))
     cache = model.make_cache(len(lengths))
     first = read(model, cache, ids)
@@ -133,7 +133,7 @@ def test_lengths_are_at_most_what_has_been_read(model, lengths, error, message):
     assert cache.lengths.tolist() == [3, 3]
 
 
-def test_lengths_of_the_caller_are_neither_kept_nor_overflow(model):
+def test_lengths_of_the_caller_are_not_kept_and_do_not_overflow(model):
     large = random_model(GPT2Config(13, 300, 16, n_layer=1, n_head=2)).eval()
     cache, lengths = large.make_cache(1), np.array([250], dtype=np.uint8)
     read(large, cache, np.ones((1, 260), dtype=int))

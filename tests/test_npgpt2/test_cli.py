@@ -1,4 +1,4 @@
-"""The command line as a user meets it: output, errors in one line, exit statuses."""
+"""The command line as a user sees it: output, errors in one line, exit statuses."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(tmp_path, text, capsys):
 
 
 def error_of(capsys, argv):
-    """The one line that a failing command prints."""
+    """Return the one line that a failing command prints."""
     try:
         status = main(argv)
     except SystemExit as exit:
@@ -289,7 +289,7 @@ def test_ctrl_c_ends_a_sample_without_a_traceback(run):
 
 
 def shell(script, **environment):
-    """Run a script in which npgpt2 is the command line, its output buffered as usual."""
+    """Run a script. In it, `npgpt2` runs the command line; its output is buffered as usual."""
     script = f'npgpt2() {{ {sys.executable} -W error -m npgpt2 "$@"; }}\n{script}'
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return subprocess.run(
@@ -305,7 +305,7 @@ def shell(script, **environment):
         "npgpt2 params gpt2-small | true",
     ],
 )
-def test_a_reader_that_goes_away_is_no_error_to_speak_of(run, script):
+def test_a_reader_that_goes_away_causes_no_message(run, script):
     done = shell(script.format(run=run))
     assert done.stderr == b"" and len(done.stdout) in (0, 10)
 
@@ -317,7 +317,7 @@ def test_output_that_cannot_be_written_is_one_line():
     assert done.stderr == b"npgpt2: error: [Errno 28] No space left on device\n"
 
 
-def test_closed_streams_are_done_without(tmp_path, text):
+def test_training_needs_neither_stdout_nor_stderr(tmp_path, text):
     flags = " ".join(TINY)
     done = shell(
         f"npgpt2 train --text {text} --out {tmp_path}/one --steps 3 {flags} 2>&-; "

@@ -1,4 +1,4 @@
-"""GPT2Config and TrainingConfig take what makes sense and refuse the rest."""
+"""GPT2Config and TrainingConfig take valid values and refuse all others."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Every fused op equals its composed twin, torch's own and its numeric derivative; its properties.
+"""Every fused op equals its composed twin, torch's op and its numeric derivative.
 
-Inputs are random, also in size, and so is the cotangent: with a constant one, softmax has a
-gradient of 0, and a vjp that forgets its cotangent passes.
+The inputs have random values and sizes. The cotangent is random too: with a constant cotangent,
+the gradient of softmax is 0, and a vjp that forgets its cotangent passes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DTYPES = st.sampled_from([np.float32, np.float64])
 
 
 def torch_attention(H, seed, p):
-    """Attention spelled out, with the mask that a generator of this seed gives."""
+    """Return attention in torch, with the dropout mask that a generator of this seed gives."""
 
     def attention(qkv):
         q, k, v = (a.unflatten(-1, (H, -1)).transpose(1, 2) for a in qkv.chunk(3, dim=-1))
@@ -58,21 +58,22 @@ def torch_dropout(seed, p):
 
 
 class Draws:
-    """Sizes, token ids and normal numbers from a seed. The letters are those of functional.py."""
+    """Random sizes, token ids and normal numbers, with the letters of functional.py."""
 
     def __init__(self, seed, largest, smallest=1):
         self.seed, self.rng = seed, np.random.default_rng(seed)
         sizes = self.rng.integers(smallest, largest + 1, 5)
         self.B, self.T, self.H, self.D, self.V = (int(n) for n in sizes)
         self.C = self.H * self.D
-        # Wider by 2: one channel normalises to 0, two to +-1. Gradients would be rounding errors.
+        # At least 3 channels: layer norm turns one channel into 0 and two into +-1, so their
+        # gradients would be rounding errors.
         self.W = self.C + 2
         self.ids, self.targets = self.rng.integers(0, self.V, (2, self.B, self.T))
         self.some = np.where(self.rng.random((self.B, self.T)) < 0.4, -100, self.targets)
-        self.some[0, 0] = 0  # one counts at least
+        self.some[0, 0] = 0  # at least one target counts
 
     def normal(self, *shape):
-        """Return float64 numbers that float32 holds exactly, so that both compute from the same."""
+        """Return float64 numbers that float32 holds exactly, so both dtypes get the same."""
         return self.rng.standard_normal(shape, dtype=np.float32).astype(np.float64)
 
     def same_draws(self):
@@ -155,8 +156,8 @@ def attention_cases(d):
 
 def cross_entropy_cases(d):
     logits = 2.0 * d.normal(d.B, d.T, d.V)
-    # A quarter, so that no prediction is nearly certain. There p - 1 cancels, and the error of a
-    # gradient is as large as rounding in p, whatever the size of the gradient.
+    # A quarter, so that no prediction is nearly certain. If p is nearly 1, then p - 1 cancels, and
+    # the error of a gradient is as large as the rounding of p, however small the gradient is.
     x, w = d.normal(d.B, d.T, d.W), 0.25 * d.normal(d.V, d.W)
     cases = {}
     for labels, more in ((d.targets, ""), (d.some, " with ignored targets")):
@@ -182,7 +183,7 @@ def torch_loss(labels):
 
 
 def make_cases(seed, largest, smallest=1):
-    """For each op: it (of a module and Tensors), the same of torch, and float64 inputs."""
+    """Return for each op: a function of a module and Tensors, torch's op, and float64 inputs."""
     d = Draws(seed, largest, smallest)
     families = (
         linear_cases, layer_norm_cases, elementwise_cases, attention_cases, cross_entropy_cases,
@@ -200,7 +201,7 @@ def cotangent(shape):
 
 
 def differentiate(op, module, inputs, dtype=np.float64):
-    """The value of an op, then its gradient for each input."""
+    """Return the value of an op, then the gradient of each input."""
     leaves = [Tensor(a.astype(dtype), requires_grad=True) for a in inputs]
     out = op(module, *leaves)
     out.backward(cotangent(out.shape))
@@ -281,7 +282,7 @@ def test_without_a_graph_the_loss_of_many_logits_is_computed_in_parts(seed, at_a
 
 
 @pytest.mark.parametrize("name", FUSED)
-def test_what_must_hold_of_every_op(name):
+def test_every_op_has_all_properties(name):
     check_op(FUSED[name], max_examples=max(100, settings.default.max_examples))
 
 
@@ -298,11 +299,11 @@ def test_softmax_rows_are_distributions_whatever_is_added(seed, dtype, shift):
     assert p.dtype == dtype and (p.data >= 0.0).all()
     rounding = V * np.finfo(dtype).eps  # an ulp for each term of a sum
     np.testing.assert_allclose(p.data.sum(axis=-1), 1.0, rtol=rounding)
-    # Eighths below 2**11 are representable, in float32 too, so that this is a shift indeed.
+    # Even float32 holds eighths below 2**11 exactly, so the shift is exact.
     assert np.array_equal(F.softmax(Tensor(z + dtype(shift))).data, p.data)
     g = rng.standard_normal(p.shape)
     p.backward(g)
-    # A sum of p * (g - sum(g * p)): each of its two sums is off by its roundings.
+    # This is the sum of p * (g - sum(g * p)). Both sums have rounding errors.
     atol = 2.0 * rounding * np.abs(g).max()
     np.testing.assert_allclose(x.grad.sum(axis=-1), 0.0, atol=atol)
 
@@ -312,21 +313,21 @@ def test_masked_entries_have_softmax_0_and_gradient_0_and_do_not_count(seed, dty
     rng = np.random.default_rng(seed)
     z, g = (a.astype(dtype) for a in rng.standard_normal((2, int(rng.integers(1, 9)))))
     visible = rng.random(z.shape) < 0.5
-    visible[rng.integers(len(z))] = True  # of a row masked everywhere, softmax is 0/0
+    visible[rng.integers(len(z))] = True  # a row without a visible entry is 0/0
     x, y = (Tensor(a, requires_grad=True) for a in (np.where(visible, z, -np.inf), z[visible]))
     masked, alone = F.softmax(x), F.softmax(y)
     masked.backward(g)
     alone.backward(g[visible])
     for whole, part in ((masked.data, alone.data), (x.grad, y.grad)):
         assert not whole[~visible].any()  # exactly 0
-        # Sums over more terms are added in another order: an ulp for each of the 8.
+        # The longer sum adds its terms in another order: allow an ulp for each of the 8.
         atol = 8 * np.finfo(dtype).eps * np.abs(g).max(initial=1.0)
         np.testing.assert_allclose(whole[visible], part, rtol=0.0, atol=atol)
 
 
 @given(SEEDS, st.floats(0.01, 100.0))
 def test_log_sum_exp_is_the_maximum_and_at_most_ln_n_more_and_has_the_gradient_softmax(seed, size):
-    """Cross entropy of one row is its log-sum-exp less the target's logit: so lse = loss + z_t."""
+    """The cross entropy of a row is its log-sum-exp minus the target's logit: lse = loss + z_t."""
     rng = np.random.default_rng(seed)
     n = int(rng.integers(1, 9))
     x, target = Tensor(size * rng.standard_normal(n), requires_grad=True), rng.integers(n)
@@ -358,7 +359,7 @@ def test_softmax_takes_rows_of_very_different_sizes(module):
     assert_close(module.softmax(Tensor(z)).data, [[0.75, 0.25]] * 3)
 
 
-LARGE = extremes(np.float32, finite=True).filter(lambda x: abs(x) < 1e38)  # a difference is finite
+LARGE = extremes(np.float32, finite=True).filter(lambda x: abs(x) < 1e38)  # differences are finite
 
 
 @given(arrays((2, 3), LARGE, np.float32))
@@ -470,7 +471,7 @@ def test_layer_norm_normalises_and_ignores_shift_and_scale(seed, shift, scale):
         return F.layer_norm(Tensor(x), Tensor(ones), Tensor(zeros), eps).data
 
     out = normalise(x, 1e-5)
-    np.testing.assert_allclose(out.mean(axis=-1), 0.0, atol=1e-14)  # some ulp of values near 1
+    np.testing.assert_allclose(out.mean(axis=-1), 0.0, atol=1e-14)  # a few ulps of values near 1
     assert_close(out.var(axis=-1), x.var(axis=-1) / (x.var(axis=-1) + 1e-5))
     assert_close(normalise(x + shift, 1e-5), out)
     assert_close(normalise(scale * x, 0.0), normalise(x, 0.0))
@@ -480,9 +481,9 @@ def test_layer_norm_normalises_and_ignores_shift_and_scale(seed, shift, scale):
 def test_a_loss_that_does_not_depend_on_the_size_of_a_weight_has_no_gradient_along_it(
     seed,
 ):
-    """Without eps, layer norm makes the same of a * W x for every a > 0: so <W, dL/dW> = 0.
+    """Without eps, layer norm gives the same result for a * W x, for every a > 0: <W, dL/dW> = 0.
 
-    This is Euler's theorem for functions of degree 0, whatever is done with the result.
+    This is Euler's theorem for homogeneous functions of degree 0. It is true for every loss.
     """
     rng = np.random.default_rng(seed)
     N, n_in, C = (int(n) for n in rng.integers((1, 1, 3), 9))
@@ -608,7 +609,7 @@ def test_attention_weights_above_the_diagonal_are_exactly_0(p, seed):
     rng = np.random.default_rng(seed)
     T = int(rng.integers(1, 8))
     q, k = 3.0 * rng.standard_normal((2, 1, T, T))
-    qkv = join_heads(q, k, np.eye(T)[None])  # v = 1, so that the output is the weights
+    qkv = join_heads(q, k, np.eye(T)[None])  # v is the identity, so the output is the weights
     out = F.causal_attention(qkv, 1, p, rng)
     assert np.array_equal(out.data, np.tril(out.data))
     if p == 0.0:
@@ -660,7 +661,7 @@ def test_dropout_of_probability_0_is_the_identity_and_draws_nothing(module):
     assert rng.bit_generator.state == before
 
 
-# -- what is given to an op ----------------------------------------------------------------------
+# -- arguments of an op --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("module", [F, composed])

@@ -1,4 +1,4 @@
-"""What `import npgpt2` loads, and what it says when the wrong autograd is in its place."""
+"""The modules that `import npgpt2` loads, and the error if it finds another `autograd`."""
 
 from __future__ import annotations
 

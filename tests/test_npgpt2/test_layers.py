@@ -1,4 +1,4 @@
-"""The layers equal torch's of the same name; how they start; dropout's modes."""
+"""The layers equal torch's layers of the same name. Initial values and dropout are tested too."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def randomise(layer, rng):
 
 
 def assert_same_as_torch(layer, oracle, x, seed):
-    """Equal output and gradients, of the input too if it has one, for a random cotangent."""
+    """Assert that the outputs and all gradients are equal, for a random cotangent."""
     rng = np.random.default_rng(seed)
     randomise(layer, rng)
     state = {name: torch.from_numpy(a) for name, a in layer.state_dict().items()}
@@ -53,7 +53,7 @@ def assert_same_as_torch(layer, oracle, x, seed):
 
 
 def random_sizes(seed, *lowest):
-    """Leading axes, 0 to 3 of them, and a size for each lower limit."""
+    """Return the sizes of 0 to 3 leading axes, and a size for each lower limit."""
     rng = np.random.default_rng(seed)
     leading = tuple(int(n) for n in rng.integers(1, 5, rng.integers(0, 4)))
     return leading, [int(n) for n in rng.integers(lowest, 8)]
@@ -83,7 +83,7 @@ def test_embedding_equals_torch(seed):
 @needs("torch")
 @given(SEEDS, st.sampled_from([1e-5, 1e-3, 0.5]))
 def test_layer_norm_equals_torch(seed, eps):
-    # At least 3 channels: of fewer, layer norm makes constants, and gradients are rounding errors.
+    # At least 3 channels: with fewer, the output is constant, and gradients are rounding errors.
     leading, (C,) = random_sizes(seed, 3)
     x = np.random.default_rng(seed + 1).standard_normal((*leading, C))
     layer = LayerNorm(C, eps, dtype=np.float64)
@@ -117,7 +117,7 @@ def test_dropout_zeroes_a_share_p_of_the_entries(p):
     assert abs(zeros / n - p) < 5.0 * math.sqrt(p * (1.0 - p) / n)  # 5 sigma
 
 
-# -- how they start ------------------------------------------------------------------------------
+# -- initial values ------------------------------------------------------------------------------
 
 Maker = Callable[..., Any]
 WEIGHTED = [

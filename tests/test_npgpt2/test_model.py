@@ -1,4 +1,4 @@
-"""GPT-2 as a whole: against torch, against numeric derivatives, and what must hold of any GPT-2."""
+"""GPT-2 as a whole: it agrees with torch and numeric derivatives, and has GPT-2's properties."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ DTYPES = st.sampled_from([np.float32, np.float64])
 
 
 def make_case(seed, dtype=np.float64):
-    """A model with every parameter random, ids and targets; all their sizes are random too.
+    """Return a model with random parameters, ids and targets, all of random sizes.
 
-    Now and then there is one token in a row, and now and then there are n_positions of them.
+    Some seeds give rows of one token, and some give rows of n_positions tokens.
     """
     config = random_config(seed)
     ids, targets = random_batch(config, seed)
@@ -74,7 +74,7 @@ def loss_of(model, ids=IDS, targets=TARGETS):
 
 
 def gradients(model, *batch):
-    """The loss under "loss", and every parameter's gradient by name."""
+    """Return the loss under "loss", and every parameter's gradient by name."""
     model.zero_grad()
     loss = loss_of(model, *batch)
     loss.backward()
@@ -82,7 +82,7 @@ def gradients(model, *batch):
 
 
 class Plus(Module):
-    """Stands in for `model.drop` and adds x: its gradient is that of the embeddings."""
+    """Replaces `model.drop` and adds x, so x gets the gradient of the embeddings."""
 
     def __init__(self, x):
         self.x = x
@@ -92,7 +92,7 @@ class Plus(Module):
 
 
 def embedding_gradient(model, ids, targets):
-    """Gradient of the loss for what the blocks read, (B, T, C)."""
+    """Return the gradient of the loss for the input of the first block, (B, T, C)."""
     x = Tensor(np.zeros((*ids.shape, model.config.n_embd), model.wte.weight.dtype), True)
     drop, model.drop = model.drop, Plus(x)
     loss_of(model, ids, targets).backward()
@@ -101,9 +101,9 @@ def embedding_gradient(model, ids, targets):
 
 
 def without_key_bias(results):
-    """The same, but the key's third of attention biases 0: it is 0, and what is there is rounding.
+    """Return the results with the gradients of the key biases set to 0: they are rounding errors.
 
-    The first axes of an array may count runs.
+    Arrays may have an axis in front that counts runs.
     """
     results = {name: np.array(a) for name, a in results.items()}
     for name, a in results.items():
@@ -170,13 +170,13 @@ def test_a_step_against_the_gradient_lowers_the_loss_by_its_squared_norm(seed):
     loss = float(at_start.pop("loss"))
     norm = math.sqrt(sum(float(np.vdot(g, g)) for g in at_start.values()))
     start, errors = model.state_dict(), []
-    for length in (1e-5, 1e-6):  # of the step, eta * norm
+    for length in (1e-5, 1e-6):  # the length of the step, eta * norm
         eta = length / norm
         model.load_state_dict({name: start[name] - eta * g for name, g in at_start.items()})
         errors.append((loss - loss_of(model, *batch).item()) / (eta * norm**2) - 1.0)
-    # Rounding: an ulp of a loss of 5 is 1e-15, which is 1e-9 of a decrease of 1e-6 * norm. The rest
-    # is eta times half the curvature, a tenth of it for a tenth of the step, so that it cancels in
-    # ten times the second less the first.
+    # An ulp of a loss of 5 is 1e-15: this rounding error is 1e-9 of a decrease of 1e-6 * norm. The
+    # rest of an error is eta times half the curvature. A tenth of the step makes a tenth of it, so
+    # it cancels in 10 * errors[1] - errors[0].
     assert abs(errors[1]) <= 0.11 * abs(errors[0]) + 1e-7
     assert abs(10.0 * errors[1] - errors[0]) / 9.0 < 1e-6
 
@@ -197,10 +197,11 @@ def test_every_value_and_gradient_has_the_dtype_of_the_model(dtype):
     assert {leaf.grad.dtype for leaf in leaves} == {np.dtype(dtype)}
 
 
-# GPT-2's own initial weights, and heads of 8 channels or more: what makes a gradient inaccurate in
-# any implementation is then as good as absent, and c has no need to depend on the config. Large
-# weights sharpen softmax, and a layer norm of few channels cancels nearly all of its gradient.
-# Of 1,400 such models (with up to 12 layers and 256 channels) the worst tensor had 21 roundings.
+# Two things make gradients inaccurate in any implementation: large weights sharpen softmax, and a
+# layer norm of few channels cancels nearly all of its gradient. The models here have neither: they
+# have GPT-2's initial weights, and heads of 8 channels or more. So one limit is enough for every
+# config. Among 1,400 such models (with up to 12 layers and 256 channels), the worst tensor was off
+# by 21 roundings.
 C_ROUNDINGS = 64
 
 
@@ -278,7 +279,7 @@ def test_loss_is_the_cross_entropy_of_the_logits(seed):
 
 
 def see_everything(n):
-    """Stands in for what the causal mask hides."""
+    """Replace the causal mask: nothing is hidden."""
     return np.zeros((n, n), dtype=bool)
 
 
@@ -300,7 +301,7 @@ def test_with_positions_or_mask_the_order_of_tokens_matters(seed, kept):
     model, ids, _ = make_case(seed)
     T = ids.shape[1]
     assume(T > 1)
-    ids = np.arange(T)[None]  # all different: to exchange equal tokens would change nothing
+    ids = np.arange(T)[None]  # all different, because a swap of equal tokens changes nothing
     with pytest.MonkeyPatch.context() as patch:
         if kept == "mask":
             model.wpe.weight.data[...] = 0.0
@@ -320,7 +321,7 @@ def test_a_row_of_a_batch_does_not_know_of_the_others(seed, dtype, data):
     others = np.arange(len(ids)) != b
     changed, wanted = ids.copy(), targets.copy()
     changed[others] = (changed[others] + 1) % V
-    # As many targets are counted as before: they share in the mean.
+    # The number of counted targets stays the same, because the loss is their mean.
     wanted[others] = np.where(targets[others] == -100, -100, (targets[others] + 1) % V)
     assert np.array_equal(model(changed).data[b], model(ids).data[b])
     one, two = embedding_gradient(model, ids, targets), embedding_gradient(model, changed, wanted)
@@ -350,7 +351,7 @@ def test_micro_batches_weighted_by_their_tokens_add_up_to_the_batch(seed, data):
     model.zero_grad()
     mean = 0.0
     for rows in np.split(np.array(order), sorted(ends)):
-        if share := counted[rows].sum() / counted.sum():  # a batch of none counted has no loss
+        if share := counted[rows].sum() / counted.sum():  # without a target there is no loss
             loss = share * loss_of(model, ids[rows], targets[rows])
             loss.backward()  # adds to the gradients
             mean += loss.item()
@@ -459,7 +460,7 @@ def test_the_tied_weight_is_counted_and_stepped_once():
     assert_tied(model)
 
 
-# -- what does not matter ------------------------------------------------------------------------
+# -- changes that do not matter ------------------------------------------------------------------
 
 
 @given(SEEDS)
@@ -468,8 +469,8 @@ def test_a_shift_of_the_key_bias_changes_nothing_and_has_no_gradient(seed):
     rng, logits, ours = np.random.default_rng(seed), model(batch[0]).data, gradients(model, *batch)
     for i, block in enumerate(model.h):
         _, of_keys, of_values = np.split(ours[f"h.{i}.attn.c_attn.bias"], 3)
-        # It adds q.b to all scores of a row, and softmax does not see that. What is left are the
-        # roundings of the B * T * T terms that cancel.
+        # The bias b adds q.b to all scores of a row, and softmax does not change. So the terms of
+        # the gradient, B * T * T of them, cancel, except for their rounding errors.
         assert np.abs(of_keys).max() <= 1e-13 * np.abs(of_values).max()
         bias = np.split(block.attn.c_attn.bias.data, 3)[1]
         bias += rng.standard_normal(bias.shape)
@@ -481,7 +482,7 @@ def test_a_constant_added_to_the_residual_stream_changes_nothing(seed, c):
     model, *batch = make_case(seed)
     logits, gradient = model(batch[0]).data, gradients(model, *batch)["wpe.weight"]
     np.testing.assert_allclose(gradient.sum(axis=-1), 0.0, atol=1e-13 * np.abs(gradient).max())
-    model.wpe.weight.data += c  # no layer norm sees it, and nothing else reads the stream
+    model.wpe.weight.data += c  # only layer norms read the stream, and they remove c
     assert_close(model(batch[0]).data, logits)
 
 
@@ -499,7 +500,7 @@ def test_the_order_of_heads_does_not_matter(seed, data):
     H, C, logits = model.config.n_head, model.config.n_embd, model(ids).data
     for block in model.h:
         order = data.draw(st.permutations(range(H)))
-        channels = np.arange(C).reshape(H, -1)[order].reshape(-1)  # of heads in another order
+        channels = np.arange(C).reshape(H, -1)[order].reshape(-1)  # with the heads reordered
         c_attn, c_proj = block.attn.c_attn, block.attn.c_proj
         thirds = np.concatenate([channels, C + channels, 2 * C + channels])
         c_attn.weight.data[...] = c_attn.weight.data[thirds]
@@ -545,7 +546,7 @@ def test_weights_start_as_in_the_paper(dtype):
         else:
             std = 0.02 / math.sqrt(2 * 3) if name.endswith("c_proj.weight") else 0.02
             n = parameter.size
-            # The mean of n draws has a deviation of std/sqrt(n), their std one of std/sqrt(2n).
+            # Standard errors of n draws: std/sqrt(n) for the mean, std/sqrt(2n) for the std.
             assert abs(parameter.data.mean()) < 5.0 * std / math.sqrt(n), name
             assert abs(parameter.data.std() / std - 1.0) < 5.0 / math.sqrt(2 * n), name
 
@@ -660,7 +661,7 @@ def test_with_dropout_the_gradient_is_that_of_the_masks_drawn():
 
 
 def on_threads(work):
-    """The results of all, each on a thread of its own, begun at once and switched often."""
+    """Call each in its own thread, all at the same time, with many switches; return the results."""
     barrier, results = threading.Barrier(len(work)), [None] * len(work)
 
     def call(i):
@@ -687,7 +688,7 @@ def on_threads(work):
 
 
 def training_passes(seed, pdrop):
-    """Make a model and run it forward and backward some times, dropout in training mode."""
+    """Return a function that makes a model and runs it forward and backward, with dropout."""
 
     def passes():
         model = random_model(replace(CONFIG, **dict.fromkeys(PLACES, pdrop)), seed, np.float32)
@@ -708,7 +709,7 @@ def assert_same_bits(actual, expected):
 def test_models_on_threads_of_their_own_compute_the_same_bits_as_alone(n, pdrop):
     work = [training_passes(seed, pdrop) for seed in range(n)]
     alone = [passes() for passes in work]
-    if pdrop:  # every pass has masks of its own, so that a draw by another thread would be seen
+    if pdrop:  # each pass draws new masks, so a draw by another thread would show
         assert len({float(results["loss"]) for results in alone[0]}) == 4
     for _ in range(3):
         for results, expected in zip(on_threads(work), alone, strict=True):
@@ -762,7 +763,7 @@ def test_no_tensor_outlives_its_loss_without_the_cyclic_collector():
         assert live_tensors() == before
         loss = loss_of(model)
         loss.backward()
-        assert live_tensors() == before + 1  # the loss itself, its graph is gone
+        assert live_tensors() == before + 1  # the loss itself; its graph is gone
         logits = model(IDS)
         del loss, logits
         assert live_tensors() == before
@@ -789,7 +790,7 @@ def test_memory_is_flat_over_training_steps():
 
 
 def peak_memory(call):
-    call()  # what is allocated once and for all
+    call()  # the first call allocates arrays that stay
     tracemalloc.start()
     try:
         call()
@@ -804,7 +805,7 @@ def test_without_a_graph_memory_does_not_grow_with_depth():
         model = GPT2Model(replace(CONFIG, n_embd=48, n_layer=n_layer))
         with model.evaluating():
             peaks.append(peak_memory(lambda model=model: model(IDS)))
-    assert peaks[1] < peaks[0] + 4_000  # bytes; a layer computes 60,000
+    assert peaks[1] < peaks[0] + 4_000  # bytes; the arrays of a layer have 60,000
 
 
 def test_the_loss_keeps_one_array_of_the_size_of_the_logits_and_none_without_a_graph():
@@ -924,9 +925,9 @@ def test_a_row_of_too_many_tokens_is_refused_with_their_number_and_the_limit(see
 
 @given(SEEDS, DTYPES, st.data())
 def test_one_weight_that_is_nan_goes_through_to_the_loss_and_is_refused_beyond(seed, dtype, data):
-    """The forward pass does not look for NaN, which would take a pass over all the weights.
+    """The forward pass does not search for NaN, because it would have to read all weights again.
 
-    Nor does it hide any: those who act upon its results, clipping and sampling, do refuse them.
+    It does not hide NaN either: clipping and sampling, which use its results, raise an error.
     """
     model, ids, targets = make_case(seed, dtype)
     name, parameter = data.draw(st.sampled_from(list(model.named_parameters())))

@@ -1,4 +1,4 @@
-"""Module: what it finds on its attributes, and that a tied parameter stays one parameter."""
+"""Module finds its parameters by walking attributes, and a tied parameter stays one parameter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from npgpt2 import Dropout, LayerNorm, Linear, Module, Parameter
 
 
 class Scale(Module):
-    """x * gain: the smallest module with a parameter of its own."""
+    """x * gain, with dropout: a small module with one parameter."""
 
     def __init__(self):
         self.gain = Parameter(np.array([1.0, -2.0, 0.5], np.float32))
@@ -55,7 +55,7 @@ X = np.array([[1.0, -1.0], [0.5, 2.0]], np.float32)
 
 
 def give_gradients(module):
-    """A gradient for every parameter but the last."""
+    """Give a gradient to every parameter but the last."""
     for parameter in list(module.parameters())[:-1]:
         parameter.grad = np.full_like(parameter.data, 2.0)
 
@@ -206,7 +206,7 @@ def test_astype_converts_values_and_gradients_in_place_and_keeps_ties(dtype):
         assert parameter.grad.dtype == dtype and (parameter.grad == 2.0).all()
     assert parameters[-1].grad is None
     arrays = [(p.data, p.grad) for p in parameters]
-    tree.astype(dtype)  # of which they are already: nothing is copied
+    tree.astype(dtype)  # they have this dtype already, so nothing is copied
     assert all(p.data is a and p.grad is g for p, (a, g) in zip(parameters, arrays, strict=True))
 
 
@@ -330,7 +330,7 @@ MISFITS = {
 
 
 def refusal(tree, state):
-    """The message with which the state is refused; and the tree is unchanged."""
+    """Return the error message for this state, and assert that the tree is unchanged."""
     before, messages = tree.state_dict(), set()
     for assign in (False, True):
         with pytest.raises(ValueError, match="state does not fit this Tree") as error:
@@ -351,7 +351,7 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(problem):
 
 def test_all_problems_are_in_one_error():
     tree, state = Tree(), random_state()
-    together = [p for p in MISFITS if "again.bias" not in p]  # first.bias already has another
+    together = [p for p in MISFITS if "again.bias" not in p]  # first.bias has another problem
     for problem in together:
         MISFITS[problem](state)
     message = refusal(tree, state)

@@ -1,4 +1,4 @@
-"""Optimizers, clipping and schedule follow their formulas, and torch's step for step."""
+"""Optimizers, clipping and schedule follow their formulas, and equal torch's step by step."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def set_gradients(parameters, seed, size=1.0):
 
 
 def decayed_apart(parameters, weight_decay):
-    """Torch's way to say that only matrices decay."""
+    """Return torch's parameter groups in which only matrices decay."""
     groups = {True: [], False: []}
     for parameter in parameters:
         groups[parameter.ndim >= 2].append(parameter)
@@ -120,10 +120,10 @@ def test_ten_steps_of_gpt2_with_clipping_and_schedule_follow_torch(seed):
             group["lr"] = lr
         optimizer.step()
         torch_optimizer.step()
-    assert clipped >= 5  # the clipping has been at work
+    assert clipped >= 5  # clipping was active
     weights = model.state_dict()
     for name, parameter in oracle.named_parameters():
-        # Ten steps carry the rounding of ten gradients, hence 1e-8, also of the largest entry.
+        # The rounding errors of ten gradients add up: allow 1e-8 of an entry and of the largest.
         expected = parameter.detach().numpy()
         atol = 1e-8 * np.abs(expected).max()
         np.testing.assert_allclose(weights[name], expected, rtol=1e-8, atol=atol, err_msg=name)
@@ -155,7 +155,7 @@ def test_adamw_only_shrinks_matrices_where_the_gradient_is_0(lr, weight_decay, s
 
 @given(seed=SEEDS, lr=st.floats(1e-3, 0.5), weight_decay=st.floats(0.0, 1.0))
 def test_weight_decay_enters_the_weights_and_no_moment(seed, lr, weight_decay):
-    """A step with decay is the one without it, begun at matrices that have shrunk."""
+    """A step with decay first shrinks the matrices; then it equals a step without decay."""
     plain, decayed = make_parameters(seed % 1000), make_parameters(seed % 1000)
     without = AdamW(plain, lr=lr, weight_decay=0.0)
     optimizer = AdamW(decayed, lr=lr, weight_decay=weight_decay)
@@ -196,7 +196,7 @@ def test_a_parameter_given_twice_is_stepped_once(name):
 def test_small_and_large_parameters_of_any_kind_follow_the_formula(
     betas=(0.9, 0.99), lr=0.1, decay=0.3
 ):
-    """Packed, alone, in blocks, of two dtypes, not contiguous, at times without a gradient."""
+    """Parameters in packs, alone and in blocks, of two dtypes, not contiguous, or without grad."""
     rng, shapes = np.random.default_rng(0), [(3, 4), (5,), (300, 250), (BLOCK + 7,), (), (2, 2, 2)]
     arrays = [rng.standard_normal(shape) for shape in shapes]
     arrays += [rng.standard_normal((4, 3)).T, rng.standard_normal((7, 2))[:, 0]]
@@ -235,7 +235,7 @@ def with_shapes(*shapes):
 
 
 def test_gradients_and_parameters_of_other_shapes_are_refused():
-    """Also where the sizes, or their sum, would fit."""
+    """They are refused even if their sizes, or the sum of the sizes, would fit."""
 
     def transpose(parameters):
         parameters[0].grad = np.ones((3, 2))
@@ -375,7 +375,7 @@ def test_adamw_with_threads_has_the_same_bits(monkeypatch):
         assert np.array_equal(one, two)
 
 
-def test_small_models_need_no_threads_and_packs_are_of_a_block_at_most(
+def test_small_models_need_no_threads_and_a_pack_has_at_most_a_block(
     monkeypatch,
 ):
     used = []
@@ -474,7 +474,7 @@ def test_the_schedule_rises_linearly_then_falls_as_half_a_cosine(warmup, decay, 
     assert_close(lr[warmup], max_lr)
     assert lr[total:] == [min_lr] * 3
     options = {"max_lr": max_lr, "min_lr": min_lr, "warmup_steps": warmup, "total_steps": warmup}
-    assert cosine_schedule(warmup, **options) == min_lr  # all of it warm-up
+    assert cosine_schedule(warmup, **options) == min_lr  # every step is warm-up
     falling = np.array(lr[warmup : total + 1])
     assert (np.diff(falling) <= 1e-15).all()
     assert_close(falling + falling[::-1], np.full(decay + 1, max_lr + min_lr))  # point symmetry
@@ -517,7 +517,7 @@ def test_nonsense_is_refused(call, error, message):
 
 
 def test_training_lowers_the_loss_of_a_batch():
-    """A pulse check of all parts together; exactness is stated above."""
+    """A short check of all parts together; the tests above check exact values."""
     config = GPT2Config(vocab_size=11, n_positions=8, n_embd=16, n_layer=1, n_head=2)
     model = cases.random_model(config, dtype=np.float32)
     optimizer = AdamW(model.parameters(), lr=1e-2)

@@ -44,7 +44,7 @@ def test_a_terminal_is_refreshed_a_few_times_a_second_and_milestones_always_show
     for step in range(1, 100):
         progress.update(step, "x")
     assert stream.getvalue().count("\r") <= 1, "99 updates within 0.1 seconds or so"
-    progress.last -= 0.2  # as if so many seconds had gone by
+    progress.last -= 0.2  # as if 0.2 seconds had gone by
     progress.update(500, "x")
     assert "\rstep 500/1000  x  " in stream.getvalue()
     progress.close()

@@ -1,4 +1,4 @@
-"""The strategies of GPT-2s: small models that run, batches that fit them, of every kind."""
+"""The strategies draw small GPT-2 models that run, and batches that fit, of every kind."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def ops_of(module):
 
 
 def test_every_fused_op_has_a_twin_and_a_spec_and_is_registered():
-    ops = ops_of(F) - {"cached_attention"}  # it has no gradient; it equals a part of the other
+    ops = ops_of(F) - {"cached_attention"}  # it has no gradient, so it has no twin
     assert ops == ops_of(composed)
     assert {name.removesuffix(" with dropout") for name in FUSED} == ops
     assert FUSED.items() <= OPS.items()

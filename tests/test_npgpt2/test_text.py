@@ -1,4 +1,4 @@
-"""Models with their tokenizers: what they write, where they come from, how they leave."""
+"""Models with their tokenizers: their texts, their directories, and export."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
-    """A small GPT-2, its vocabulary padded from 275 ids to 320; two of three ends are tokens."""
+    """A small GPT-2 with 320 ids for 275 tokens; two of its three end ids are tokens."""
     skip_without("safetensors", "tokenizers")
     directory = tmp_path_factory.mktemp("pretrained")
     tokenizer = tokenizers.Tokenizer(models.BPE())
@@ -75,7 +75,7 @@ def test_the_text_is_that_of_the_tokens(characters):
             ids, 30, sampling.temperature, sampling.top_k, rng=1, sliding_window=True
         )
         assert "".join(pieces) == VOCABULARY.decode(out[0, 7:])
-        assert len(pieces) == 31 and pieces[-1] == ""  # one for each token, and the rest
+        assert len(pieces) == 31 and pieces[-1] == ""  # one piece per token, then the rest
 
 
 def test_it_ends_before_a_stop_string(characters):
@@ -84,7 +84,7 @@ def test_it_ends_before_a_stop_string(characters):
     end = whole.index(stop)
     pieces = list(characters.stream("the", 40, Sampling(3.0), rng=2, stop=["never", stop]))
     assert "".join(pieces) == whole[:end] and end <= 20
-    assert len(pieces) == end + 2 + 1  # no token is generated after it, and then the rest: nothing
+    assert len(pieces) == end + 2 + 1  # no token follows it; the last piece is empty
 
 
 def test_without_a_prompt_a_text_begins_with_a_new_line_or_any_token(
@@ -114,7 +114,7 @@ def test_ids_without_a_token_are_never_part_of_a_text(pretrained):
     free = model.model.generate([[5, 6]] * 4, 10, 1.0, rng=0)[:, 2:]
     assert (free >= 275).any()
     for seed in range(4):
-        list(model.stream("to be", 10, Sampling(1.0), rng=seed))  # else decoding would raise
+        list(model.stream("to be", 10, Sampling(1.0), rng=seed))  # to decode such an id is an error
 
 
 def test_an_empty_prompt_and_unknown_characters_are_refused_at_once(characters, pretrained):

@@ -1,4 +1,4 @@
-"""Text out of a stream of tokens: all of it, as early as can be, and not past a stop string."""
+"""A stream of tokens becomes text: all of it, as early as possible, up to a stop string."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def byte_tokens(tokens):
     return PretrainedTokenizer(tokenizer)
 
 
-# Parts of characters of 1 to 4 bytes, whole ones, and what can be nothing but wrong.
+# Parts of characters of 1 to 4 bytes, whole characters, and bytes that are never valid.
 PARTS = "41 e2 80 99 c3 a9 f0 9f 98 ff ed a0 ef bf bd 8041e2 80e2 9f98 f09f98 e28099f0 bfbdef c3a9"
 PIECES = [bytes.fromhex(part) for part in PARTS.split()]
 
@@ -88,7 +88,7 @@ def test_a_token_costs_the_same_however_many_were_before(piece):
 
 
 def first_complete(text, stops):
-    """What comes before the stop string that ends first."""
+    """Return the text before the stop string that ends first, and whether there is one."""
     for end in range(len(text) + 1):
         starts = [end - len(stop) for stop in stops if text[:end].endswith(stop)]
         if starts:
@@ -104,7 +104,7 @@ def test_a_stream_ends_before_a_stop_string(text, stops):
     for n, token in enumerate(vocabulary.encode(text), start=1):
         parts.append(stream.push(token))
         assert stream.stopped == first_complete(text[:n], stops)[1]
-        if not stream.stopped:  # what is held back may be a beginning, and nothing else is
+        if not stream.stopped:  # only a beginning of a stop string is held back
             held = text[:n].removeprefix("".join(parts))
             assert not held or any(s.startswith(held) for s in stops)
     parts.append(stream.close())

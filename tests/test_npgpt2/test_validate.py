@@ -1,4 +1,4 @@
-"""Checks of arguments: what passes comes back plain, what does not is named with its limit."""
+"""Checks of arguments return a valid value, and name an invalid value with its limit."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_ids_are_returned_or_the_first_wrong_one_is_named(values, dtype):
 @pytest.mark.parametrize("dtype", ["i1", "u1", "u2", "u4", "i8", "u8"])
 def test_ids_of_every_kind_come_back_as_indices(dtype):
     array = np.array([[0, 100]], dtype)[:, ::-1]
-    for limit in (101, 100_000):  # past what a byte can hold
+    for limit in (101, 100_000):  # the second one does not fit into a byte
         result = validate.ids("ids", array, limit, ignore=-100)
         assert result.dtype == np.intp and result.tolist() == [[100, 0]]
     message = "ids[0, 0] = 100 is out of range: it must lie in [0, 100)"

@@ -81,7 +81,7 @@ class Conv1D(nn.Module):
 
 
 def published(config):
-    """Return the oracle with Conv1D, as the published model is; its values mean nothing yet."""
+    """Return the oracle with Conv1D, as in the published model; load values before you use it."""
     with torch.random.fork_rng(devices=[]):
         model = TorchGPT2(config)
     for block in model.h:
@@ -93,10 +93,10 @@ def published(config):
 
 
 def load(config, state, dtype=np.float64):
-    """Return the oracle with the values of a `state_dict()`, whose names must be its own."""
+    """Return the oracle with the values of a `state_dict()`, which must have the same names."""
     with torch.random.fork_rng(devices=[]):  # its initial values are replaced
         model = TorchGPT2(config)
-    parameters = dict(model.named_parameters())  # the tied one once, under its first name
+    parameters = dict(model.named_parameters())  # the tied weight once, under its first name
     assert list(parameters) == list(state), "parameter names differ"
     for name, parameter in parameters.items():
         assert tuple(parameter.shape) == state[name].shape, name

@@ -1,4 +1,4 @@
-"""The checks of ops can fail: for each property, an op that breaks it and is found out."""
+"""The checks of ops can fail: for each property, they find an op that breaks it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def square_with(gradient, value=np.square):
-    """x**2 with a vjp, and maybe a value, of one's own."""
+    """Return x**2 as an op whose vjp returns `gradient(g, x)`, and whose value is `value(x)`."""
 
     def square(a):
         x = a.data
@@ -125,7 +125,7 @@ def test_every_property_has_a_fault_that_breaks_it():
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_an_op_that_breaks_a_property_is_found_out(name):
     with pytest.raises((AssertionError, ValueError)) as caught:
-        check_op(FAULTS[name], [name], max_examples=500)  # until one shows it
+        check_op(FAULTS[name], [name], max_examples=500)  # until an example shows the fault
     assert f"lacks this property: {name}" in caught.value.__notes__[0]
 
 
@@ -191,7 +191,7 @@ def test_a_registered_op_is_in_the_registry_and_its_name_is_taken():
     mine = square_with(right)
     try:
         assert register(mine) is mine and OPS["square"] is mine
-        assert register(mine) is mine  # twice the same is no conflict
+        assert register(mine) is mine  # the same op twice is no conflict
         with pytest.raises(ValueError, match="there is an op 'square' already; choose another"):
             register(square_with(right))
         assert OPS["square"] is mine
@@ -199,7 +199,7 @@ def test_a_registered_op_is_in_the_registry_and_its_name_is_taken():
         del OPS["square"]
 
 
-# -- what is printed -----------------------------------------------------------------------------
+# -- the printed counterexample ------------------------------------------------------------------
 
 
 def test_the_smallest_failing_call_is_printed_as_python():

@@ -1,4 +1,4 @@
-"""The strategies draw what they say, all of its kinds, and shrink to the smallest."""
+"""The strategies draw valid examples of every kind, and shrink to the smallest example."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: exact round trips, and one clear error for whatever is damaged."""
+"""Checkpoints come back exactly, and every kind of damage gives one clear error."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_changed_byte_is_noticed_or_does_not_matter(tmp_path):
             again = GPT2Model.load_npz(path)
         except ValueError:
             noticed += 1
-        else:  # a date, for instance
+        else:  # the byte is in a date, for instance
             for p, q in zip(model.parameters(), again.parameters(), strict=True):
                 np.testing.assert_array_equal(p.data, q.data)
     assert noticed > len(places) / 2

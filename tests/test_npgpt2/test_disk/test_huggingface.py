@@ -1,8 +1,8 @@
-"""Directories of Hugging Face: the same logits as torch's both ways, and clear errors.
+"""Directories of Hugging Face: torch and npgpt2 compute the same logits; errors are clear.
 
-torch writes the files that these tests read; where it is missing, NumPy does. The oracle is
-`torch_gpt2.published`, whose Conv1D layers have weights (in, out), as the files have them. So these
-tests transpose nothing.
+torch writes the files that these tests read. If it is missing, NumPy writes them. The oracle is
+`torch_gpt2.published`. Its Conv1D layers have weights (in, out), as the files have, so these tests
+transpose nothing.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def read_eos(directory):
 
 
 def random_state(config, seed, kind="F32"):
-    """Every parameter under its published name, without prefix or head; as a file may hold it.
+    """Return random parameters under their published names, without prefix or head.
 
-    The values are arrays. NumPy has no BF16, so values of this kind are torch's tensors.
+    The values are arrays. NumPy has no BF16, so values of this kind are torch tensors.
     """
     rng = np.random.default_rng(seed)
     state = {}
@@ -97,7 +97,7 @@ def save_file(tensors, path, metadata=None):
 
 
 def config_json(config):
-    """What transformers writes, but for keys that do not matter to a GPT2LMHeadModel."""
+    """Return the config.json of transformers, without keys that GPT2LMHeadModel does not use."""
     return {
         "activation_function": "gelu_new", "add_cross_attention": False,
         "architectures": ["GPT2LMHeadModel"],
@@ -122,7 +122,7 @@ def write(
     head=False,
     shards=1,
 ):
-    """Write a directory as transformers of some version does."""
+    """Write a directory as some version of transformers does."""
     tensors = {prefix + name: tensor for name, tensor in state.items()}
     P = config.n_positions
     for i in range(config.n_layer if masks else 0):
@@ -150,14 +150,14 @@ def write(
 
 
 def edit_config(directory, **changes):
-    """Change keys of config.json; those given as ... are deleted."""
+    """Change keys of config.json. The value ... deletes a key."""
     path = directory / "config.json"
     values = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({k: v for k, v in values.items() if v is not ...}))
 
 
 def edit_tensors(directory, **changes):
-    """Change tensors of model.safetensors, with __ for each dot; those given as ... are deleted."""
+    """Change tensors of model.safetensors. Write __ for a dot; the value ... deletes a tensor."""
     path = directory / "model.safetensors"
     tensors = files.load_file(path) | {k.replace("__", "."): v for k, v in changes.items()}
     save_file({k: v for k, v in tensors.items() if v is not ...}, path)
@@ -165,7 +165,7 @@ def edit_tensors(directory, **changes):
 
 @pytest.fixture
 def directory(tmp_path):
-    """A good one, float32."""
+    """A valid directory, in float32."""
     path = tmp_path / "gpt2"
     path.mkdir()
     write(path, CONFIG, random_state(CONFIG, 0))
@@ -174,7 +174,7 @@ def directory(tmp_path):
 
 @pytest.fixture
 def sharded(tmp_path):
-    """The same in three shards."""
+    """The same model in three shards."""
     path = tmp_path / "sharded"
     path.mkdir()
     write(path, CONFIG, random_state(CONFIG, 0), shards=3)
@@ -183,7 +183,7 @@ def sharded(tmp_path):
 
 @contextmanager
 def traced():
-    """Measure; the value returns bytes allocated now, and at most."""
+    """Trace memory. The value is a function that returns the bytes allocated now, and the peak."""
     tracemalloc.start()
     try:
         yield tracemalloc.get_traced_memory
@@ -192,7 +192,7 @@ def traced():
 
 
 def map_of(array):
-    """The array that all memory of this one belongs to."""
+    """Return the array that owns the memory of this array."""
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array
@@ -302,7 +302,7 @@ def test_any_bits_come_back_and_files_written_again_are_the_same(tmp_path, dtype
         bits = rng.integers(0, 256, (p.numel(), p.data.itemsize), dtype=np.uint8)
         p.data[...] = bits.view(dtype).reshape(p.shape)
         p.data.flat[:4] = [np.nan, -np.inf, -0.0, np.finfo(dtype).smallest_subnormal]
-    model.save_pretrained(tmp_path / "a" / "b")  # both are made
+    model.save_pretrained(tmp_path / "a" / "b")  # this makes both directories
     again = GPT2Model.from_pretrained(tmp_path / "a" / "b", dtype)
     for (name, p), q in zip(model.named_parameters(), again.parameters(), strict=True):
         assert q.dtype == dtype and p.data.tobytes() == q.data.tobytes(), name
@@ -349,13 +349,13 @@ def test_parameters_are_the_mapped_file_where_the_dtype_is_its_own(directory, ki
 def test_reading_takes_the_model_and_one_tensor_at_most(directory, kind):
     config = replace(CONFIG, vocab_size=4000, n_embd=64)
     write(directory, config, random_state(config, 0, kind), head=True)
-    GPT2Model.from_pretrained(directory)  # what is imported and cached is not counted
+    GPT2Model.from_pretrained(directory)  # imports and caches are not counted
     with traced() as memory:
         model = GPT2Model.from_pretrained(directory)
         now, peak = memory()
     whole = sum(p.data.nbytes for p in model.parameters())
     assert whole > 1_000_000
-    # The tensor is wte as the file has it; or the head's own zeros, before it is tied.
+    # The one tensor is wte in the dtype of the file, or the zeros of the head before it is tied.
     assert peak < whole + 4000 * 64 * (8 if kind == "F64" else 4) + 200_000
     assert now < (0 if kind == "F32" else whole) + 200_000
 
@@ -396,18 +396,18 @@ def test_a_mapped_model_trains_as_any_other_and_its_file_does_not_change(directo
             optimizer.step()
     for (name, p), q in zip(mapped.named_parameters(), plain.parameters(), strict=True):
         assert not np.array_equal(p.data, before[name]), name
-        # Where a gradient is all rounding, as that of the key bias, so is the step of Adam.
+        # The gradient of the key bias is only rounding, and so is its step of Adam.
         if not name.endswith("c_attn.bias"):
             np.testing.assert_allclose(p.data, q.data, rtol=1e-9, atol=1e-9, err_msg=name)
         assert isinstance(map_of(p.data), np.memmap), name
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == files
 
 
-# -- what cannot be read -------------------------------------------------------------------------
+# -- directories that cannot be read -------------------------------------------------------------
 
 
 def refusal(directory, read=GPT2Model.from_pretrained):
-    """The problems for which the directory is refused."""
+    """Assert that the directory is refused, and return the problems in the error."""
     with pytest.raises(ValueError) as error:
         read(directory)
     first, *problems = str(error.value).split("\n  ")
@@ -479,7 +479,7 @@ def test_other_spellings_of_the_same_are_read(directory, changes, config):
     assert read_config(directory) == config
 
 
-def test_what_is_missing_is_what_transformers_takes_for_it(directory):
+def test_missing_keys_have_the_defaults_of_transformers(directory):
     (directory / "config.json").write_text('{"model_type": "gpt2"}')
     assert read_config(directory) == GPT2Config.gpt2_small()
 
@@ -488,7 +488,7 @@ def test_without_an_id_that_ends_a_text_it_is_the_one_of_gpt2(directory):
     edit_config(directory, eos_token_id=...)
     settings = {"_settings": {}, "config": GPT2Config.gpt2_small()}
     assert replace(huggingface.read(directory), **settings).eos() == (50256,)
-    assert read_eos(directory) == ()  # which this vocabulary does not have
+    assert read_eos(directory) == ()  # this vocabulary has no such id
 
 
 @pytest.mark.parametrize(
@@ -501,7 +501,7 @@ def test_ids_that_end_a_text_are_those_of_the_vocabulary(directory, eos, ids):
 
 
 @pytest.mark.parametrize("eos", ["0", True, -1, [0, None], {}])
-def test_ids_that_are_none_are_refused(directory, eos):
+def test_end_ids_that_are_not_valid_are_refused(directory, eos):
     edit_config(directory, eos_token_id=eos)
     [problem] = refusal(directory, read_eos)
     assert problem.startswith("config.json: eos_token_id")
@@ -509,13 +509,13 @@ def test_ids_that_are_none_are_refused(directory, eos):
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b"\xff", b"[" * 100_000])
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors.index.json"])
-def test_json_that_is_none_is_refused(sharded, file, content):
+def test_json_that_is_no_object_is_refused(sharded, file, content):
     (sharded / file).write_bytes(content)
     [problem] = refusal(sharded)
     assert problem.startswith(f"{file} is damaged: ")
 
 
-def test_a_directory_that_is_none_is_an_error_of_its_own(tmp_path):
+def test_a_path_that_is_no_directory_is_another_error(tmp_path):
     for read in (GPT2Model.from_pretrained, read_config, read_eos):
         with pytest.raises(FileNotFoundError, match="gpt2 does not exist.*nothing is downloaded"):
             read(tmp_path / "gpt2")
@@ -798,7 +798,7 @@ def test_a_model_may_be_written_where_it_is_mapped_from(directory):
     again = GPT2Model.from_pretrained(directory)
     for name, p in again.named_parameters():
         assert np.array_equal(p.data, expected[name]), name
-    for m, state in ((model, expected), (other, before)):  # theirs is the file that was there
+    for m, state in ((model, expected), (other, before)):  # both map the old file
         assert all(np.array_equal(p.data, state[name]) for name, p in m.named_parameters())
     again.save_pretrained(directory)
 
@@ -821,7 +821,7 @@ def test_weights_that_were_there_are_replaced_whatever_they_were_in(sharded):
 
 @pytest.mark.parametrize("kept", range(3))
 def test_a_write_that_is_interrupted_leaves_no_mixture(sharded, monkeypatch, kept):
-    """After so many of its three files have been moved into place."""
+    """The interrupt comes when `kept` of the three files have been moved into place."""
     before = {path.name for path in sharded.iterdir()}
     moves, replace_file = [], os.replace
 
@@ -832,7 +832,7 @@ def test_a_write_that_is_interrupted_leaves_no_mixture(sharded, monkeypatch, kep
         replace_file(source, target)
 
     monkeypatch.setattr(os, "replace", move)
-    with pytest.raises(KeyboardInterrupt):  # a model of the same shapes, but not the same
+    with pytest.raises(KeyboardInterrupt):  # another model of the same shapes
         random_model(replace(CONFIG, n_head=4), seed=5).save_pretrained(sharded)
     assert len(moves) == kept
     assert refusal(sharded) == ["config.json is missing"]
@@ -843,7 +843,7 @@ def test_a_write_that_is_interrupted_leaves_no_mixture(sharded, monkeypatch, kep
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("kind", ["F16", "F64"])
 def test_what_is_converted_does_not_stay_in_memory_as_it_was(directory, kind):
-    """Nor do the pages of the map, which the interpreter knows nothing of."""
+    """The pages of the mapped file do not stay either. Only Linux counts them, so ask Linux."""
     config = replace(CONFIG, vocab_size=200_000, n_embd=64)
     write(directory, config, random_state(config, 0, kind))
     code = (

@@ -1,4 +1,4 @@
-"""Tokenizers of directories, vocabularies written as such, and the text of a stream of tokens."""
+"""Tokenizers from directories, and vocabularies of characters, which are saved as tokenizers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ END = "<|endoftext|>"
 
 @pytest.fixture
 def rewritten(directories, tmp_path):
-    """Write tokenizer.json with some of it changed, and open it."""
+    """Return a function that writes a changed tokenizer.json and opens it."""
 
     def rewrite(part, **changes):
         content = json.loads((directories[0] / "tokenizer.json").read_bytes())
@@ -55,7 +55,7 @@ def test_merges_are_never_left_out_at_random(rewritten, directories):
 
 
 def byte_characters():
-    """GPT-2's characters for bytes: itself where it can be printed, the next from 256 on."""
+    """Return GPT-2's character for each byte: itself if it is printable, otherwise from 256 on."""
     printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [b for b in range(256) if b not in printed]
     return {b: chr(b) for b in printed} | {b: chr(256 + n) for n, b in enumerate(rest)}
@@ -71,7 +71,7 @@ class PlainBPE:
         self.ids = json.loads((directory / "vocab.json").read_bytes())
         lines = (directory / "merges.txt").read_text("utf-8").splitlines()[1:]
         self.ranks = {tuple(line.split(" ")): rank for rank, line in enumerate(lines)}
-        self.words = re.compile(  # with \p{L} and \p{N} as they are in ASCII
+        self.words = re.compile(  # \p{L} and \p{N} are spelled out for ASCII
             r"'s|'t|'re|'ve|'m|'ll|'d| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+",
             re.ASCII,
         )
@@ -106,7 +106,7 @@ def test_ids_are_those_of_the_algorithm_written_out(directories, gpt2, text):
     assert ids.tolist() == PlainBPE(directories[1]).encode(text)
 
 
-def test_a_long_text_too_and_merges_are_used(directories, gpt2):
+def test_ids_of_a_long_text_are_those_of_the_algorithm_and_merges_are_used(directories, gpt2):
     text = "".join(c for c in python_reference()[20_000:30_000] if c.isascii())
     ids = gpt2.encode(text)
     assert ids.tolist() == PlainBPE(directories[1]).encode(text)
@@ -236,7 +236,7 @@ def test_without_the_package_the_extra_is_named(directory, monkeypatch):
         PretrainedTokenizer.open(directory)
 
 
-def test_truncation_and_padding_of_the_file_are_not_for_us(directories, tmp_path):
+def test_truncation_and_padding_of_the_file_are_ignored(directories, tmp_path):
     tokenizer = tokenizers.Tokenizer.from_file(str(directories[0] / "tokenizer.json"))
     tokenizer.enable_truncation(3)
     tokenizer.enable_padding(length=20)
@@ -251,7 +251,7 @@ def test_what_a_tokenizer_would_drop_in_silence_is_an_error():
     incomplete = tokenizers.Tokenizer(models.BPE({"Ã": 0, "a": 1}, []))
     incomplete.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     incomplete.decoder = decoders.ByteLevel()
-    assert incomplete.encode("aéa").ids == [1, 0, 1]  # é is two bytes, Ã the first of them
+    assert incomplete.encode("aéa").ids == [1, 0, 1]  # é is two bytes; Ã stands for the first
     for text in ("aéa", "aba"):
         with pytest.raises(ValueError, match=f"'{text[1]}' at position 1 is not among"):
             PretrainedTokenizer(incomplete).encode(text)
@@ -278,7 +278,7 @@ def test_unknown_tokens_and_normalisation_are_the_tokenizer_s_own_affair():
 @needs("tokenizers")
 def test_other_errors_of_the_package_are_passed_on():
     words = tokenizers.Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="[UNK]"))
-    with pytest.raises(Exception, match="UNK"):  # of two known characters, the word is not known
+    with pytest.raises(Exception, match="UNK"):  # both characters are known, but not the word
         PretrainedTokenizer(words).encode("ab")
 
 

@@ -1,4 +1,4 @@
-"""Evaluation, against the oracle asked for one token at a time."""
+"""Evaluation agrees with torch, which predicts one token at a time."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def random_tokens(n, seed):
 
 
 def window_of(target, n, stride):
-    """The start of the first window that predicts this target."""
+    """Return the start of the first window that predicts this target."""
     start = 0
     while start + P < target:
         start += stride
@@ -45,7 +45,7 @@ def window_of(target, n, stride):
 
 
 def one_by_one(tokens, contexts):
-    """Sum of -log p of each token but the first, given so many tokens before it."""
+    """Return the sum of -log p of each token but the first, given `context` tokens before it."""
     total = 0.0
     with torch.no_grad():
         for target, context in enumerate(contexts, start=1):
@@ -116,7 +116,7 @@ def test_training_flags_are_kept_and_there_is_no_graph():
 
 def test_a_model_that_knows_nothing_has_perplexity_v():
     model = GPT2Model(CONFIG, dtype=np.float64)
-    model.wte.weight.data[...] = 0.0  # also the head: all logits are 0
+    model.wte.weight.data[...] = 0.0  # the head is tied, so all logits are 0
     evaluation = evaluate(model, random_tokens(100, 3))
     assert evaluation.perplexity == pytest.approx(V, rel=1e-14)
     assert evaluation.bits_per_byte(99) == pytest.approx(math.log2(V), rel=1e-14)
@@ -132,7 +132,7 @@ def test_units():
 
 
 def shown_on(stream):
-    """Return what makes a Progress on this stream, whose last update seems long ago."""
+    """Return a function that makes a Progress on this stream, with its last update long ago."""
 
     def progress(total):
         made = Progress(total, stream=stream)
@@ -178,7 +178,7 @@ class Terminal(io.StringIO):
 
 def test_a_loss_that_is_not_finite_is_an_error_and_ends_the_line_of_progress():
     model, stream = random_model(CONFIG), Terminal()
-    model.lm_head.weight = Parameter(model.wte.weight.data.copy())  # else no logit was finite
+    model.lm_head.weight = Parameter(model.wte.weight.data.copy())  # the head has no NaN
     model.wte.weight.data[7] = np.nan
     tokens = [1] * (P + 1) + [7, 1]
     with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match="after the first 7;"):

@@ -1,4 +1,4 @@
-"""How prompts are continued: alone and in batches, past n_positions, and as torch does."""
+"""Generation continues prompts alone and in batches, past n_positions, and as torch does."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ def test_limits_that_exclude_nothing_change_no_token(model, prompt, seed, temper
 def test_rows_of_a_batch_are_those_of_single_runs_with_the_draws_of_that_row(
     model, prompt, seed, data
 ):
-    """A batch has one generator, not one a row: every token takes B draws from it, row by row.
+    """A batch has one generator. Each new column of tokens takes B draws from it, row by row.
 
-    So a run of row b alone, which takes one, has the same if it skips those of the other rows.
+    Row b alone takes one draw per token. It gets the same draws if it skips the other rows' draws.
     """
     B, b = len(prompt), data.draw(st.integers(0, len(prompt) - 1))
     batch = model.generate(prompt, 6, temperature=3.0, rng=seed)
@@ -90,7 +90,7 @@ def test_rows_of_a_batch_are_those_of_single_runs_with_the_draws_of_that_row(
 
 
 def test_by_default_tokens_are_drawn_as_the_model_predicts(model):
-    """Temperature 1, no limits, no stop, and no window that slides."""
+    """The defaults are temperature 1, no limits, no stop ids, and no sliding window."""
     prompt = np.arange(6).reshape(3, 2)
     expected = model.generate(prompt, 6, 1.0, None, None, 0, None, False)
     assert np.array_equal(model.generate(prompt, 6, rng=0), expected)
@@ -123,7 +123,7 @@ def test_sampled_tokens_lie_inside_top_k_and_the_nucleus(
     of_best = ranked[..., :top_k].sum(axis=-1)
     more_probable = p > np.take_along_axis(p, out[:, T:, None], axis=-1)
     assert (more_probable.sum(axis=-1) < top_k).all()
-    # The nucleus is full once those before have top_p of what top_k left, up to rounding.
+    # More probable tokens have, up to rounding, less than top_p of the sum over the best top_k.
     assert ((p * more_probable).sum(axis=-1) / of_best < top_p + 1e-9).all()
 
 
@@ -162,9 +162,9 @@ def test_a_stop_id_in_the_prompt_does_not_stop(model):
 
 @pytest.mark.parametrize("T", [1, 3, 9, 10, 11, 25])
 def test_past_n_positions_a_text_goes_on_with_the_last_half_of_them(model, T):
-    """And without a cache: predicting each token from all of the window gives the same."""
+    """Without a cache, predicting each token from the whole window gives the same tokens."""
     prompt = np.random.default_rng(T).integers(0, 13, (1, T))
-    # Sampled, since what is most probable repeats itself soon, and then no window matters.
+    # Sample, because greedy tokens soon repeat themselves, and then the window does not matter.
     out = model.generate(prompt, 20, temperature=3.0, rng=1, sliding_window=True)
     assert out.shape == (1, T + 20) and len(set(out[0, T:])) > 5
     rng, start = np.random.default_rng(1), max(0, T - 10)
@@ -191,7 +191,7 @@ ROWS = st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=14), min_size=
 def test_rows_of_different_lengths_go_on_as_each_would_alone(
     model, prompts, seed, temperature, stop
 ):
-    """Also past n_positions, where each row has windows of its own."""
+    """This is true past n_positions too, where the windows of the rows differ."""
     seeds = np.arange(len(prompts)) + seed
     sampling, limits = Sampling(temperature), Limits(stop, sliding_window=True)
     together = complete(model, prompts, 12, sampling, seeds, limits)
@@ -238,7 +238,7 @@ def test_the_cache_has_room_for_what_is_to_come_and_no_more(
     monkeypatch.setattr(model, "make_cache", lambda *args: asked.append(args) or make(*args))
     complete(model, [[1, 2, 3], [4]], 5)
     complete(model, [[1, 2, 3]], 9, limits=Limits(sliding_window=True))
-    assert asked == [(2, 7), (1, 10), (1, 5)]  # of the last token nothing is kept
+    assert asked == [(2, 7), (1, 10), (1, 5)]  # no room for the last token
 
 
 def test_of_a_row_that_has_stopped_log_probabilities_are_0(model):
@@ -292,7 +292,7 @@ def test_the_model_is_left_as_it_was_also_while_the_stream_is_open():
     assert True in before and False in before
     model.rng.bit_generator.state = state  # the calls above drew dropout masks
     model.generate([[1]], 3)
-    assert model.rng.bit_generator.state == state  # sampling has not
+    assert model.rng.bit_generator.state == state  # sampling drew none
     for name, array in model.state_dict().items():
         assert np.array_equal(array, weights[name])
 

@@ -1,4 +1,4 @@
-"""Generation and evaluation ask for a LanguageModel, and take one that is no GPT-2."""
+"""Generation and evaluation need a LanguageModel, and it need not be a GPT-2."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Bigrams(Module):
         return "the table"
 
 
-NEXT = [1, 2, 3, 0]  # each token is followed by this one
+NEXT = [1, 2, 3, 0]  # NEXT[i] follows token i
 TABLE = 50.0 * np.eye(4)[NEXT]
 
 

@@ -1,4 +1,4 @@
-"""Sampling: which probabilities tokens are drawn from, and that they are."""
+"""Sampling computes the right probabilities, and draws tokens with them."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def test_top_p_keeps_the_fewest_that_reach_it(seed, top_p):
         nucleus = kept > 0.0
         assert whole[nucleus].min() > whole[~nucleus].max(initial=0.0)
         assert whole[nucleus].sum() >= top_p - 1e-12  # rounding of the sum
-        assert whole[nucleus].sum() - whole[nucleus].min() < top_p + 1e-12  # one less: too few
+        assert whole[nucleus].sum() - whole[nucleus].min() < top_p + 1e-12  # one less is too few
         assert_close(kept[nucleus], whole[nucleus] / whole[nucleus].sum())
 
 
 def test_top_k_comes_before_top_p():
     z = np.log([0.4, 0.3, 0.2, 0.1])
-    # Of the two best, 4/7 and 3/7: the first alone reaches 0.5, though its 0.4 of all does not.
+    # top_k leaves 4/7 and 3/7. So the first token alone reaches 0.5, although 0.4 would not.
     assert_close(Sampling(top_k=2, top_p=0.5).probabilities(z), [1.0, 0.0, 0.0, 0.0])
     assert_close(Sampling(top_p=0.5).probabilities(z), [4 / 7, 3 / 7, 0.0, 0.0])
 
@@ -67,7 +67,7 @@ def test_of_equally_probable_tokens_the_lower_ids_come_first():
     assert_close(Sampling(top_k=2).probabilities(flat), [0.5, 0.5, 0.0, 0.0])
     assert_close(Sampling(top_p=0.5).probabilities(flat), [0.5, 0.5, 0.0, 0.0])
     assert_close(Sampling(0.0).probabilities(flat), [1.0, 0.0, 0.0, 0.0])
-    many = np.tile([0.0, 1.0, 2.0], 40)  # so many that they are not sorted one by one
+    many = np.tile([0.0, 1.0, 2.0], 40)  # NumPy sorts short arrays stably in any case
     kept = np.flatnonzero(Sampling(top_k=50).probabilities(many)).tolist()
     assert kept == sorted([*range(2, 120, 3), *range(1, 30, 3)])
 

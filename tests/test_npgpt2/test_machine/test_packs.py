@@ -1,4 +1,4 @@
-"""Packs hold every parameter once, and write back what is changed."""
+"""Packs hold every parameter once, and write changes back to the parameters."""
 
 from __future__ import annotations
 

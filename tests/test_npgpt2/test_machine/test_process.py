@@ -1,4 +1,4 @@
-"""What is set of the process: on request, and never by an import."""
+"""The settings of the process change on request, and never by an import."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def test_the_command_line_tunes_unless_told_not_to(flags, tmp_path, monkeypatch,
     command = ["train", "--text", str(tmp_path / "text"), "--out", run]
     assert main([*command, *sizes.split(), "--eval-batches", "1", *flags]) == 0
     assert main(["generate", run, "--max-new-tokens", "1", *flags]) == 0
-    assert calls == ([] if flags else ["memory", "memory"])  # alone, threads are left to BLAS
+    assert calls == ([] if flags else ["memory", "memory"])  # without ranks, BLAS keeps its threads
     capsys.readouterr()
 
 
 @pytest.mark.parametrize("value", ["", "0", "many"])
-def test_without_a_wish_there_is_a_thread_for_every_core(value, monkeypatch):
+def test_by_default_there_is_a_thread_for_every_core(value, monkeypatch):
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, value)
     assert process.thread_limit() == len(process.cores()) >= 1

@@ -1,4 +1,4 @@
-"""Training over ranks: several do what one does, and none of them waits for one that is gone."""
+"""Several ranks train as one process does, and no rank waits for a rank that is gone."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_batch_with_fewer_rows_than_ranks_is_refused():
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_losses_and_gradients_of_the_shares_add_up_to_those_of_the_batch(tmp_path, size):
     class Overheard(Ranks):
-        """Says what it has to the test alone."""
+        """Keeps the arrays for the test, and sends them to no other rank."""
 
         def sum(self, arrays):
             self.said = [array.copy() for array in arrays]  # clipping changes them in place
@@ -71,7 +71,7 @@ def test_losses_and_gradients_of_the_shares_add_up_to_those_of_the_batch(tmp_pat
 
 
 class Second(Ranks):
-    """The second of two ranks; notes how it ends, and its threads."""
+    """The second of two ranks. It records its ends and its thread limits."""
 
     def __init__(self, monkeypatch):
         super().__init__(1, 2)
@@ -128,14 +128,14 @@ def python(*argv, **environment):
 
 
 def mpiexec(n, *argv, code=None):
-    """Run the command line on n ranks; or code, with its arguments."""
+    """Run the command line, or `code`, on n ranks, with these arguments."""
     program = ["-m", "npgpt2"] if code is None else ["-c", code]
     command = [MPIEXEC, "-n", str(n), sys.executable, "-W", "error", *program, *argv]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
 def interfering(rank, step, action):
-    """Code of the command line in which one rank does something of its own before a step."""
+    """Return code that runs the command line, but one rank does `action` before a step."""
     return f"""
 import os, signal, sys
 from npgpt2 import cli
@@ -168,7 +168,7 @@ def assert_same_up_to_rounding(directory, other):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """What runs on 1, 2 and 3 ranks printed and, in directories of these names, wrote."""
+    """Train on n = 1, 2 and 3 ranks; return the parent of the directories n, and the outputs."""
     skip_without(*MPI)
     parent = tmp_path_factory.mktemp("finished")
     (parent / "text").write_text(TEXT)
@@ -201,7 +201,7 @@ def test_rank_0_alone_prints(finished):
 def test_a_signal_to_one_rank_stops_all_at_the_same_step_and_a_run_goes_on(
     finished, tmp_path, text
 ):
-    """On as many ranks bit for bit, on another number up to rounding."""
+    """On the same number of ranks, the bits are the same; on another, they agree up to rounding."""
     directory, copy = tmp_path / "run", tmp_path / "copy"
     code = interfering(rank=1, step=4, action="os.kill(os.getpid(), signal.SIGINT)")
     done = mpiexec(2, "train", "--text", text, "--out", str(directory), *FLAGS, code=code)
@@ -256,7 +256,7 @@ def test_a_killed_rank_ends_the_run_which_goes_on_from_its_last_checkpoint(
         (1, "raise MemoryError", "rank 1: npgpt2: error: not enough memory"),
     ],
 )
-def test_an_error_on_one_rank_alone_is_told_and_ends_all(tmp_path, text, rank, action, message):
+def test_an_error_on_one_rank_alone_is_printed_and_ends_all(tmp_path, text, rank, action, message):
     directory = tmp_path / "run"
     code = interfering(rank, step=4, action=action)
     done = mpiexec(2, "train", "--text", text, "--out", str(directory), *FLAGS, code=code)
@@ -289,14 +289,14 @@ def test_ranks_that_drift_apart_are_noticed_before_the_checkpoint(tmp_path, text
         (["train", "--batch-size", "1"], "batch_size=1 is too small for 2 ranks"),
     ],
 )
-def test_a_mistake_that_all_ranks_meet_is_told_once(argv, message):
+def test_a_mistake_that_all_ranks_meet_is_printed_once(argv, message):
     done = mpiexec(2, *argv)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("npgpt2: error: ") and message in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-# -- what a launcher has set, without one ---------------------------------------------------------
+# -- the variables of a launcher, without a launcher ----------------------------------------------
 
 
 @pytest.mark.parametrize("environment", [{}, {"PMI_SIZE": "1", "SLURM_STEP_NUM_TASKS": "2"}])

@@ -1,4 +1,4 @@
-"""Blocks cover an array once, in order; tasks are all done, and their errors raised."""
+"""Blocks cover an array once, in order. All tasks are done, and their errors are raised."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def test_blocks_cover_the_first_axis_and_are_no_larger_than_asked(length, width,
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_all_tasks_are_done_by_so_many_threads(n):
+def test_all_tasks_are_done_by_n_threads(n):
     meet, names = threading.Barrier(n), []
 
     def task():
-        meet.wait(timeout=10.0)  # until n of them are at work
+        meet.wait(timeout=10.0)  # wait until n tasks are at work
         names.append(threading.current_thread().name)
 
     side_by_side([task] * (2 * n), n)

@@ -1,4 +1,4 @@
-"""Several processes drop what one would drop that has the whole batch."""
+"""Several processes drop the same entries as one process that has the whole batch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from npgpt2.training.batch_dropout import dropout_of_batch
 
 
 @given(st.integers(1, 5), st.integers(0, 7), st.sampled_from(["float32", "float64"]))
-def test_masks_of_all_ranks_join_to_those_of_one_with_the_same_generator_after(size, more, dtype):
+def test_all_ranks_together_have_the_masks_of_one_rank_and_the_same_generator(size, more, dtype):
     batch_size = size + more
 
     def masks(rank, size):
-        """Of a dropout and of an attention, with odd numbers of draws; and the generator."""
+        """Return the masks of dropout and attention (odd numbers of draws), and the rng's state."""
         dropout, rng = Dropout(0.3, 0), np.random.default_rng(0)
         dropout.rng = rng
         rows = Ranks(rank, size).share(batch_size)

@@ -1,4 +1,4 @@
-"""The run directory: what is in it, and what is said of one that is missing, foreign or damaged."""
+"""The run directory: its files, and the errors if it is missing, foreign or damaged."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_rows_that_will_be_done_again_are_dropped(run):
     for step in (1, 2, 3):
         run.append(Metrics(step, loss=float(step)))
     with run.metrics_path.open("a") as file:
-        file.write("4,0.")  # torn
+        file.write("4,0.")  # an incomplete row
     run.rewind(2)
     with run.metrics_path.open(newline="") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["0", "1", "2"]

@@ -1,4 +1,4 @@
-"""Training: it learns, it is deterministic, and a stopped run goes on bit for bit."""
+"""Training learns, is deterministic, and continues a stopped run bit for bit."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ MEASURED = ("step", "loss", "val_loss", "lr", "grad_norm")  # all but the second
 
 
 def assert_same_run(a, b):
-    """Everything but the time taken is equal, bit for bit."""
+    """Assert that everything but the time is equal, bit for bit."""
     assert rows(a.run, MEASURED) == rows(b.run, MEASURED)
     one, other = (load_npz(x.run.checkpoint_path) for x in (a, b))
     del one.meta["seconds"], other.meta["seconds"]
@@ -175,7 +175,7 @@ def test_weights_that_are_not_finite_end_the_run_and_leave_the_checkpoint(tmp_pa
 
 @pytest.mark.parametrize("stop", [1, 4])
 def test_a_model_without_a_finite_loss_never_replaces_a_checkpoint(tmp_path, stop):
-    """Neither where a validation is due (step 4) nor where a signal stops the run (step 1)."""
+    """A validation is due at step 4. At step 1, only the signal stops the run."""
     trainer = Trainer.start(tmp_path, TINY, TEXT)
     before = trainer.run.checkpoint_path.read_bytes()
     step = trainer.optimizer.step
@@ -265,7 +265,7 @@ def test_the_line_of_a_terminal_is_ended_whatever_happens(tmp_path):
     with pytest.raises(ZeroDivisionError):
         broken.train(Progress(12, stream=streams[1]))
     for stream in streams:
-        # Spaces cover the rest of a longer line before, as of a higher speed.
+        # Spaces cover the end of a longer line before it: a higher speed has more digits.
         assert re.fullmatch(r"\r[^\n]* left *\n", stream.getvalue())
 
 
@@ -302,14 +302,14 @@ def test_a_model_too_large_for_the_machine_is_refused_at_once(tmp_path, change):
         {"n_layer": 2, "n_head": 8, "n_embd": 32, "n_positions": 320, "batch_size": 1},
     ],
 )
-def test_the_memory_said_to_be_needed_is_at_least_half_of_what_is(tmp_path, change):
+def test_the_required_memory_is_at_least_half_of_the_memory_taken(tmp_path, change):
     config = replace(TINY, **{"n_embd": 64, "n_positions": 32, "dropout": 0.0, **change})
     trainer = Trainer.start(tmp_path, config, TEXT * 10)
     said = required_memory(config, len(trainer.run.vocabulary), config.batch_size)
     trainer.model.zero_grad()
     del trainer.optimizer
     tracemalloc.start()
-    copies = [trainer.model.state_dict() for _ in range(4)]  # as weights, gradients and moments
+    copies = [trainer.model.state_dict() for _ in range(4)]  # weights, gradients, two moments
     inputs, targets = data.random_batch(
         trainer.tokens, config.batch_size, config.n_positions, trainer.rng
     )
