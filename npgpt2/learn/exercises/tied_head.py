@@ -106,7 +106,7 @@ def terms(
     dhead = g.reshape(-1, g.shape[-1]).T @ h.reshape(-1, h.shape[-1])
     dembedding = np.zeros_like(weight)
     np.add.at(dembedding, ids, body_backward(g @ weight))
-    return {"dweight": {"of the head": dhead, "of the embedding": dembedding}}
+    return {"dweight": {"the part from the head": dhead, "the part from the embedding": dembedding}}
 
 
 def reference(*arguments: Any) -> tuple[Array, ...]:
