@@ -254,7 +254,7 @@ def _cotangent(
     return g
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)  # the fewer methods it makes, the faster the import
 class _Check:
     """L(x) = <g, f(x)>, the gradients that the vjp claims, and the tolerances."""
 

@@ -26,14 +26,12 @@ from npgpt2 import functional as F
 from npgpt2 import validate
 from npgpt2.cache import KVCache, Past
 from npgpt2.config import GPT2Config
-from npgpt2.generation.generation import Seed, generate
-from npgpt2.generation.sampling import Limits, Sampling
 from npgpt2.layers import Dropout, Embedding, LayerNorm, Linear, fill_normal
 from npgpt2.module import Module
-from npgpt2.parameter_table import count_parameters
 
 if TYPE_CHECKING:
     from npgpt2.disk.checkpoint import Checkpoint
+    from npgpt2.generation.generation import Seed
 
 
 class CausalSelfAttention(Module):
@@ -281,10 +279,11 @@ class GPT2Model(Module):
         stop, sliding_window, vocab_size
             When a text ends, and which ids may be drawn; see `npgpt2.generation.sampling.Limits`.
         """
-        sampling, limits = (
-            Sampling(temperature, top_k, top_p),
-            Limits(stop, sliding_window, vocab_size),
-        )
+        from npgpt2.generation.generation import generate
+        from npgpt2.generation.sampling import Limits, Sampling
+
+        sampling = Sampling(temperature, top_k, top_p)
+        limits = Limits(stop, sliding_window, vocab_size)
         return generate(self, input_ids, max_new_tokens, sampling, rng, limits)
 
     def where_not_finite(self, input_ids: ArrayLike) -> str:
@@ -392,6 +391,8 @@ class GPT2Model(Module):
     @classmethod
     def from_checkpoint(cls, saved: Checkpoint) -> GPT2Model:
         """Make a model from a checkpoint, in eval mode; ValueError if it is not a whole model."""
+        from npgpt2.parameter_table import count_parameters
+
         size = count_parameters(saved.config)
         held = sum(array.size for array in saved.parameters.values())
         try:

@@ -17,7 +17,7 @@ from autograd import Array, Tensor
 from npgpt2.machine.work import BLOCK
 
 
-@dataclass
+@dataclass(eq=False)
 class Pack:
     """Parameters of one dtype, with their moments. Either all are matrices, or none of them is.
 
