@@ -30,6 +30,7 @@ except ImportError as error:
         "the test tools need hypothesis, which is an extra: pip install 'npgpt2[testing]'"
     ) from error
 
+# The other test tools import hypothesis from this file, so that only one place has the error above.
 __all__ = [
     "LAYOUTS",
     "Array",
