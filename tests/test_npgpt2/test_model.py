@@ -164,21 +164,23 @@ def test_gradients_equal_numeric_ones(mode, seed):
 
 
 @given(SEEDS)
-def test_a_step_against_the_gradient_lowers_the_loss_by_its_squared_norm(seed):
+def test_steps_along_the_gradient_change_the_loss_by_its_squared_norm(seed):
     model, *batch = make_case(seed)
     at_start = gradients(model, *batch)
-    loss = float(at_start.pop("loss"))
+    at_start.pop("loss")
     norm = math.sqrt(sum(float(np.vdot(g, g)) for g in at_start.values()))
     start, errors = model.state_dict(), []
-    for length in (1e-5, 1e-6):  # the length of the step, eta * norm
-        eta = length / norm
-        model.load_state_dict({name: start[name] - eta * g for name, g in at_start.items()})
-        errors.append((loss - loss_of(model, *batch).item()) / (eta * norm**2) - 1.0)
-    # An ulp of a loss of 5 is 1e-15: this rounding error is 1e-9 of a decrease of 1e-6 * norm. The
-    # rest of an error is eta times half the curvature. A tenth of the step makes a tenth of it, so
-    # it cancels in 10 * errors[1] - errors[0].
-    assert abs(errors[1]) <= 0.11 * abs(errors[0]) + 1e-7
-    assert abs(10.0 * errors[1] - errors[0]) / 9.0 < 1e-6
+    for length in (1e-5, 1e-6):  # the length of each of the two steps, |eta| * norm
+        losses = []
+        for eta in (length / norm, -length / norm):
+            model.load_state_dict({name: start[name] + eta * g for name, g in at_start.items()})
+            losses.append(loss_of(model, *batch).item())
+        errors.append((losses[0] - losses[1]) / (2.0 * length * norm) - 1.0)
+    # An ulp of a loss of 5 is 1e-15: this rounding error is 1e-9 of a change of 1e-6 * norm. The
+    # rest of an error is proportional to the square of the length. A tenth of the length makes a
+    # hundredth of the error, so it cancels in 100 * errors[1] - errors[0].
+    assert abs(errors[1]) <= 0.011 * abs(errors[0]) + 1e-7
+    assert abs(100.0 * errors[1] - errors[0]) / 99.0 < 1e-6
 
 
 # -- dtype ---------------------------------------------------------------------------------------
