@@ -44,7 +44,7 @@ from copy import deepcopy
 from math import prod
 from numbers import Integral, Real
 from types import EllipsisType, NoneType
-from typing import Any, TypeAlias, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
@@ -158,10 +158,36 @@ def as_tensor(x: Operand, like: Operand | None = None) -> Tensor:
     """
     if isinstance(x, Tensor):
         return x
-    array = np.asarray(x)
+    array = _array(x)
     if isinstance(like, Tensor) and array.dtype.kind in "fiub":
         array = array.astype(like.dtype, copy=False)
     return Tensor(array)
+
+
+def _array(x: ArrayLike) -> Array:
+    """Return np.asarray(x); TypeError if x is a list with Tensors in it."""
+    if isinstance(x, (list, tuple)) and _holds_tensor(x):  # noqa: UP038 (a tuple is faster)
+        raise _joined_without_stack()
+    return np.asarray(x)
+
+
+def _holds_tensor(x: object) -> bool:
+    """Whether x is a Tensor, or a list or an object array with a Tensor somewhere in it."""
+    if isinstance(x, list | tuple | np.ndarray):
+        return any(map(_holds_tensor, x))
+    return isinstance(x, Tensor)
+
+
+def _joined_without_stack() -> Exception:
+    return TypeError(
+        "a list or an array of Tensors is not a Tensor: join them with stack([a, b]) or "
+        "concatenate([a, b])"
+    )
+
+
+def _values(x: Operand) -> Array:
+    """Return the array of x, where no gradient is lost: in a comparison, or for the shape alone."""
+    return x.data if isinstance(x, Tensor) else _array(x)
 
 
 def _operands(a: Operand, b: Operand) -> tuple[Tensor, Tensor]:
@@ -243,14 +269,28 @@ def neg(a: Operand) -> Tensor:
     return record(-a.data, (a,), vjp)
 
 
-def power(a: Operand, n: float) -> Tensor:
+def power(a: Operand, n: Operand) -> Tensor:
+    """out = a**n;  da = g * n * a**(n-1),  dn = g * out * log(a).
+
+    If a is negative, dn is NaN, because a**n is real for integers n only. At a = 0, dn is 0.
+    """
+    if isinstance(n, Real):
+        return _power_of_number(as_tensor(a), n)
+    a, n = _operands(a, n)
+    x, y = a.data, n.data
+    out = x**y
+
+    def vjp(g: Array) -> tuple[Array, Array]:
+        da = g * (y * x ** np.where(y == 0.0, y, y - 1.0))  # a**0 is constant, at 0 as well
+        with np.errstate(divide="ignore", invalid="ignore"):
+            dn = g * np.where((x == 0.0) & (y >= 0.0), 0.0, out * np.log(x))
+        return unbroadcast(da, x.shape), unbroadcast(dn, y.shape)
+
+    return record(out, (a, n), vjp)
+
+
+def _power_of_number(a: Tensor, n: Any) -> Tensor:
     """out = a**n for a number n;  da = g * n * a**(n-1)."""
-    if not isinstance(n, Real):
-        raise TypeError(
-            f"the exponent must be a number, not {type(n).__name__}; "
-            "for a Tensor n, write exp(n * log(a))"
-        )
-    a = as_tensor(a)
     x = a.data
     n = int(n) if isinstance(n, Integral) else float(n)  # a NumPy number would promote float32
 
@@ -302,6 +342,39 @@ def log(a: Operand) -> Tensor:
     return record(np.log(x), (a,), vjp)
 
 
+def log1p(a: Operand) -> Tensor:
+    """out = log(1 + a), accurate for small a too;  da = g / (1 + a)."""
+    a = as_tensor(a)
+    x = a.data
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (g / (1.0 + x),)
+
+    return record(np.log1p(x), (a,), vjp)
+
+
+def sin(a: Operand) -> Tensor:
+    """out = sin(a);  da = g * cos(a)."""
+    a = as_tensor(a)
+    x = a.data
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (g * np.cos(x),)
+
+    return record(np.sin(x), (a,), vjp)
+
+
+def cos(a: Operand) -> Tensor:
+    """out = cos(a);  da = -g * sin(a)."""
+    a = as_tensor(a)
+    x = a.data
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (-g * np.sin(x),)
+
+    return record(np.cos(x), (a,), vjp)
+
+
 def tanh(a: Operand) -> Tensor:
     """out = tanh(a);  da = g * (1 - out**2)."""
     a = as_tensor(a)
@@ -309,6 +382,20 @@ def tanh(a: Operand) -> Tensor:
 
     def vjp(g: Array) -> tuple[Array]:
         return (g * (1.0 - out * out),)
+
+    return record(out, (a,), vjp)
+
+
+def sigmoid(a: Operand) -> Tensor:
+    """out = 1 / (1 + exp(-a));  da = g * out * (1 - out)."""
+    a = as_tensor(a)
+    negative = a.data.real < 0.0
+    with np.errstate(under="ignore"):
+        e = np.exp(np.where(negative, a.data, -a.data))  # exp(-|a|), which cannot overflow
+    out, rest = np.where(negative, e, 1.0) / (1.0 + e), np.where(negative, 1.0, e) / (1.0 + e)
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (g * out * rest,)  # rest = 1 - out, also where out rounds to 1
 
     return record(out, (a,), vjp)
 
@@ -324,7 +411,55 @@ def sqrt(a: Operand) -> Tensor:
     return record(out, (a,), vjp)
 
 
-def where(condition: ArrayLike, a: Operand, b: Operand) -> Tensor:
+def abs(a: Operand) -> Tensor:
+    """out = |a|;  da = g where a > 0,  -g where a < 0,  and 0 where a = 0."""
+    a = as_tensor(a)
+    sign = np.sign(a.data.real)
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (g * sign,)
+
+    return record(a.data * sign, (a,), vjp)
+
+
+def maximum(a: Operand, b: Operand) -> Tensor:
+    """out = the larger of a and b;  it gets g, the other gets 0, and if a = b both get g/2."""
+    a, b = _operands(a, b)
+    x, y = a.data, b.data
+
+    def vjp(g: Array) -> tuple[Array, Array]:
+        shared = np.where(x == y, 0.5 * g, 0.0)
+        da, db = np.where(x > y, g, shared), np.where(y > x, g, shared)
+        return unbroadcast(da, x.shape), unbroadcast(db, y.shape)
+
+    return record(np.maximum(x, y), (a, b), vjp)
+
+
+def minimum(a: Operand, b: Operand) -> Tensor:
+    """out = the smaller of a and b, as -maximum(-a, -b);  the gradients are like maximum's."""
+    a, b = _operands(a, b)
+    return neg(maximum(neg(a), neg(b)))
+
+
+def clip(a: Operand, a_min: Operand | None = None, a_max: Operand | None = None) -> Tensor:
+    """out = minimum(maximum(a, a_min), a_max);  None stands for no limit.
+
+    da = g between the limits, g/2 at a limit, and 0 outside. A limit that is a Tensor gets a
+    gradient too. ValueError if both limits are None.
+    """
+    if a_min is None and a_max is None:
+        raise ValueError("clip needs a limit: give a_min, a_max or both")
+    low = a if a_min is None else maximum(a, a_min)
+    return as_tensor(low) if a_max is None else minimum(low, a_max)
+
+
+def relu(a: Operand) -> Tensor:
+    """out = a where a > 0, otherwise 0;  da = g where a > 0, otherwise 0."""
+    a = as_tensor(a)
+    return where(a.data.real <= 0.0, 0.0, a)  # <=, so that NaN stays NaN
+
+
+def where(condition: Operand, a: Operand, b: Operand) -> Tensor:
     """out = a where the condition holds, otherwise b;  da = g there,  db = g elsewhere.
 
     The branch that is not chosen gets a gradient of 0. Its own operands may still get NaN, from
@@ -332,7 +467,7 @@ def where(condition: ArrayLike, a: Operand, b: Operand) -> Tensor:
     """
     a, b = _operands(a, b)
     # The condition is copied because the caller may change it before the backward pass.
-    a_shape, b_shape, condition = a.shape, b.shape, np.array(condition, dtype=bool)
+    a_shape, b_shape, condition = a.shape, b.shape, np.array(_values(condition), dtype=bool)
 
     def vjp(g: Array) -> tuple[Array, Array]:
         da, db = np.where(condition, g, 0.0), np.where(condition, 0.0, g)
@@ -363,8 +498,13 @@ def sum(a: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
 def mean(a: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """out = sum(a) / n over axis, n = number of elements in each sum;  da = g / n, broadcast."""
     a = as_tensor(a)
+    return sum(a, axis, keepdims) / _count(a, axis)
+
+
+def _count(a: Tensor, axis: Axis) -> int:
+    """Return the number of elements that a reduction over axis adds up to one."""
     axes = range(a.ndim) if axis is None else np.atleast_1d(axis)
-    return sum(a, axis, keepdims) / prod(a.shape[i] for i in axes)
+    return prod(a.shape[i] for i in axes)
 
 
 def max(a: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -379,6 +519,44 @@ def max(a: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
         return (largest * (_expand(g, axis, keepdims) / ties),)
 
     return record(out, (a,), vjp)
+
+
+def min(a: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """out = minimum of a over axis, as -max(-a);  the gradient is like max's."""
+    return neg(max(neg(a), axis, keepdims))
+
+
+def var(a: Operand, axis: Axis = None, ddof: float = 0, keepdims: bool = False) -> Tensor:
+    """out = sum((a - mean)**2) / (n - ddof) over axis, n = number of elements in each sum.
+
+    ddof = 0 divides by n, as NumPy does; ddof = 1 divides by n - 1, as torch does. ValueError if
+    n - ddof is not positive.
+    """
+    a = as_tensor(a)
+    centred = a - mean(a, axis, keepdims=True)
+    centred = centred - mean(centred, axis, keepdims=True)  # takes out the rounding of the mean
+    n = _count(a, axis)
+    if not n > ddof:
+        raise ValueError(f"var: ddof={ddof} must be less than the number of elements, {n}")
+    return sum(centred * centred, axis, keepdims) / (n - ddof)
+
+
+def std(a: Operand, axis: Axis = None, ddof: float = 0, keepdims: bool = False) -> Tensor:
+    """out = sqrt(var(a));  da = g * (a - mean) / ((n - ddof) * out), and 0 where out = 0."""
+    variance = var(a, axis, ddof, keepdims)
+    zero = variance.data == 0.0  # here sqrt has no derivative
+    return where(zero, 0.0, sqrt(where(zero, 1.0, variance)))
+
+
+def cumsum(a: Operand, axis: int | None = None) -> Tensor:
+    """out_i = a_0 + ... + a_i along axis, or of the flattened a;  da_j = g_j + g_j+1 + ..."""
+    a = flatten(a) if axis is None else as_tensor(a)
+    along = 0 if axis is None else axis
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (np.flip(np.flip(g, along).cumsum(along), along),)
+
+    return record(a.data.cumsum(along), (a,), vjp)
 
 
 # -- shape and selection -------------------------------------------------------------------------
@@ -417,6 +595,32 @@ def swapaxes(a: Operand, axis1: int, axis2: int) -> Tensor:
     return record(a.data.swapaxes(axis1, axis2), (a,), vjp)
 
 
+def flatten(a: Operand) -> Tensor:
+    """out = a with all its elements along one axis;  da = g in a's shape."""
+    return reshape(a, -1)
+
+
+def squeeze(a: Operand, axis: Axis = None) -> Tensor:
+    """out = a without its axes of size 1, or without the given ones;  da = g in a's shape."""
+    return reshape(a, np.squeeze(_values(a), axis).shape)
+
+
+def expand_dims(a: Operand, axis: int | tuple[int, ...]) -> Tensor:
+    """out = a with new axes of size 1 at the given places;  da = g in a's shape."""
+    return reshape(a, np.expand_dims(_values(a), axis).shape)
+
+
+def broadcast_to(a: Operand, shape: int | tuple[int, ...]) -> Tensor:
+    """out = a, repeated so that it has this shape;  da = g summed over the repetitions."""
+    a = as_tensor(a)
+    a_shape = a.shape
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (unbroadcast(g, a_shape),)
+
+    return record(np.broadcast_to(a.data, shape), (a,), vjp)
+
+
 def getitem(a: Operand, index: Any) -> Tensor:
     """out = a[index];  da = 0 with g added at index, twice where an entry was selected twice.
 
@@ -428,6 +632,7 @@ def getitem(a: Operand, index: Any) -> Tensor:
     basic = (int, np.integer, slice, NoneType, EllipsisType)
     items = index if isinstance(index, tuple) else (index,)
     selects_once = all(isinstance(i, basic) for i in items)
+    out = x[index]
     if not selects_once:
         index = deepcopy(index)  # the caller may change it before the backward pass
 
@@ -439,7 +644,7 @@ def getitem(a: Operand, index: Any) -> Tensor:
             np.add.at(da, index, g)  # da[index] += g would count a repeated index once
         return (da,)
 
-    return record(x[index], (a,), vjp)
+    return record(out, (a,), vjp)
 
 
 def concatenate(tensors: Iterable[Operand], axis: int = 0) -> Tensor:
@@ -456,6 +661,67 @@ def concatenate(tensors: Iterable[Operand], axis: int = 0) -> Tensor:
         return tuple(np.split(g, ends, axis=axis))
 
     return record(out, parents, vjp)
+
+
+def stack(tensors: Iterable[Operand], axis: int = 0) -> Tensor:
+    """out = tensors of one shape, joined along a new axis;  the gradient of each is its part of g.
+
+    >>> a, b = Tensor([1.0, 2.0]), Tensor([3.0, 4.0])
+    >>> stack([a, b], axis=1)
+    Tensor([[1., 3.],
+            [2., 4.]], dtype=float64)
+    """
+    return concatenate([expand_dims(t, axis) for t in tensors], axis)
+
+
+def split(a: Operand, indices_or_sections: int | Sequence[int], axis: int = 0) -> list[Tensor]:
+    """Cut a along axis, into equal sections or at indices;  da = the gradients, joined.
+
+    >>> [part.shape for part in split(np.ones((2, 6)), 3, axis=1)]
+    [(2, 2), (2, 2), (2, 2)]
+    >>> [part.shape for part in split(np.ones(6), [1, 4])]
+    [(1,), (3,), (2,)]
+    """
+    a = as_tensor(a)
+    (axis,) = normalize_axis_tuple(axis, a.ndim)
+    parts = np.split(np.arange(a.shape[axis]), indices_or_sections)
+    before = (slice(None),) * axis
+    return [a[(*before, slice(p[0], p[-1] + 1) if p.size else slice(0))] for p in parts]
+
+
+def pad(a: Operand, pad_width: Any, mode: str = "constant", constant_values: float = 0.0) -> Tensor:
+    """out = a with a border;  da = g without the border, plus g of the border's copies of a.
+
+    Parameters
+    ----------
+    pad_width
+        (before, after) for all axes, or one such pair for each axis, or one number, as in NumPy.
+    mode
+        "constant": the border is `constant_values`. "edge", "reflect", "symmetric", "wrap": the
+        border copies entries of a; see `np.pad`.
+
+    Raises
+    ------
+    ValueError
+        The mode is unknown, or pad_width does not fit.
+    """
+    a = as_tensor(a)
+    widths = np.broadcast_to(pad_width, (a.ndim, 2)).tolist()
+    copies = ("edge", "reflect", "symmetric", "wrap")
+    if mode in copies:
+        for axis, width in enumerate(widths):
+            source = np.pad(np.arange(a.shape[axis]), width, mode)  # type: ignore[call-overload]
+            a = a[(*[slice(None)] * axis, source)]
+        return a
+    if mode != "constant":
+        known = ", ".join(("constant", *copies))
+        raise ValueError(f"pad: mode {mode!r} is unknown; choose one of {known}")
+    inside = tuple(slice(w[0], w[0] + n) for w, n in zip(widths, a.shape, strict=True))
+
+    def vjp(g: Array) -> tuple[Array]:
+        return (g[inside],)
+
+    return record(np.pad(a.data, widths, constant_values=constant_values), (a,), vjp)
 
 
 _GRADIENTS = (np.ndarray, np.generic, Rows)  # what a vjp may return
@@ -494,12 +760,18 @@ class Tensor:
     """
 
     __slots__ = ("__weakref__", "data", "grad", "grad_fn", "parents", "requires_grad")
-    __array_ufunc__ = None  # so that NumPy leaves `array * tensor` to Tensor.__rmul__
+
+    # NumPy calls these for its functions of Tensors. numpy_protocols.py sets them, as it is built
+    # on the ops.
+    __array_ufunc__: ClassVar[Callable[..., Any]]
+    __array_function__: ClassVar[Callable[..., Any]]
 
     def __init__(self, data: ArrayLike, requires_grad: bool = False) -> None:
-        array = np.asarray(data)
+        array = data if type(data) is np.ndarray else _array(data)
         if array.dtype.char not in "fdFD" or not array.dtype.isnative:
             if array.dtype.kind not in "biu":
+                if array.dtype.kind == "O" and _holds_tensor(array):
+                    raise _joined_without_stack()
                 raise TypeError(
                     f"Tensor holds float32, float64 or complex data, not {array.dtype}; "
                     "convert it first, e.g. with .astype(np.float32)"
@@ -679,8 +951,17 @@ class Tensor:
         """Return the only element as a Python number; ValueError unless there is exactly one."""
         return self.data.item()
 
+    def numpy(self) -> Array:
+        """Return the array; TypeError if this Tensor requires a gradient, as the array has none."""
+        if self.requires_grad:
+            raise TypeError(
+                "this Tensor requires a gradient, and an array would lose it: for the values "
+                "alone, take t.data or t.detach(); to join Tensors, use stack or concatenate"
+            )
+        return self.data
+
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
-        return np.array(self.data, dtype=dtype, copy=copy)
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -716,11 +997,15 @@ class Tensor:
     __matmul__ = matmul
     __pow__ = power
     __neg__ = neg
+    __abs__ = abs
     __getitem__ = getitem
 
-    sum, mean, max = sum, mean, max
-    exp, log, tanh, sqrt = exp, log, tanh, sqrt
+    exp, log, log1p, sqrt, abs = exp, log, log1p, sqrt, abs
+    sin, cos, tanh, sigmoid, relu = sin, cos, tanh, sigmoid, relu
+    maximum, minimum, clip = maximum, minimum, clip
+    sum, mean, max, min, var, std, cumsum = sum, mean, max, min, var, std, cumsum
     reshape, transpose, swapaxes = reshape, transpose, swapaxes
+    flatten, squeeze = flatten, squeeze
 
     def __rsub__(self, other: ArrayLike) -> Tensor:
         return sub(other, self)
@@ -731,10 +1016,18 @@ class Tensor:
     def __rmatmul__(self, other: ArrayLike) -> Tensor:
         return matmul(other, self)
 
+    def __rpow__(self, other: ArrayLike) -> Tensor:
+        return power(other, self)
+
     @property
     def T(self) -> Tensor:  # noqa: N802
         """The transpose: all axes reversed."""
         return transpose(self)
+
+    @property
+    def real(self) -> Tensor:
+        """The Tensor itself; if it is complex, its real part, as a constant."""
+        return Tensor(self.data.real) if self.data.dtype.kind == "c" else self
 
     def _inplace(self, _other: object) -> Any:
         if not self.requires_grad:
@@ -755,23 +1048,23 @@ class Tensor:
     # Comparisons are elementwise, and return plain boolean arrays. Hashing still uses the identity.
     __hash__ = object.__hash__
 
-    def __eq__(self, other: object) -> Array:  # type: ignore[override]
-        return cast(Array, self.data == np.asarray(other))
+    def __eq__(self, other: Any) -> Array:  # type: ignore[override]
+        return cast(Array, self.data == _values(other))
 
-    def __ne__(self, other: object) -> Array:  # type: ignore[override]
-        return cast(Array, self.data != np.asarray(other))
+    def __ne__(self, other: Any) -> Array:  # type: ignore[override]
+        return cast(Array, self.data != _values(other))
 
     def __lt__(self, other: Operand) -> Array:
-        return cast(Array, self.data < np.asarray(other))
+        return cast(Array, self.data < _values(other))
 
     def __le__(self, other: Operand) -> Array:
-        return cast(Array, self.data <= np.asarray(other))
+        return cast(Array, self.data <= _values(other))
 
     def __gt__(self, other: Operand) -> Array:
-        return cast(Array, self.data > np.asarray(other))
+        return cast(Array, self.data > _values(other))
 
     def __ge__(self, other: Operand) -> Array:
-        return cast(Array, self.data >= np.asarray(other))
+        return cast(Array, self.data >= _values(other))
 
 
 # -- the errors for a wrong op -------------------------------------------------------------------
