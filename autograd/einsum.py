@@ -72,8 +72,10 @@ def _gradient(x: Array, own: str, others: list[tuple[Array, str]], optimize: boo
     d = np.einsum(spelled, *[a for a, _ in others], optimize=optimize)
     d = d.reshape([d.shape[known.index(c)] if c in known else 1 for c in kept])
     d = np.broadcast_to(d, [sizes.get(c, 1) for c in kept])
+    if kept == own:
+        return unbroadcast(d, x.shape)
     dx = np.zeros_like(x)
-    diagonal = np.einsum(f"{own}->{kept}", dx)  # a view, of all of dx if no letter occurs twice
+    diagonal = np.einsum(f"{own}->{kept}", dx)  # a view
     diagonal[...] = unbroadcast(d, diagonal.shape)
     return dx
 

@@ -162,15 +162,18 @@ _INSTEAD = {
     "add.reduce": "sum(a, axis)",
     "append": "concatenate([a, b])",
     "array_split": "split(a, indices)",
-    "astype": "Tensor(values.astype(dtype), requires_grad=True) at the start",
+    "astype": "Tensor(a.data.astype(dtype), requires_grad=True), before all ops",
     "atleast_1d": "a.reshape(1)",
     "atleast_2d": "a[None]",
     "atleast_3d": "a[None, None]",
     "average": "sum(a * weights) / sum(weights)",
     "block": "concatenate([a, b])",
+    "broadcast_arrays": "broadcast_to(a, shape)",
     "choose": "where(condition, a, b)",
     "column_stack": "stack([a, b], axis=1)",
     "compress": "a[condition]",
+    "conjugate": "a itself, as it is real",
+    "convolve": "sums of slices: a[1:] * w[0] + a[:-1] * w[1]",
     "copy": "a itself, as no op changes it",
     "copysign": "abs(a) * np.sign(b.data)",
     "cosh": "(exp(a) + exp(-a)) / 2.0",
@@ -181,23 +184,28 @@ _INSTEAD = {
     "deg2rad": "a * (math.pi / 180.0)",
     "degrees": "a * (180.0 / math.pi)",
     "delete": "a[index]",
-    "diag": "einsum('ii->i', a)",
+    "diag": "einsum('ii->i', a), or a * np.eye(n) for a vector",
+    "diagflat": "a * np.eye(n)",
     "diagonal": "einsum('ii->i', a)",
     "diff": "a[1:] - a[:-1]",
     "dsplit": "split(a, sections, axis=2)",
     "dstack": "stack([a, b], axis=2)",
+    "ediff1d": "a[1:] - a[:-1]",
+    "einsum_path": "np.einsum_path(subscripts, a.data, b.data)",
     "expm1": "exp(a) - 1.0",
     "extract": "a[condition]",
     "flip": "a[::-1]",
     "fliplr": "a[:, ::-1]",
     "flipud": "a[::-1]",
     "float_power": "a ** b",
+    "floor_divide": "np.floor(a.data / b.data), as the slope is 0",
     "fmax": "maximum(a, b)",
     "fmin": "minimum(a, b)",
     "full_like": "np.full(a.shape, value)",
     "hsplit": "split(a, sections, axis=1)",
-    "hstack": "concatenate([a, b], axis=-1)",
+    "hstack": "concatenate([a, b], axis=1)",
     "hypot": "sqrt(a * a + b * b)",
+    "imag": "0.0, as a is real",
     "inner": "a @ b.T",
     "insert": "concatenate([a[:i], b, a[i:]])",
     "kron": "einsum('ij,kl->ikjl', a, b) and reshape",
@@ -220,27 +228,33 @@ _INSTEAD = {
     "matrix_transpose": "a.swapaxes(-1, -2)",
     "matvec": "a @ b",
     "maximum.reduce": "max(a, axis)",
-    "median": "a[np.argsort(a)] and the entries in the middle",
+    "median": "s = a[np.argsort(a)], and the mean of its entries in the middle",
+    "meshgrid": "a[None, :] and b[:, None]",
     "minimum.reduce": "min(a, axis)",
     "moveaxis": "a.transpose(axes)",
     "multiply.outer": "a[:, None] * b",
     "nan_to_num": "where(np.isnan(a.data), 0.0, a)",
-    "nanmean": "mean(a[~np.isnan(a.data)])",
-    "nansum": "sum(where(np.isnan(a.data), 0.0, a))",
+    "nanmax": "max(where(np.isnan(a.data), -np.inf, a))",
+    "nanmean": "a[~np.isnan(a.data)].mean()",
+    "nanmin": "min(where(np.isnan(a.data), np.inf, a))",
+    "nansum": "where(np.isnan(a.data), 0.0, a).sum()",
     "piecewise": "where(condition, a, b)",
+    "polyval": "a sum of c * x**n",
     "positive": "a itself",
     "prod": "exp(sum(log(a))), if all a are positive",
     "ptp": "a.max(axis) - a.min(axis)",
     "rad2deg": "a * (180.0 / math.pi)",
     "radians": "a * (math.pi / 180.0)",
     "real": "a.real",
+    "remainder": "a - b * np.floor(a.data / b.data)",
     "repeat": "a[np.repeat(np.arange(len(a)), n)]",
     "resize": "a[index]",
     "roll": "concatenate([a[-n:], a[:-n]])",
     "rollaxis": "a.transpose(axes)",
     "rot90": "a.swapaxes(0, 1)[::-1]",
+    "row_stack": "stack([a, b]), or concatenate([a, b]) for matrices",
     "select": "where(condition, a, b)",
-    "sinc": "sin(x) / x",
+    "sinc": "sin(x) / x with x = math.pi * a",
     "sinh": "(exp(a) - exp(-a)) / 2.0",
     "sort": "a[np.argsort(a)]",
     "subtract.outer": "a[:, None] - b",
@@ -249,14 +263,17 @@ _INSTEAD = {
     "tensordot": "einsum or @",
     "tile": "concatenate([a, a])",
     "trace": "einsum('ii', a)",
+    "trapezoid": "sum((a[1:] + a[:-1]) / 2.0 * dx)",
     "tril": "a * np.tri(n)",
+    "tril_indices_from": "np.tril_indices(n)",
     "triu": "a * np.tri(n).T",
-    "unstack": "split(a, len(a))",
+    "triu_indices_from": "np.triu_indices(n)",
+    "unstack": "list(a)",
     "vdot": "sum(a * b)",
     "vecdot": "sum(a * b, axis=-1)",
     "vecmat": "a @ b",
     "vsplit": "split(a, sections)",
-    "vstack": "concatenate([a, b])",
+    "vstack": "stack([a, b]), or concatenate([a, b]) for matrices",
 }
 
 # -- the protocols --------------------------------------------------------------------------------
@@ -332,12 +349,16 @@ def _requires_grad(x: Any) -> bool:
 
 
 def _arrays(x: Any) -> Any:
-    """Return x with arrays in place of Tensors."""
+    """Return x with arrays in place of Tensors; those that require a gradient are read-only."""
     if type(x) in (list, tuple):
         return type(x)(map(_arrays, x))
     if type(x) is dict:
         return {key: _arrays(value) for key, value in x.items()}
-    return x.data if isinstance(x, Tensor) else x
+    if not isinstance(x, Tensor):
+        return x
+    array = x.data.view()
+    array.flags.writeable = x.data.flags.writeable and not x.requires_grad
+    return array
 
 
 Tensor.__array_ufunc__ = _array_ufunc

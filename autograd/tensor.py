@@ -173,9 +173,9 @@ def _array(x: ArrayLike) -> Array:
 
 def _holds_tensor(x: object) -> bool:
     """Whether x is a Tensor, or a list or an object array with a Tensor somewhere in it."""
-    if isinstance(x, list | tuple | np.ndarray):
-        return any(map(_holds_tensor, x))
-    return isinstance(x, Tensor)
+    if isinstance(x, np.ndarray):
+        return x.dtype.kind == "O" and any(map(_holds_tensor, x.flat))
+    return any(map(_holds_tensor, x)) if isinstance(x, list | tuple) else isinstance(x, Tensor)
 
 
 def _joined_without_stack() -> Exception:
@@ -272,32 +272,27 @@ def neg(a: Operand) -> Tensor:
 def power(a: Operand, n: Operand) -> Tensor:
     """out = a**n;  da = g * n * a**(n-1),  dn = g * out * log(a).
 
-    If a is negative, dn is NaN, because a**n is real for integers n only. At a = 0, dn is 0.
+    If a is negative, dn is NaN: a**n is real only if n is an integer. At a = 0, dn is 0.
     """
     if isinstance(n, Real):
-        return _power_of_number(as_tensor(a), n)
+        a, m = as_tensor(a), int(n) if isinstance(n, Integral) else float(n)
+        x = a.data
+
+        def vjp_of_base(g: Array) -> tuple[Array]:
+            return (g * (m * x ** (m - 1 if m else 0)),)  # a**0 is constant, at 0 as well
+
+        return record(x**m, (a,), vjp_of_base)  # m: a NumPy number would promote float32
     a, n = _operands(a, n)
     x, y = a.data, n.data
     out = x**y
 
     def vjp(g: Array) -> tuple[Array, Array]:
-        da = g * (y * x ** np.where(y == 0.0, y, y - 1.0))  # a**0 is constant, at 0 as well
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):  # in the gradient of a constant
+            da = g * (y * x ** np.where(y == 0.0, y, y - 1.0))
             dn = g * np.where((x == 0.0) & (y >= 0.0), 0.0, out * np.log(x))
         return unbroadcast(da, x.shape), unbroadcast(dn, y.shape)
 
     return record(out, (a, n), vjp)
-
-
-def _power_of_number(a: Tensor, n: Any) -> Tensor:
-    """out = a**n for a number n;  da = g * n * a**(n-1)."""
-    x = a.data
-    n = int(n) if isinstance(n, Integral) else float(n)  # a NumPy number would promote float32
-
-    def vjp(g: Array) -> tuple[Array]:
-        return (g * (n * x ** (n - 1 if n else 0)),)  # a**0 is constant, at 0 as well
-
-    return record(x**n, (a,), vjp)
 
 
 def matmul(a: Operand, b: Operand) -> Tensor:
@@ -445,12 +440,10 @@ def clip(a: Operand, a_min: Operand | None = None, a_max: Operand | None = None)
     """out = minimum(maximum(a, a_min), a_max);  None stands for no limit.
 
     da = g between the limits, g/2 at a limit, and 0 outside. A limit that is a Tensor gets a
-    gradient too. ValueError if both limits are None.
+    gradient too.
     """
-    if a_min is None and a_max is None:
-        raise ValueError("clip needs a limit: give a_min, a_max or both")
-    low = a if a_min is None else maximum(a, a_min)
-    return as_tensor(low) if a_max is None else minimum(low, a_max)
+    low = as_tensor(a) if a_min is None else maximum(a, a_min)
+    return low if a_max is None else minimum(low, a_max)
 
 
 def relu(a: Operand) -> Tensor:
@@ -706,7 +699,7 @@ def pad(a: Operand, pad_width: Any, mode: str = "constant", constant_values: flo
         The mode is unknown, or pad_width does not fit.
     """
     a = as_tensor(a)
-    widths = np.broadcast_to(pad_width, (a.ndim, 2)).tolist()
+    widths = np.broadcast_to(pad_width, (a.ndim, 2))
     copies = ("edge", "reflect", "symmetric", "wrap")
     if mode in copies:
         for axis, width in enumerate(widths):
@@ -721,7 +714,7 @@ def pad(a: Operand, pad_width: Any, mode: str = "constant", constant_values: flo
     def vjp(g: Array) -> tuple[Array]:
         return (g[inside],)
 
-    return record(np.pad(a.data, widths, constant_values=constant_values), (a,), vjp)
+    return record(np.pad(a.data, pad_width, constant_values=constant_values), (a,), vjp)
 
 
 _GRADIENTS = (np.ndarray, np.generic, Rows)  # what a vjp may return
@@ -770,7 +763,7 @@ class Tensor:
         array = data if type(data) is np.ndarray else _array(data)
         if array.dtype.char not in "fdFD" or not array.dtype.isnative:
             if array.dtype.kind not in "biu":
-                if array.dtype.kind == "O" and _holds_tensor(array):
+                if _holds_tensor(array):
                     raise _joined_without_stack()
                 raise TypeError(
                     f"Tensor holds float32, float64 or complex data, not {array.dtype}; "

@@ -132,7 +132,7 @@ def with_gaps(a: Array) -> Array:
 
 
 def _columns_first(a: Array) -> Array:
-    return np.asfortranarray(a)
+    return np.array(a, order="F")  # np.asfortranarray would add an axis to a 0-d array
 
 
 def _contiguous(a: Array) -> Array:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import autograd
 from autograd import Tensor
 from autograd import tensor as ops
 from autograd.testing import (
@@ -53,9 +54,54 @@ def over_axes(reduce):
     return reduced
 
 
+def limited(x, a_min, a_max):
+    for limit, choose in ((a_min, torch.maximum), (a_max, torch.minimum)):
+        x = x if limit is None else choose(x, torch.tensor(float(limit), dtype=x.dtype))
+    return x
+
+
+def deviation(name):
+    def of(x, axis, keepdims, ddof):
+        if axis == () or not x.ndim:  # one element each; torch would reduce over all axes
+            return (x - x) ** 2 / (1.0 - ddof)
+        dim = tuple(range(x.ndim)) if axis is None else axis
+        return getattr(torch, name)(x, dim=dim, correction=ddof, keepdim=keepdims)
+
+    return of
+
+
+def padded(x, pad_width, mode):
+    """Pad the positions with NumPy, and select; a border of constants has the position -1."""
+    positions = np.arange(x.numel()).reshape(x.shape)
+    options = {"constant_values": -1} if mode == "constant" else {}
+    source = torch.from_numpy(np.pad(positions, pad_width, mode, **options))
+    return torch.cat([x.flatten(), torch.tensor([0.5], dtype=x.dtype)])[source]
+
+
+def cut_and_joined(x, indices_or_sections, axis):
+    parts = np.split(np.arange(x.shape[axis]), indices_or_sections)
+    return torch.index_select(x, axis, torch.from_numpy(np.concatenate(parts[::-1])))
+
+
 TORCH = {
     **{name: of_torch(name) for name in "add sub mul div matmul".split()},
     **{name: of_torch(name) for name in "neg exp tanh log sqrt".split()},
+    **{name: of_torch(name) for name in "log1p sin cos sigmoid abs relu maximum minimum".split()},
+    "clip": lambda x, low, high: torch.minimum(torch.maximum(x, low), high),
+    "clip to numbers": limited,
+    "min": over_axes(of_torch("amin")),
+    "var": deviation("var"),
+    "std": deviation("std"),
+    "cumsum": lambda x, axis: torch.cumsum(x.flatten() if axis is None else x, axis or 0),
+    "einsum": lambda *xs, subscripts: torch.einsum(subscripts, *xs),
+    "flatten": of_torch("flatten"),
+    "squeeze": lambda x, axis: torch.squeeze(x) if axis is None else torch.squeeze(x, axis),
+    "expand_dims": lambda x, axis: x.reshape(np.expand_dims(np.empty(x.shape), axis).shape),
+    "broadcast_to": lambda x, shape: torch.broadcast_to(x, shape),
+    "pad": padded,
+    "stack": lambda *xs, axis: torch.stack(xs, axis),
+    "split, joined in the opposite order": cut_and_joined,
+    "power of two Tensors": of_torch("pow"),
     "power": lambda x, n: x ** float(n),
     "power of any base": lambda x, n: x ** float(n),
     "where": lambda a, b, condition: torch.where(torch.from_numpy(np.array(condition)), a, b),
@@ -82,19 +128,13 @@ def differentiate(op, inputs, g=None):
 # -- every op ------------------------------------------------------------------------------------
 
 
-def test_every_primitive_has_a_spec():
-    public = {name for name, f in vars(ops).items() if getattr(f, "__module__", "") == ops.__name__}
-    no_op = {
-        "record",
-        "is_recorded",
-        "op_name",
-        "as_tensor",
-        "no_grad",
-        "enable_grad",
-        "unbroadcast",
-    }
-    primitives = {name for name in public if not name.startswith("_")} - no_op - {"Tensor"}
-    assert primitives == {name.split(",")[0] for name in TORCH if name != "power of any base"}
+def test_every_op_has_a_spec():
+    modules = ("autograd.tensor", "autograd.einsum")
+    defined = {**vars(ops), **vars(autograd)}.items()
+    functions = {name for name, f in defined if getattr(f, "__module__", "") in modules}
+    public = {name for name in functions if not name.startswith("_")}
+    no_op = "Tensor record is_recorded op_name as_tensor no_grad enable_grad unbroadcast".split()
+    assert public - {*no_op} == {name.replace(",", " ").split()[0] for name in TORCH}
     assert set(TORCH) <= set(OPS)
 
 
@@ -377,9 +417,9 @@ def test_shapes_that_do_not_broadcast_are_refused(op):
             op(X, Tensor(np.ones(shape)))
 
 
-@pytest.mark.parametrize("n", [X, np.ones(3), np.array(2.0), 1j, "2", None])
-def test_exponent_must_be_a_number(n):
-    with pytest.raises(TypeError, match=r"must be a number.*exp\(n \* log\(a\)\)"):
+@pytest.mark.parametrize("n", ["2", None, [None], np.array("2")])
+def test_exponent_must_be_a_number_or_an_array_of_numbers(n):
+    with pytest.raises(TypeError, match="float32, float64 or complex data, not"):
         ops.power(X, n)
 
 
@@ -390,7 +430,6 @@ def test_exponent_must_be_a_number(n):
         ("matmul(one, v)", ValueError),
         ("matmul(v, 2.0)", ValueError),
         ("matmul(2.0, x)", ValueError),
-        ("2.0**x", TypeError),
         ("concatenate([])", ValueError),
         ("concatenate([x, v])", ValueError),
         ("concatenate([x, x.T])", ValueError),
