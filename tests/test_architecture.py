@@ -15,7 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 ENGINE = (
-    "autograd autograd.backward autograd.rows autograd.ownership autograd.tensor autograd.check"
+    "autograd autograd.backward autograd.rows autograd.ownership autograd.tensor autograd.einsum "
+    "autograd.check"
 )
 
 # A room is a directory, or a file at the top of a package. Each may import the rooms named here,
@@ -24,9 +25,12 @@ ALLOWED = {
     # reverse mode: knows nothing of GPT-2
     "autograd.ownership": "autograd.rows",
     "autograd.tensor": "autograd.backward autograd.rows autograd.ownership",
+    "autograd.einsum": "autograd.rows autograd.tensor",
+    "autograd.numpy_protocols": "autograd.rows autograd.tensor autograd.einsum",
     "autograd.check": "autograd.rows autograd.tensor",
-    "autograd": "autograd.rows autograd.tensor autograd.check",
-    "autograd.testing": "autograd autograd.rows autograd.tensor autograd.check",
+    "autograd": "autograd.rows autograd.tensor autograd.einsum autograd.numpy_protocols "
+    "autograd.check",
+    "autograd.testing": "autograd autograd.rows autograd.tensor autograd.einsum autograd.check",
     # configuration, and how work is spread over a machine
     "npgpt2.config": "npgpt2.validate",
     "npgpt2.parameter_table": "npgpt2.config",

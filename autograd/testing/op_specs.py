@@ -220,7 +220,8 @@ for _spec in (
         lambda a, low, high: ops.clip(a, low, high),
         lambda a, low, high: np.minimum(np.maximum(a, low), high),
         operands(broadcastable(3)),
-        kinks=lambda a, low, high: _equal(a, low) or _equal(np.maximum(a, low), high),
+        (numbers(), numbers(-4, 0), numbers(0.125)),
+        lambda a, low, high: _equal(a, low) or _equal(np.maximum(a, low), high),
         refusals=_CANNOT_CLIP,
     ),
     OpSpec(
