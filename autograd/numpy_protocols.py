@@ -307,23 +307,20 @@ def _by_name(
     function: Any, op: Any, args: Sequence[Any], options: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the arguments that op takes, by name, and the names of the others."""
-    parameters, known = _parameters(function, op), _parameters(op, op).parameters
-    given = parameters.bind(*args, **options).arguments
+    known, signature = _signature(op).parameters, _signature(op if function in _IN_C else function)
+    try:
+        given = signature.bind(*args, **options).arguments
+    except TypeError:
+        return {}, list(options) or ["out"]
     given |= given.pop("kwargs", {})
     named = {name: given.pop(name) for name in known if name in given}
-    default = {p.name: p.default for p in parameters.parameters.values()}
-    return named, [
-        name for name, x in given.items() if x is not default.get(name, inspect.Parameter.empty)
-    ]
+    default = {p.name: p.default for p in signature.parameters.values()}
+    return named, [name for name, x in given.items() if x is not default.get(name, _REQUIRED)]
 
 
-@cache
-def _parameters(function: Any, op: Any) -> inspect.Signature:
-    """Return NumPy's parameters; before NumPy 2.4, some functions do not tell theirs."""
-    try:
-        return inspect.signature(function)
-    except ValueError:
-        return inspect.signature(op)
+_signature = cache(inspect.signature)
+_REQUIRED = inspect.Parameter.empty
+_IN_C = {np.concatenate, np.dot, np.where}  # before NumPy 2.4, they do not tell their parameters
 
 
 def _without_op(

@@ -51,7 +51,10 @@ from types import CodeType, ModuleType
 from typing import Any, cast
 
 ROOT = Path(__file__).parents[1]
-FILES = [f"autograd/{name}.py" for name in "backward tensor rows ownership check".split()] + [
+FILES = [
+    f"autograd/{name}.py"
+    for name in "backward tensor einsum numpy_protocols rows ownership check".split()
+] + [
     f"npgpt2/{name}.py"
     for name in (
         "functional composed layers model module optim cache validate machine/work machine/packs "

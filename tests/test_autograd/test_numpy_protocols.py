@@ -223,7 +223,8 @@ NAMED = [  # expressions of Tensors x (3,) and m (3, 3), and what the error must
     ("np.exp(x, dtype=np.float32)", "np.exp without dtype="),
     ("np.sum(x, dtype=np.float32, where=MASK)", "np.sum without dtype=, where="),
     ("np.sum(x, 0, np.float32)", "np.sum without dtype="),
-    ("np.concatenate([x, x], dtype=np.float32)", "dtype"),
+    ("np.concatenate([x, x], dtype=np.float32)", "np.concatenate without dtype="),
+    ("np.dot(x, x, np.ones(()))", "np.dot without out="),
     ("np.add(x, 1.0, out=np.ones(3))", "np.add without out="),
     ("np.multiply(1.0, x, where=MASK)", "np.multiply without where="),
     ("np.ones(3).__iadd__(x)", "np.add without out="),
@@ -274,6 +275,16 @@ def test_numpy_functions_keep_the_precision(dtype):
     out = np.einsum("i,i->", np.clip(h, 0.0, 0.7), np.cumsum(np.maximum(x, 0.5)))
     out.backward()
     assert out.dtype == x.grad.dtype == dtype
+
+
+def test_entries_along_an_axis():
+    for axis, index in ((None, [4, 1, 4]), (0, [[1, 0, 2]]), (-1, [[0, 0], [2, 1], [1, 1]])):
+        x, g = Tensor(M, requires_grad=True), cotangent(np.shape(index), seed=1)
+        out = np.take_along_axis(x, np.array(index), axis)
+        out.backward(g)
+        position = np.take_along_axis(np.arange(9).reshape(3, 3), np.array(index), axis)
+        expected = np.bincount(position.ravel(), g.ravel(), minlength=9).reshape(3, 3)
+        assert np.array_equal(out.data, M.ravel()[position]) and np.allclose(x.grad, expected)
 
 
 def test_without_a_gradient_every_function_works_on_the_arrays():
