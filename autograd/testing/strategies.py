@@ -50,6 +50,7 @@ __all__ = [
     "graphs",
     "hnp",
     "indices",
+    "lettered_shapes",
     "literal",
     "matmul_arrays",
     "matmul_shapes",
@@ -120,6 +121,36 @@ def matmul_shapes(min_side: int = 0) -> SearchStrategy[tuple[Shape, ...]]:
     return hnp.mutually_broadcastable_shapes(
         signature="(n?,k),(k,m?)->(n?,m?)", min_side=min_side, max_side=3, max_dims=2
     ).map(lambda drawn: drawn.input_shapes)
+
+
+def lettered_shapes(
+    letters: str, min_side: int = 1, max_side: int = 3
+) -> SearchStrategy[tuple[Shape, ...]]:
+    """Draw shapes with one letter per axis. Axes with the same letter have the same length.
+
+    Commas separate the shapes. Nothing between two commas is the shape of a 0-d array.
+
+    Raises
+    ------
+    ValueError
+        There is a character that is no letter, comma or space.
+
+    Examples
+    --------
+    >>> @given(lettered_shapes("ni, oi, o"))
+    ... def test_shapes_of_a_linear_layer(shapes):
+    ...     (n, i), weight, (o,) = shapes
+    ...     assert weight == (o, i)
+    >>> test_shapes_of_a_linear_layer()
+    """
+    each = [shape.strip() for shape in letters.split(",")]
+    if not all(shape.isalpha() or not shape for shape in each):
+        raise ValueError(
+            f"shapes are letters with commas between them, such as 'ni, oi, o', not {letters!r}"
+        )
+    side = st.integers(min_side, max_side)
+    sides = st.fixed_dictionaries(dict.fromkeys(sorted({*"".join(each)}), side))
+    return sides.map(lambda n: tuple(tuple(n[letter] for letter in shape) for shape in each))
 
 
 def with_gaps(a: Array) -> Array:
