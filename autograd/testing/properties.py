@@ -24,6 +24,7 @@ from autograd.tensor import Tensor, no_grad
 from autograd.testing.strategies import (
     Array,
     DrawFn,
+    Phase,
     SearchStrategy,
     Shape,
     fill,
@@ -430,7 +431,12 @@ def check_op(
                 error.add_note(f"{spec.name} {how}: {claim.__name__}")
                 raise
 
-    options: dict[str, Any] = {} if max_examples is None else {"max_examples": max_examples}
-    # No deadline: the first call of a library may be slow, and this is no fault of the op.
-    settings(report_multiple_bugs=False, deadline=None, **options)(given(call=spec.calls())(check))()
+    own = settings(
+        report_multiple_bugs=False,
+        deadline=None,  # the first call of a library may be slow, and that is no fault
+        # This phase traces every line, so a failure would take seconds instead of milliseconds.
+        phases=[phase for phase in settings().phases if phase is not Phase.explain],
+        max_examples=settings().max_examples if max_examples is None else max_examples,
+    )
+    own(given(call=spec.calls())(check))()
     check_refusals(spec)

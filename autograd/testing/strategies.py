@@ -21,7 +21,7 @@ from autograd.rows import Array
 from autograd.tensor import Tensor, no_grad
 
 try:
-    from hypothesis import assume, given, settings
+    from hypothesis import Phase, assume, given, settings
     from hypothesis import strategies as st
     from hypothesis.extra import numpy as hnp
     from hypothesis.strategies import DrawFn, SearchStrategy
@@ -36,6 +36,7 @@ __all__ = [
     "Array",
     "DrawFn",
     "Graph",
+    "Phase",
     "SearchStrategy",
     "Shape",
     "arrays",
