@@ -229,8 +229,7 @@ def _gradients(
         )
     positions = [i for i in range(n) if str(i) not in others]
     return tuple(
-        _gradient(i, returned[i], operand)
-        for i, operand in zip(positions, operands, strict=True)
+        _gradient(i, returned[i], operand) for i, operand in zip(positions, operands, strict=True)
     )
 
 

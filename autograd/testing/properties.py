@@ -102,7 +102,7 @@ class OpSpec:
     name: str
     function: Callable[..., Tensor]
     reference: Callable[..., Any]
-    operands: SearchStrategy[Sizes] | SearchStrategy[Call]
+    operands: SearchStrategy[Sizes | Call]
     domain: SearchStrategy[float] | tuple[SearchStrategy[float], ...] = numbers()
     kinks: Callable[..., bool] | None = None
     refusals: tuple[Refusal, ...] = ()

@@ -330,7 +330,7 @@ WRONG = {
 def test_a_wrong_gradient_is_found_on_a_small_example_that_runs_as_python(name):
     forward, backward, inputs, lacking = WRONG[name]
     error, lacks = fault(forward, backward, inputs)
-    assert lacks == lacking
+    assert lacks == lacking and len(error.__notes__) == 2  # the property, and the arguments
     arguments = eval(printed(error), {"np": np})
     assert max(a.size for a in arguments) <= 6
     assert sum(np.count_nonzero(a) for a in arguments) <= 3
@@ -389,7 +389,7 @@ def test_a_slow_call_is_no_fault():
         settings.load_profile(before)
 
 
-# -- results that cannot be checked ------------------------------------------------------------------
+# -- results that cannot be checked ----------------------------------------------------------------
 
 
 def keep(x):
