@@ -171,8 +171,8 @@ def _arguments(drawn: Any) -> Arguments:
             others[str(i)] = argument.copy() if isinstance(argument, np.ndarray) else argument
     if not operands:
         raise TypeError(
-            f"inputs drew {literal(drawn)}, without any float array to differentiate by; "
-            "`arrays` and `filled` draw float arrays"
+            f"inputs drew {literal(drawn)}: draw a float array, or a tuple with one, for example "
+            "with `arrays` or `filled`"
         )
     return Arguments(tuple(operands), others)
 

@@ -164,7 +164,7 @@ def with_gaps(a: Array) -> Array:
 
 
 def _columns_first(a: Array) -> Array:
-    return np.asfortranarray(a)
+    return np.asarray(a, order="F")  # np.asfortranarray would make a 0-d array 1-d
 
 
 def _contiguous(a: Array) -> Array:
