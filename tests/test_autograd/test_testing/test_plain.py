@@ -175,6 +175,16 @@ def changing_its_input(x):
     return 0.25 * x * x
 
 
+def changing_the_sign(x):
+    np.negative(x, out=x)
+    return x * x
+
+
+def changing_the_sign_back(g, x):
+    np.negative(x, out=x)
+    return 2.0 * g * x
+
+
 def changing_ids(weight, ids):
     value = weight[ids]
     ids += 1
@@ -195,6 +205,7 @@ FAULTS = {
         square_pair(lambda g, x: np.multiply(g, 2.0 * x, out=g)),
         square_pair(lambda g, x: np.multiply(g, 2.0 * x, out=x)),
         square_pair(lambda g, x: 2.0 * g * x, changing_its_input),
+        square_pair(changing_the_sign_back, changing_the_sign),
         (changing_ids, lookup_backward, lookups()),
     ],
     "the_same_call_gives_the_same_bits": [
