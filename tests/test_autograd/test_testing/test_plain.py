@@ -111,6 +111,7 @@ RIGHT = {
     "log": (np.log, lambda g, x: g / x, filled(lettered_shapes("nc"), positive())),
     "identity": (lambda x: x, lambda g, x: g, arrays()),
     "transpose": (lambda x: x.T, lambda g, x: (g.T,), arrays()),
+    "an argument without effect": (lambda x, y: x, lambda g, x, y: (g, 0.0 * y), "n,n"),
     "the same gradient twice": (lambda x, y: x + y, lambda g, x, y: [g, g], "nc,nc"),
 }
 
@@ -245,6 +246,13 @@ def test_a_fault_is_found_by_its_property_and_by_no_other(name, pair):
     if name not in FOUND_BY_OTHERS:
         others = set(BACKWARD_PROPERTIES) - {name}
         check_backward(*pair, properties=others, **keywords)
+
+
+def test_the_error_says_which_function_changed_an_array():
+    for forward, backward, inputs in FAULTS["nothing_given_is_changed_or_shared"]:
+        error, _ = fault(forward, backward, inputs)
+        by = "backward" if forward is np.square else "forward"
+        assert str(error) == f"the {by} pass changed an array that it was given"
 
 
 # -- wrong pairs ---------------------------------------------------------------------------------
@@ -465,10 +473,25 @@ def test_arguments_that_do_not_fit_are_refused():
 
 
 def test_arrays_that_were_drawn_are_not_changed():
-    x, ids = np.ones((3, 2), np.float32), np.array([0, 1])
+    x, ids = np.ones((3, 2)), np.array([0, 1])
     x.flags.writeable = False
     fault(changing_ids, lookup_backward, st.just((x, ids)), max_examples=1)
-    assert x.dtype == np.float32 and not x.flags.writeable and np.array_equal(ids, [0, 1])
+    fault(changing_its_input, lambda g, x: g * x, st.just(x), max_examples=1)
+    assert np.array_equal(x, np.ones((3, 2))) and not x.flags.writeable
+    assert np.array_equal(ids, [0, 1])
+
+
+def test_arrays_may_have_gaps_but_fit_every_library():
+    seen = []
+
+    def double(x):
+        seen.append(x)
+        return 2.0 * x
+
+    check_backward(double, lambda g, x: double(g), st.just(np.ones((3, 2), np.float32)[::-1]))
+    assert all(min(a.strides) > 0 and a.flags.writeable for a in seen)
+    assert any(not a.flags.forc for a in seen)
+    assert {a.dtype for a in seen} == {np.dtype(np.float32), np.dtype(np.float64)}
 
 
 # -- another library: torch ----------------------------------------------------------------------
