@@ -33,7 +33,10 @@ SHOWN = {
     r"of their difference 81\.9[\s\S]*step 3: largest difference",
     "11_train_in_plain_sight.py": r"step   0  loss 2\.[\s\S]*step 200  loss 0\.[\s\S]*sample: the ",
     "12_test_your_own_op.py": r"softplus has all 13 properties[\s\S]*"
-    r"wrong softplus: wrong gradient[\s\S]*call=Call\(",
+    r"wrong softplus: wrong gradient[\s\S]*call=Call\([\s\S]*"
+    r"layer norm has all properties\.\n\nwithout the mean: wrong gradient[\s\S]*"
+    r"without_the_mean lacks this property: gradients_are_the_difference_quotients\n"
+    r"[\s\S]*call=\(np\.array\(\[\[",
 }
 
 

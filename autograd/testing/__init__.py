@@ -13,6 +13,11 @@ checks all properties. So your own op gets the same tests as the built-in ops:
 ...     return record(x**3, (a,), lambda g: (g * 3.0 * x * x,))
 >>> check_op(OpSpec("cube", cube, lambda x: x**3, one_operand()))
 
+`check_backward` checks the same properties of a forward and a backward that are plain functions of
+arrays, from NumPy or any other library:
+
+>>> check_backward(lambda x: x**3, lambda g, x: g * 3.0 * x * x, arrays())
+
 `OPS` holds the specs of all built-in ops, by name. `register` adds a spec. You can also use the
 strategies (arrays, shapes, axes, indices, graphs) in your own tests:
 
@@ -24,6 +29,7 @@ strategies (arrays, shapes, axes, indices, graphs) in your own tests:
 """
 
 from autograd.testing.op_specs import OPS, register
+from autograd.testing.plain import BACKWARD_PROPERTIES, check_backward
 from autograd.testing.properties import (
     PROPERTIES,
     Call,
@@ -45,6 +51,7 @@ from autograd.testing.strategies import (
     filled,
     graphs,
     indices,
+    lettered_shapes,
     literal,
     matmul_arrays,
     matmul_shapes,
@@ -56,6 +63,7 @@ from autograd.testing.strategies import (
 )
 
 __all__ = [
+    "BACKWARD_PROPERTIES",
     "OPS",
     "PROPERTIES",
     "Call",
@@ -66,6 +74,7 @@ __all__ = [
     "axes",
     "broadcastable",
     "broadcastable_arrays",
+    "check_backward",
     "check_op",
     "check_refusals",
     "cotangent",
@@ -73,6 +82,7 @@ __all__ = [
     "filled",
     "graphs",
     "indices",
+    "lettered_shapes",
     "literal",
     "matmul_arrays",
     "matmul_shapes",

@@ -12,7 +12,7 @@ import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -24,6 +24,7 @@ from autograd.tensor import Tensor, no_grad
 from autograd.testing.strategies import (
     Array,
     DrawFn,
+    Phase,
     SearchStrategy,
     Shape,
     fill,
@@ -47,6 +48,11 @@ class Call:
 
     operands: tuple[Array, ...]
     keywords: Mapping[str, Any]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of each operand in a report about gradients: its position."""
+        return tuple(map(str, range(len(self.operands))))
 
     def __repr__(self) -> str:
         return f"Call({literal(self.operands)}, {literal(dict(self.keywords))})"
@@ -79,7 +85,7 @@ class OpSpec:
         The same function of arrays, in plain NumPy. It may return anything that `np.asarray` takes.
     operands
         A strategy that draws a pair: the shapes of the operands, and keyword arguments that fit
-        them. See `one_operand` and `operands`.
+        them. See `one_operand` and `operands`. Or a strategy that draws a whole `Call`.
     domain
         A strategy for the entries of all operands; or a tuple with one strategy per operand. The
         last strategy of the tuple also draws the entries of any further operands.
@@ -96,7 +102,7 @@ class OpSpec:
     name: str
     function: Callable[..., Tensor]
     reference: Callable[..., Any]
-    operands: SearchStrategy[Sizes]
+    operands: SearchStrategy[Sizes | Call]
     domain: SearchStrategy[float] | tuple[SearchStrategy[float], ...] = numbers()
     kinks: Callable[..., bool] | None = None
     refusals: tuple[Refusal, ...] = ()
@@ -120,7 +126,10 @@ class OpSpec:
 
 @st.composite
 def _calls(draw: DrawFn, spec: OpSpec) -> Call:
-    given_shapes, keywords = draw(spec.operands)
+    drawn = draw(spec.operands)
+    if isinstance(drawn, Call):
+        return drawn
+    given_shapes, keywords = drawn
     domain = spec.domain if isinstance(spec.domain, tuple) else (spec.domain,)
     return Call(fill(draw, given_shapes, *domain), keywords)
 
@@ -185,7 +194,8 @@ def _gradcheck(spec: OpSpec, call: Call, mode: Any) -> None:
     if spec.kinks is not None and spec.kinks(*call.operands, **call.keywords):
         return  # at a kink there is no derivative
     f = partial(spec.function, **call.keywords)
-    report = gradcheck(f, call.operands, mode=mode, directions=1)
+    leaves = dict(zip(call.names, map(Tensor, call.operands), strict=True))
+    report = gradcheck(f, leaves, mode=mode, directions=1)
     assert report.ok and report.checked >= 1
 
 
@@ -203,12 +213,12 @@ def a_cotangent_of_zeros_gives_gradients_of_zeros(spec: OpSpec, call: Call) -> N
     """V(x; 0) = 0, exactly, and not NaN."""
     shape = spec.apply(call)[0].shape
     for gradient in spec.differentiate(call, np.zeros(shape))[1:]:
-        assert not gradient.any()
+        assert not gradient.any(), f"a cotangent of zeros gives the gradient {literal(gradient)}"
 
 
 def gradients_have_shape_and_dtype_of_their_operands(spec: OpSpec, call: Call) -> None:
     """float32 stays float32, float64 stays float64, and both agree to the accuracy of float32."""
-    single = Call(tuple(a.astype(np.float32) for a in call.operands), call.keywords)
+    single = replace(call, operands=tuple(a.astype(np.float32) for a in call.operands))
     results = [spec.differentiate(made_of) for made_of in (call, single)]
     for (value, *gradients), dtype in zip(results, (np.float64, np.float32), strict=True):
         assert value.dtype == dtype
@@ -222,8 +232,8 @@ def gradients_have_shape_and_dtype_of_their_operands(spec: OpSpec, call: Call) -
 
 def memory_layout_does_not_matter(spec: OpSpec, call: Call) -> None:
     """Operands and cotangent may lie in memory in any order, with gaps, or backwards."""
-    contiguous = Call(tuple(np.array(a, order="C") for a in call.operands), call.keywords)
-    gaps = Call(tuple(with_gaps(a) for a in call.operands), call.keywords)
+    contiguous = replace(call, operands=tuple(np.array(a, order="C") for a in call.operands))
+    gaps = replace(call, operands=tuple(with_gaps(a) for a in call.operands))
     expected = spec.differentiate(contiguous)
     g = with_gaps(cotangent(expected[0].shape))
     for a, b in zip(spec.differentiate(gaps, g), expected, strict=True):
@@ -233,18 +243,23 @@ def memory_layout_does_not_matter(spec: OpSpec, call: Call) -> None:
 
 def nothing_given_is_changed_or_shared(spec: OpSpec, call: Call) -> None:
     """Operands, cotangent and saved values do not change, and gradients share no memory."""
-    given_arrays = [*call.operands, cotangent(spec.apply(call)[0].shape)]
-    for a in given_arrays:
-        a.flags.writeable = False  # so writing to it raises an error
+    others = [a for a in call.keywords.values() if isinstance(a, np.ndarray)]
+    operands_before = [(a, a.tobytes()) for a in (*call.operands, *others)]
+    for a in call.operands:
+        a.flags.writeable = False  # so that writing to it raises an error
     out, leaves = spec.apply(call)
-    value, g = out.data.copy(), given_arrays[-1]
+    _assert_unchanged(operands_before, "the forward pass")
+    value, g = out.data.copy(), cotangent(out.shape)
+    g.flags.writeable = False
+    given_before = [*operands_before, (g, g.tobytes())]
     out.backward(g, retain_graph=True)
+    _assert_unchanged(given_before, "the backward pass")
     gradients = [_gradient(leaf) for leaf in leaves]
     once = [gradient.copy() for gradient in gradients]
     for i, gradient in enumerate(gradients):
         assert all(
             not np.shares_memory(gradient, other)
-            for other in (*given_arrays, out.data, *gradients[:i])
+            for other in (*call.operands, g, out.data, *gradients[:i])
         ), "a gradient shares memory with another array"
         gradient[...] = np.nan
     for leaf in leaves:
@@ -253,6 +268,12 @@ def nothing_given_is_changed_or_shared(spec: OpSpec, call: Call) -> None:
     assert np.array_equal(out.data, value), "the value was changed"
     for leaf, gradient in zip(leaves, once, strict=True):
         assert np.array_equal(_gradient(leaf), gradient), "a second backward pass differs"
+
+
+def _assert_unchanged(before: Iterable[tuple[Array, bytes]], by: str) -> None:
+    """Compare arrays with their bytes before: another library can write to read-only arrays."""
+    for a, bytes_before in before:
+        assert a.tobytes() == bytes_before, f"{by} changed an array that it was given"
 
 
 def a_constant_operand_changes_no_other_gradient(spec: OpSpec, call: Call) -> None:
@@ -281,7 +302,7 @@ def without_a_graph_the_value_has_the_same_bits(spec: OpSpec, call: Call) -> Non
 def the_same_call_gives_the_same_bits(spec: OpSpec, call: Call) -> None:
     """A second call returns the same value and gradients, bit for bit."""
     for a, b in zip(spec.differentiate(call), spec.differentiate(call), strict=True):
-        assert np.array_equal(a, b)
+        assert np.array_equal(a, b, equal_nan=True), f"first {literal(a)}, then {literal(b)}"
 
 
 def the_result_is_freed_with_its_last_reference(spec: OpSpec, call: Call) -> None:
@@ -328,7 +349,10 @@ def at_a_kink_the_gradient_lies_between_the_slopes_of_both_sides(spec: OpSpec, c
         gradients = spec.differentiate(call, g)[1:]
         slope = sum(np.vdot(d, v) for d, v in zip(gradients, directions, strict=True))
         low, high = slopes[(slice(None), *index)].min(), slopes[(slice(None), *index)].max()
-        assert low - 1e-4 <= slope <= high + 1e-4  # 1e-4: h times a moderate curvature
+        assert low - 1e-4 <= slope <= high + 1e-4, (  # 1e-4: h times a moderate curvature
+            f"entry {index}: the gradient gives the slope {slope:.6g} along a random direction, "
+            f"but on both sides the slopes are {low:.6g} and {high:.6g}"
+        )
 
 
 Property: TypeAlias = Callable[[OpSpec, Call], None]
@@ -390,7 +414,8 @@ def check_op(
     AssertionError
         The op does not have a property. Notes on the error name the property, and the smallest call
         that shows the fault. For a wrong gradient the error is a `GradientMismatch`, and its
-        `.report` says where. All other errors of the op pass through, with the same notes.
+        `.report` says where. All other errors of the op pass through. Notes on them name the
+        property in whose check they occurred, and the smallest call.
     KeyError
         `PROPERTIES` has no property of this name.
     """
@@ -401,9 +426,17 @@ def check_op(
             try:
                 claim(spec, call)
             except Exception as error:
-                error.add_note(f"{spec.name} lacks this property: {claim.__name__}")
+                lacks = isinstance(error, AssertionError)
+                how = "lacks this property" if lacks else "raises an error in the check of"
+                error.add_note(f"{spec.name} {how}: {claim.__name__}")
                 raise
 
-    options: dict[str, Any] = {} if max_examples is None else {"max_examples": max_examples}
-    settings(report_multiple_bugs=False, **options)(given(call=spec.calls())(check))()
+    own = settings(
+        report_multiple_bugs=False,
+        deadline=None,  # the first call of a library may be slow, and that is no fault
+        # This phase traces every line, so a failure would take seconds instead of milliseconds.
+        phases=[phase for phase in settings().phases if phase is not Phase.explain],
+        max_examples=settings().max_examples if max_examples is None else max_examples,
+    )
+    own(given(call=spec.calls())(check))()
     check_refusals(spec)

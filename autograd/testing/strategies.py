@@ -21,7 +21,7 @@ from autograd.rows import Array
 from autograd.tensor import Tensor, no_grad
 
 try:
-    from hypothesis import assume, given, settings
+    from hypothesis import Phase, assume, given, settings
     from hypothesis import strategies as st
     from hypothesis.extra import numpy as hnp
     from hypothesis.strategies import DrawFn, SearchStrategy
@@ -36,6 +36,7 @@ __all__ = [
     "Array",
     "DrawFn",
     "Graph",
+    "Phase",
     "SearchStrategy",
     "Shape",
     "arrays",
@@ -50,6 +51,7 @@ __all__ = [
     "graphs",
     "hnp",
     "indices",
+    "lettered_shapes",
     "literal",
     "matmul_arrays",
     "matmul_shapes",
@@ -122,6 +124,36 @@ def matmul_shapes(min_side: int = 0) -> SearchStrategy[tuple[Shape, ...]]:
     ).map(lambda drawn: drawn.input_shapes)
 
 
+def lettered_shapes(
+    letters: str, min_side: int = 1, max_side: int = 3
+) -> SearchStrategy[tuple[Shape, ...]]:
+    """Draw shapes with one letter per axis. Axes with the same letter have the same length.
+
+    Commas separate the shapes. Nothing between two commas is the shape of a 0-d array.
+
+    Raises
+    ------
+    ValueError
+        There is a character that is no letter, comma or space.
+
+    Examples
+    --------
+    >>> @given(lettered_shapes("ni, oi, o"))
+    ... def test_shapes_of_a_linear_layer(shapes):
+    ...     (n, i), weight, (o,) = shapes
+    ...     assert weight == (o, i)
+    >>> test_shapes_of_a_linear_layer()
+    """
+    each = [shape.strip() for shape in letters.split(",")]
+    if not all(shape.isalpha() or not shape for shape in each):
+        raise ValueError(
+            f"shapes are letters with commas between them, such as 'ni, oi, o', not {letters!r}"
+        )
+    side = st.integers(min_side, max_side)
+    sides = st.fixed_dictionaries(dict.fromkeys(sorted({*"".join(each)}), side))
+    return sides.map(lambda n: tuple(tuple(n[letter] for letter in shape) for shape in each))
+
+
 def with_gaps(a: Array) -> Array:
     """Return an array with the same values, which lie in memory backwards with NaN between them."""
     memory = np.full(tuple(2 * n for n in a.shape[::-1]), np.nan, dtype=a.dtype)
@@ -132,7 +164,7 @@ def with_gaps(a: Array) -> Array:
 
 
 def _columns_first(a: Array) -> Array:
-    return np.array(a, order="F")  # np.asfortranarray would add an axis to a 0-d array
+    return np.asarray(a, order="F")  # np.asfortranarray would make a 0-d array 1-d
 
 
 def _contiguous(a: Array) -> Array:

@@ -17,6 +17,7 @@ from autograd.testing import (
     extremes,
     graphs,
     indices,
+    lettered_shapes,
     literal,
     matmul_arrays,
     nonzero,
@@ -24,6 +25,7 @@ from autograd.testing import (
     positive,
     shapes,
 )
+from autograd.testing.strategies import LAYOUTS
 
 MANY = settings(max_examples=2000, phases=[Phase.generate, Phase.shrink])
 ONCE = settings(max_examples=300, phases=[Phase.generate], derandomize=True, database=None)
@@ -82,6 +84,36 @@ def test_arrays_of_every_kind_are_drawn(kind):
 @given(arrays((2, 3), dtype=np.float32))
 def test_arrays_have_the_shape_and_dtype_asked_for(a):
     assert a.shape == (2, 3) and a.dtype == np.float32 and np.isfinite(a).all()
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3), (1, 0, 2)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_keeps_shape_and_values(layout, shape):
+    a = np.arange(np.prod(shape, dtype=int), dtype=np.float32).reshape(shape)
+    laid_out = layout(a)
+    assert laid_out.dtype == a.dtype and laid_out.shape == shape
+    assert np.array_equal(laid_out, a)
+
+
+@given(lettered_shapes("nc, c,, cnn", min_side=0))
+def test_axes_with_the_same_letter_have_the_same_length(drawn):
+    (n, c), vector, scalar, cube = drawn
+    assert vector == (c,) and scalar == () and cube == (c, n, n)
+    assert 0 <= n <= 3 and 0 <= c <= 3
+
+
+def test_axes_with_different_letters_have_different_lengths():
+    assert {(1, 3), (3, 1), (2, 2)} <= {shape for (shape,) in sample(letters)}
+
+
+def letters():
+    return lettered_shapes("nc")
+
+
+@pytest.mark.parametrize("wrong", ["n3", "n->c", "(n,c)", "n.c", "n c"])
+def test_shapes_that_are_no_letters_are_refused(wrong):
+    with pytest.raises(ValueError, match="shapes are letters with commas between them, such as"):
+        lettered_shapes(wrong)
 
 
 def test_arrays_shrink_to_the_smallest():
