@@ -197,10 +197,10 @@ def stream(
 def _rows(prompts: ArrayLike, V: int) -> list[Array]:
     """Return the prompts as arrays of shape (T,), where T may differ between prompts."""
     given: Any = prompts
-    if isinstance(given, Sequence) and len({np.shape(row) for row in given}) > 1:
-        rows = [validate.ids(f"prompts[{b}]", row, V) for b, row in enumerate(given)]
-    else:
+    try:
         rows = list(np.atleast_1d(validate.ids("input_ids", given, V)))
+    except ValueError:  # the rows have different lengths
+        rows = [validate.ids(f"prompts[{b}]", row, V) for b, row in enumerate(given)]
     if not rows or any(row.ndim != 1 or not row.size for row in rows):
         raise ValueError(
             "prompts must have shape (B, T), or be a list of B rows of shape (T,), T at least 1, "
@@ -284,7 +284,10 @@ def prefill(
 
 def decode(model: LanguageModel, tokens: ArrayLike, cache: KVCache) -> Array:
     """Read one more token of each row, (B,); return the logits of the next token, (B, V)."""
-    return model(np.asarray(tokens)[:, None], cache=cache).data[:, 0]
+    ids = validate.integers("tokens", tokens)
+    if ids.ndim != 1:
+        raise ValueError(f"tokens must have shape (B,), not {ids.shape}")
+    return model(ids[:, None], cache=cache).data[:, 0]
 
 
 def _cause(model: LanguageModel, texts: list[list[int]]) -> str:
