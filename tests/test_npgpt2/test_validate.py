@@ -108,7 +108,12 @@ def test_ids_equal_to_ignore_pass(ignore):
 
 @pytest.mark.parametrize(
     ("values", "dtype"),
-    [([1.0, 2.0], "float64"), ([True, False], "bool"), (["1"], "'1'; encode"), ([1j], "complex128")],
+    [
+        ([1.0, 2.0], "float64"),
+        ([True, False], "bool"),
+        (["1"], "'1'; encode"),
+        ([1j], "complex128"),
+    ],
 )
 def test_ids_that_are_not_integers_are_refused(values, dtype):
     message = f"ids must be integers, not {dtype}"
