@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import sys
 import time
@@ -219,7 +220,7 @@ def _generate(args: argparse.Namespace) -> int:
         process.tune()
     sampling = Sampling(args.temperature, args.top_k, args.top_p)
     if args.seed is not None:
-        validate.integer("seed", args.seed, minimum=0)
+        validate.integer("seed", args.seed, minimum=0, maximum=math.inf)
     model = TextModel.open(args.directory)
     text = model.stream(args.prompt, args.max_new_tokens, sampling, args.seed, args.stop)
     print(args.prompt or "", end="", flush=True)
@@ -270,7 +271,8 @@ def _eval(args: argparse.Namespace) -> int:
     tokens = model.tokenizer.encode(text)
     if len(tokens) < 2:
         raise ValueError(
-            f"{args.text} is one token long, but only the tokens after the first are predicted"
+            f"{args.text} is one token long, but only the tokens after the first are predicted; "
+            "give a longer text"
         )
     result = evaluate(
         model.model, tokens, stride=args.stride, batch_size=args.batch_size, progress=Progress

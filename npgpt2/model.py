@@ -225,11 +225,7 @@ class GPT2Model(Module):
         RuntimeError
             There is a cache, but dropout is on, or a graph is being recorded.
         """
-        ids = validate.integers("input_ids", input_ids)
-        if ids.ndim != 2 or not ids.size:
-            raise ValueError(
-                f"input_ids must have shape (B, T) with B and T at least 1, not {ids.shape}"
-            )
+        ids = _rows(input_ids)
         (B, T), P = ids.shape, self.config.n_positions
         if T > P:
             raise ValueError(
@@ -304,7 +300,7 @@ class GPT2Model(Module):
                 place = tuple(int(i) for i in np.unravel_index(finite.argmin(), finite.shape))
                 return f"parameter {name} has {parameter.data[place]} at {list(place)}"
         with self.evaluating(), np.errstate(all="ignore"):
-            ids = np.asarray(input_ids)
+            ids = _rows(input_ids)
             x = self.wte(ids) + self.wpe(np.arange(ids.shape[1]))
             for i, block in enumerate(self.h):
                 x = block(x)
@@ -395,8 +391,10 @@ class GPT2Model(Module):
     @classmethod
     def from_checkpoint(cls, saved: Checkpoint) -> GPT2Model:
         """Make a model from a checkpoint, in eval mode; ValueError if it is not a whole model."""
+        from npgpt2.disk.checkpoint import Checkpoint
         from npgpt2.parameter_table import count_parameters
 
+        validate.instance("saved", saved, Checkpoint, "GPT2Model.load_npz(path) reads a file")
         size = count_parameters(saved.config)
         held = sum(array.size for array in saved.parameters.values())
         try:
@@ -425,3 +423,13 @@ class GPT2Model(Module):
 
     def _arrays(self) -> dict[str, Array]:
         return {name: parameter.data for name, parameter in self.named_parameters()}
+
+
+def _rows(input_ids: ArrayLike) -> Array:
+    """Return ids as an array; ValueError if its shape is not (B, T)."""
+    ids = validate.integers("input_ids", input_ids)
+    if ids.ndim != 2 or not ids.size:
+        raise ValueError(
+            f"input_ids must have shape (B, T) with B and T at least 1, not {ids.shape}"
+        )
+    return ids

@@ -53,8 +53,7 @@ class Module:
 
     def children(self) -> Iterator[tuple[str, Parameter | Module]]:
         """Yield (name, child) for each Parameter or Module in the attributes, "h.0" in a list."""
-        for name, value in vars(self).items():
-            yield from _children(name, value)
+        return _children(vars(self), "")
 
     def modules(self) -> Iterator[Module]:
         """Yield this module and all modules below it, each once, parents first."""
@@ -186,12 +185,19 @@ class Module:
                 parameter.data[...] = arrays[name]
 
 
-def _children(name: str, value: Any) -> Iterator[tuple[str, Parameter | Module]]:
-    if isinstance(value, Parameter | Module):
-        yield name, value
-    elif isinstance(value, list | tuple | dict):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _children(f"{name}.{key}", item)
+def _children(
+    container: Mapping[Any, Any] | Sequence[Any], prefix: str
+) -> Iterator[tuple[str, Parameter | Module]]:
+    items = container.items() if isinstance(container, Mapping) else enumerate(container)
+    for key, value in items:
+        if isinstance(value, _CHILD):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, _CONTAINER):
+            yield from _children(value, f"{prefix}{key}.")
+
+
+_CHILD = (Parameter, Module)
+_CONTAINER = (list, tuple, dict)
 
 
 def _array(value: ArrayLike | Tensor) -> NDArray[Any]:

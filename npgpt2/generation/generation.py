@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from autograd import Array
 from npgpt2 import validate
 from npgpt2.cache import KVCache
-from npgpt2.generation.language_model import LanguageModel
+from npgpt2.generation.language_model import LanguageModel, require_model
 from npgpt2.generation.sampling import Limits, Sampling
 from npgpt2.module import evaluating
 
@@ -123,6 +123,7 @@ def generate(
         The model's logits are not finite. The message names the first parameter that is not finite.
         If all parameters are finite, it names the first block whose output is not.
     """
+    require_model(model)
     rows = _rows(input_ids, model.config.vocab_size)
     if len(set(map(len, rows))) > 1:
         raise ValueError("the prompts have different lengths; pass them to npgpt2.complete")
@@ -153,6 +154,7 @@ def complete(
     >>> [c.ids.shape for c in complete(model, [[1, 2, 3], [4]], max_new_tokens=5, rng=0)]
     [(8,), (6,)]
     """
+    require_model(model)
     rows = _rows(prompts, model.config.vocab_size)
     steps = stream(model, rows, max_new_tokens, sampling, rng, limits)
     drawn = [(step.tokens, step.logprobs, step.running) for step in steps]
@@ -180,7 +182,10 @@ def stream(
     `complete`. The call checks the arguments, before you ask for the first token. The iterator ends
     early if every row has met a stop id.
     """
-    validate.integer("max_new_tokens", max_new_tokens, minimum=0)
+    require_model(model)
+    max_new_tokens = validate.integer("max_new_tokens", max_new_tokens, minimum=0)
+    validate.instance("sampling", sampling, Sampling, "make one with Sampling(temperature=...)")
+    validate.instance("limits", limits, Limits, "make one with Limits(stop=...)")
     P = model.config.n_positions
     rows = _rows(prompts, model.config.vocab_size)
     longest = max(map(len, rows))

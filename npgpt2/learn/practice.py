@@ -110,6 +110,7 @@ def _starting_text(exercise: Exercise, path: str) -> str:
     source = inspect.getsource(exercise.forward).rstrip().split("\n", 1)[1]  # without annotations
     parameters = ", ".join(inspect.signature(exercise.forward).parameters)
     imports = ["import math", ""] if "math." in source else []
+    file = as_argument(os.path.basename(path)).replace('"""', r"\"\"\"")  # keeps the docstring open
     g = ["g is the gradient of the loss with respect to the result of forward."]
     return "\n".join(
         [
@@ -118,7 +119,7 @@ def _starting_text(exercise: Exercise, path: str) -> str:
             *(g if next(iter(exercise.arguments)) == "g" else []),
             "Sizes: B batch, T time, C channels, H heads, D = C/H, V vocabulary. Verdict and help:",
             "",
-            f"    npgpt2 practice {exercise.name} {as_argument(os.path.basename(path))}",
+            f"    npgpt2 practice {exercise.name} {file}",
             f"    npgpt2 practice {exercise.name} --hint 1",
             f"    npgpt2 practice {exercise.name} --derivation",
             '"""',

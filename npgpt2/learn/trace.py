@@ -34,6 +34,7 @@ from numpy.typing import ArrayLike
 
 from autograd import Array, Tensor, enable_grad
 from autograd.backward import backward, topological_order
+from npgpt2 import validate
 from npgpt2.model import GPT2Model
 from npgpt2.module import Module
 
@@ -79,6 +80,7 @@ def watch(model: Module) -> Iterator[None]:
     >>> [(node.op, node.name) for node in Trace.of(loss).nodes]
     [('leaf', 'weight'), ('leaf', 'bias'), ('constant', ''), ('linear', ''), ('sum', '')]
     """
+    validate.instance("model", model, Module, "pass the model that computes the loss")
     watched: list[Module] = []
     try:
         if not isinstance(vars(model).get("forward"), _Watched):
@@ -289,7 +291,8 @@ class Trace:
         TypeError, ValueError
             g is missing or does not fit, or a vjp returns something wrong; see `Tensor.vjp`.
         """
-        cotangent = root.cotangent(g)
+        way_out = "pass the Tensor on which you would call backward()"
+        cotangent = validate.instance("root", root, Tensor, way_out).cotangent(g)
         own = {} if model is None else {id(p): name for name, p in model.named_parameters()}
         mirrors: dict[int, _Mirror] = {}
         calls: list[int] = []
@@ -393,6 +396,7 @@ def trace_model(
     seed
         Seed of the random batch.
     """
+    validate.instance("model", model, GPT2Model, "watch and Trace.of take any other module")
     if (ids is None) != (targets is None):
         raise ValueError("give both ids and targets, or neither")
     if ids is None or targets is None:

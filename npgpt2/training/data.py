@@ -81,8 +81,9 @@ def windows(tokens: Array, starts: Array, n_positions: int) -> tuple[Array, Arra
     """
     tokens, n_starts = _with_windows(tokens, n_positions)
     starts = validate.ids("starts", starts, n_starts)
-    chunk = tokens[starts[:, None] + np.arange(n_positions + 1)]  # (B, T + 1)
-    return chunk[:, :-1], chunk[:, 1:]
+    if starts.ndim != 1:
+        raise ValueError(f"starts must have shape (B,), not {starts.shape}")
+    return _cut(tokens, starts, n_positions)
 
 
 def random_batch(
@@ -93,7 +94,7 @@ def random_batch(
     way_out = "make one with np.random.default_rng(seed)"
     rng = validate.instance("rng", rng, np.random.Generator, way_out)
     tokens, n_starts = _with_windows(tokens, n_positions)
-    return windows(tokens, rng.integers(n_starts, size=batch_size), n_positions)
+    return _cut(tokens, rng.integers(n_starts, size=batch_size), n_positions)
 
 
 def _with_windows(tokens: Array, n_positions: int) -> tuple[Array, int]:
@@ -107,3 +108,8 @@ def _with_windows(tokens: Array, n_positions: int) -> tuple[Array, int]:
             "n_positions"
         )
     return tokens, len(tokens) - P
+
+
+def _cut(tokens: Array, starts: Array, n_positions: int) -> tuple[Array, Array]:
+    chunk = tokens[starts[:, None] + np.arange(n_positions + 1)]  # (B, T + 1)
+    return chunk[:, :-1], chunk[:, 1:]
