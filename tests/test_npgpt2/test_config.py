@@ -30,7 +30,8 @@ from npgpt2 import (
 )  # fmt: skip
 from npgpt2.cache import KVCache
 from npgpt2.config import PRESETS
-from npgpt2.generation.generation import generate
+from npgpt2.generation.generation import decode, generate
+from npgpt2.learn.trace import Trace, trace_model, watch
 from npgpt2.parameter_table import count_parameters, format_table
 from tests.test_npgpt2.test_validate import assert_refused
 
@@ -346,7 +347,34 @@ def test_other_things_in_the_place_of_a_model_a_run_or_settings_are_refused(tmp_
         (lambda: generate(GPT2Model, [[1]], 1), "model must be a GPT2Model"),
         (lambda: complete(model, [[1]], 1, 0.8), "sampling must be a Sampling, not 0.8"),
         (lambda: complete(model, [[1]], 1, limits=[2]), "limits must be a Limits"),
+        (lambda: decode(model, "a", model.make_cache()), "tokens must be integers, not 'a'"),
+        (lambda: Trace.of("loss"), "root must be a Tensor.*backward"),
+        (lambda: watch(None).__enter__(), "model must be a Module"),
+        (lambda: trace_model(model.wte), "model must be a GPT2Model"),
         (lambda: GPT2Model(TINY, dtype="text"), "dtype must be float32 or float64, not 'text'"),
     ):
         with pytest.raises(TypeError, match=message):
+            call()
+    with pytest.raises(ValueError, match=r"tokens must have shape \(B,\), not \(1, 1\)"):
+        decode(model, [[1]], model.make_cache())
+
+
+RAGGED = [[1, 2], [1]]
+
+
+def test_rows_of_different_lengths_are_named_wherever_ids_are_taken():
+    model = GPT2Model(TINY)
+    for call in (
+        lambda: model(RAGGED),
+        lambda: model.loss(RAGGED, [[1, 2]]),
+        lambda: model.loss([[1, 2]], RAGGED),
+        lambda: model.wte(RAGGED),
+        lambda: model.where_not_finite(RAGGED),
+        lambda: evaluate(model, RAGGED),
+        lambda: model.make_cache().truncate(RAGGED),
+        lambda: trace_model(model, RAGGED, RAGGED),
+        lambda: complete(model, [RAGGED], 1),
+        lambda: Limits(RAGGED),
+    ):
+        with pytest.raises(ValueError, match=r"\[0\] has length 2 and .*\[1\] has length 1; pad"):
             call()
