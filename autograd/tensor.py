@@ -41,6 +41,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
+from functools import partial
 from math import prod
 from numbers import Integral, Real
 from types import EllipsisType, NoneType
@@ -144,8 +145,9 @@ def op_name(vjp: Vjp) -> str:
     >>> op_name(square(Tensor(1.0, requires_grad=True)).grad_fn)
     'square'
     """
-    function = getattr(vjp, "func", vjp)  # if vjp is a functools.partial, the function inside it
-    name = getattr(function, "__qualname__", type(function).__name__)
+    function = vjp.func if isinstance(vjp, partial) else vjp
+    name = getattr(function, "__qualname__", None)
+    name = name if isinstance(name, str) else type(function).__name__
     *outer, own_name = name.split(".<locals>")
     return (outer[-1] if outer else own_name).rpartition(".")[2]
 

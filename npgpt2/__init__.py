@@ -23,10 +23,17 @@ The study tools are in `npgpt2.learn`. `autograd.testing` and `npgpt2.testing` h
 and models.
 """
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-import autograd
+if os.path.basename(sys.argv[0]) in ("npgpt2", "npgpt2.exe", "-m"):  # "-m": python -m npgpt2
+    from npgpt2.interrupt import end_at_once
+
+    end_at_once()  # NumPy takes most of the time until a command begins
+
+import autograd  # noqa: E402
 
 if not hasattr(autograd, "record"):
     raise ImportError(

@@ -70,6 +70,7 @@ class KVCache:
         capacity: int | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
+        config = GPT2Config.require(config)
         B, P = validate.integer("batch_size", batch_size), config.n_positions
         self.capacity = validate.integer("capacity", P if capacity is None else capacity)
         if self.capacity > P:
@@ -99,9 +100,7 @@ class KVCache:
         TypeError, ValueError
             The lengths do not fit. The cache has not changed.
         """
-        new = np.asarray(lengths)
-        if new.dtype.kind not in "iu":
-            raise TypeError(f"lengths must be integers, not {new.dtype}")
+        new = validate.integers("lengths", lengths)
         if new.shape != self._lengths.shape or (new < 0).any() or (new > self._lengths).any():
             raise ValueError(
                 f"lengths={new.tolist()} must be {len(self._lengths)} numbers from 0 to the number "

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
-import shlex
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import fields
-from typing import NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
-from npgpt2 import __version__, validate
+from npgpt2 import __version__, interrupt, validate
 from npgpt2.config import PRESETS, TrainingConfig
+from npgpt2.disk.files import as_argument
 from npgpt2.generation.evaluation import evaluate
 from npgpt2.generation.sampling import Sampling
 from npgpt2.machine import process
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run_command(argv: Sequence[str] | None, ranks: Ranks) -> int:
     """Run the command line on this rank; return the exit status."""
     try:
+        interrupt.raise_again()
         args = _parser().parse_args(argv, argparse.Namespace(ranks=ranks))
         command: Command = args.command
         with np.errstate(all="ignore"):  # NaN and infinity raise one error, not warnings
@@ -88,8 +90,19 @@ def _run_command(argv: Sequence[str] | None, ranks: Ranks) -> int:
 def _report(error: Exception | str) -> int:
     """Print an error in one line; return the status."""
     line = error.line if isinstance(error, validate.Problems) else str(error)
-    print("npgpt2: error:", " ".join(line.split()), file=sys.stderr)
+    if isinstance(error, OSError) and error.filename is not None:
+        line = f"{error.filename}: {error.strerror}{_WAYS_OUT.get(type(error), '')}"
+    print("npgpt2: error:", " ".join(line.splitlines()), file=sys.stderr)
     return 2
+
+
+_WAYS_OUT: dict[type, str] = {
+    FileNotFoundError: "; check the path",
+    IsADirectoryError: "; name a file",
+    NotADirectoryError: "; name a directory",
+    FileExistsError: "; choose another name",
+    PermissionError: "; change its permissions, or choose another path",
+}
 
 
 # -- train ---------------------------------------------------------------------------------------
@@ -110,7 +123,7 @@ def _train(args: argparse.Namespace) -> int:
     )
     # The command that is printed works even if the program is not on the PATH.
     program = sys.argv[0] if os.path.basename(sys.argv[0]) == "npgpt2" else "npgpt2"
-    program, directory = shlex.quote(program), shlex.quote(str(run.directory))
+    program, directory = as_argument(program), as_argument(run.directory)
     if not trainer.train():
         print(
             f"stopped and saved at step {trainer.step}; continue with: "
@@ -207,7 +220,7 @@ def _generate(args: argparse.Namespace) -> int:
         process.tune()
     sampling = Sampling(args.temperature, args.top_k, args.top_p)
     if args.seed is not None:
-        validate.integer("seed", args.seed, minimum=0)
+        validate.integer("seed", args.seed, minimum=0, maximum=math.inf)
     model = TextModel.open(args.directory)
     text = model.stream(args.prompt, args.max_new_tokens, sampling, args.seed, args.stop)
     print(args.prompt or "", end="", flush=True)
@@ -258,7 +271,8 @@ def _eval(args: argparse.Namespace) -> int:
     tokens = model.tokenizer.encode(text)
     if len(tokens) < 2:
         raise ValueError(
-            f"{args.text} is one token long, but only the tokens after the first are predicted"
+            f"{args.text} is one token long, but only the tokens after the first are predicted; "
+            "give a longer text"
         )
     result = evaluate(
         model.model, tokens, stride=args.stride, batch_size=args.batch_size, progress=Progress
@@ -294,7 +308,7 @@ def _export(args: argparse.Namespace) -> int:
     """Write the model of a run to a new Hugging Face directory, for transformers and others."""
     run = Run.open(args.run)
     export(run, args.directory)
-    print(f"{args.directory}: model and tokenizer; npgpt2 generate {shlex.quote(args.directory)}")
+    print(f"{args.directory}: model and tokenizer; npgpt2 generate {as_argument(args.directory)}")
     return 0
 
 
@@ -333,7 +347,10 @@ def _add_params_arguments(params: argparse.ArgumentParser) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that reports a mistake in the arguments in one line."""
+    """A parser that reports a mistake in the arguments in one line, and guesses no option."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} (see {self.prog} --help)")

@@ -19,6 +19,7 @@ table 2.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -101,6 +102,17 @@ class GPT2Config:
                 "every head needs the same number of channels"
             )
 
+    @staticmethod
+    def require(config: object) -> GPT2Config:
+        """Return config if it is a GPT2Config; otherwise raise TypeError."""
+        return validate.instance(
+            "config",
+            config,
+            GPT2Config,
+            "make one with GPT2Config(...), or read a whole model with "
+            "GPT2Model.from_pretrained(directory)",
+        )
+
     @property
     def head_size(self) -> int:
         """D = n_embd / n_head."""
@@ -175,18 +187,20 @@ class TrainingConfig:
     dtype: str = _option("float32", "float32 or float64")
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "steps", "eval_every", "eval_batches"):
-            validate.integer(name, getattr(self, name))
-        for name in ("warmup_steps", "seed"):
-            validate.integer(name, getattr(self, name), minimum=0)
-        for name in ("lr", "max_grad_norm", "val_fraction"):
-            validate.positive(name, getattr(self, name))
-        for name in ("dropout", "beta1", "beta2", "val_fraction"):
-            validate.fraction(name, getattr(self, name))
-        validate.number("weight_decay", self.weight_decay)
-        validate.number("min_lr", self.min_lr, maximum=self.lr)
+        def check(check: Callable[..., object], *names: str, **limits: float) -> None:
+            for name in names:
+                set_field(self, name, check(name, getattr(self, name), **limits))
+
+        check(validate.integer, "n_layer", "n_head", "n_embd", "n_positions", "batch_size")
+        check(validate.integer, "steps", "eval_every", "eval_batches")
+        check(validate.integer, "warmup_steps", minimum=0)
+        check(validate.integer, "seed", minimum=0, maximum=math.inf)
+        check(validate.positive, "lr", "max_grad_norm", "val_fraction")
+        check(validate.fraction, "dropout", "beta1", "beta2", "val_fraction")
+        check(validate.number, "weight_decay")
+        check(validate.number, "min_lr", maximum=self.lr)
         if self.dtype not in ("float32", "float64"):
-            raise ValueError(f"dtype={self.dtype!r} must be float32 or float64")
+            raise ValueError(f"dtype={validate.shown(self.dtype)} must be float32 or float64")
         self.model_config(vocab_size=1)
 
     def model_config(self, vocab_size: int) -> GPT2Config:

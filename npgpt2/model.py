@@ -43,7 +43,10 @@ class CausalSelfAttention(Module):
         rng: np.random.Generator | int = 0,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        C, rng = config.n_embd, np.random.default_rng(rng)  # one generator for both dropouts
+        C, rng = (
+            GPT2Config.require(config).n_embd,
+            np.random.default_rng(rng),
+        )  # one generator for both dropouts
         self.n_head = config.n_head
         self.c_attn = Linear(C, 3 * C, dtype=dtype)  # queries, keys, values
         self.c_proj = Linear(C, C, dtype=dtype)
@@ -71,6 +74,7 @@ class MLP(Module):
         rng: np.random.Generator | int = 0,
         dtype: DTypeLike = np.float32,
     ) -> None:
+        config = GPT2Config.require(config)
         self.c_fc = Linear(config.n_embd, config.n_inner, dtype=dtype)
         self.c_proj = Linear(config.n_inner, config.n_embd, dtype=dtype)
         self.dropout = Dropout(config.resid_pdrop, rng)
@@ -89,7 +93,7 @@ class TransformerBlock(Module):
         rng: np.random.Generator | int = 0,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        rng = np.random.default_rng(rng)
+        config, rng = GPT2Config.require(config), np.random.default_rng(rng)
         self.ln_1 = LayerNorm(config.n_embd, config.layer_norm_epsilon, dtype=dtype)
         self.attn = CausalSelfAttention(config, rng, dtype)
         self.ln_2 = LayerNorm(config.n_embd, config.layer_norm_epsilon, dtype=dtype)
@@ -152,8 +156,8 @@ class GPT2Model(Module):
         dtype: DTypeLike = np.float32,
         init_weights: bool = True,
     ) -> None:
+        self.config = config = GPT2Config.require(config)
         V, P, C = config.vocab_size, config.n_positions, config.n_embd
-        self.config = config
         self.rng = np.random.default_rng(rng)
         self.wte = Embedding(V, C, dtype=dtype)
         self.wpe = Embedding(P, C, dtype=dtype)
@@ -221,11 +225,7 @@ class GPT2Model(Module):
         RuntimeError
             There is a cache, but dropout is on, or a graph is being recorded.
         """
-        ids = np.asarray(input_ids)
-        if ids.ndim != 2 or not ids.size:
-            raise ValueError(
-                f"input_ids must have shape (B, T) with B and T at least 1, not {ids.shape}"
-            )
+        ids = _rows(input_ids)
         (B, T), P = ids.shape, self.config.n_positions
         if T > P:
             raise ValueError(
@@ -300,7 +300,7 @@ class GPT2Model(Module):
                 place = tuple(int(i) for i in np.unravel_index(finite.argmin(), finite.shape))
                 return f"parameter {name} has {parameter.data[place]} at {list(place)}"
         with self.evaluating(), np.errstate(all="ignore"):
-            ids = np.asarray(input_ids)
+            ids = _rows(input_ids)
             x = self.wte(ids) + self.wpe(np.arange(ids.shape[1]))
             for i, block in enumerate(self.h):
                 x = block(x)
@@ -391,8 +391,10 @@ class GPT2Model(Module):
     @classmethod
     def from_checkpoint(cls, saved: Checkpoint) -> GPT2Model:
         """Make a model from a checkpoint, in eval mode; ValueError if it is not a whole model."""
+        from npgpt2.disk.checkpoint import Checkpoint
         from npgpt2.parameter_table import count_parameters
 
+        validate.instance("saved", saved, Checkpoint, "GPT2Model.load_npz(path) reads a file")
         size = count_parameters(saved.config)
         held = sum(array.size for array in saved.parameters.values())
         try:
@@ -421,3 +423,13 @@ class GPT2Model(Module):
 
     def _arrays(self) -> dict[str, Array]:
         return {name: parameter.data for name, parameter in self.named_parameters()}
+
+
+def _rows(input_ids: ArrayLike) -> Array:
+    """Return ids as an array; ValueError if its shape is not (B, T)."""
+    ids = validate.integers("input_ids", input_ids)
+    if ids.ndim != 2 or not ids.size:
+        raise ValueError(
+            f"input_ids must have shape (B, T) with B and T at least 1, not {ids.shape}"
+        )
+    return ids

@@ -26,7 +26,10 @@ class Parameter(Tensor):
 
 
 class Module:
-    """Base of all layers: subclasses set Parameters, Modules and lists of Modules as attributes.
+    """Base of all layers: subclasses set Parameters and Modules as attributes.
+
+    They may also stand in lists, tuples and dicts, at any depth. In other containers, such as sets,
+    they are not found.
 
     The path of attributes is the parameter's name: `model.h[0].attn.c_attn.weight` has the name
     "h.0.attn.c_attn.weight". If several paths lead to a Parameter (a tied weight), it is still one
@@ -49,12 +52,8 @@ class Module:
         return self.forward(*args, **kwargs)
 
     def children(self) -> Iterator[tuple[str, Parameter | Module]]:
-        """Yield (name, child) for each Parameter or Module that is an attribute or in a list."""
-        for name, value in vars(self).items():
-            several = isinstance(value, list | tuple)
-            for i, item in enumerate(value if several else [value]):
-                if isinstance(item, Parameter | Module):
-                    yield f"{name}.{i}" if several else name, item
+        """Yield (name, child) for each Parameter or Module in the attributes, "h.0" in a list."""
+        return _children(vars(self), "")
 
     def modules(self) -> Iterator[Module]:
         """Yield this module and all modules below it, each once, parents first."""
@@ -69,30 +68,30 @@ class Module:
         >>> [path for path, _ in MLP(GPT2Config(n_embd=4, n_head=1)).named_modules()]
         ['', 'c_fc', 'c_proj', 'dropout']
         """
-        seen: set[int] = set()
-        stack: list[tuple[str, Module]] = [("", self)]
-        while stack:
-            path, module = stack.pop()
-            if id(module) not in seen:
-                seen.add(id(module))
-                yield path, module
-                below = [(n, child) for n, child in module.children() if isinstance(child, Module)]
-                stack.extend((f"{path}.{n}" if path else n, child) for n, child in reversed(below))
+        return ((path, child) for path, child in self._walk() if isinstance(child, Module))
 
     def named_parameters(self, aliases: bool = False) -> Iterator[tuple[str, Parameter]]:
         """Yield (name, parameter): each parameter once or, with `aliases`, under each name."""
-        seen: set[int] = set()
-        for name, parameter in self._parameter_paths():
-            if aliases or id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield name, parameter
+        walk = self._walk(aliases)
+        return ((path, child) for path, child in walk if isinstance(child, Parameter))
 
-    def _parameter_paths(self) -> Iterator[tuple[str, Parameter]]:
-        for name, child in self.children():
-            if isinstance(child, Parameter):
-                yield name, child
-            else:
-                yield from ((f"{name}.{path}", p) for path, p in child._parameter_paths())
+    def _walk(self, aliases: bool = False) -> Iterator[tuple[str, Parameter | Module]]:
+        """Yield (path, child) for this module and everything below it, parents first.
+
+        Each comes once, under its first path. With `aliases`, it comes under each path on which no
+        module stands twice, so a module may have an attribute that leads back to its parent.
+        """
+        seen: set[int] = set()
+        stack: list[tuple[str, Parameter | Module, frozenset[int]]] = [("", self, frozenset())]
+        while stack:
+            path, child, above = stack.pop()
+            if id(child) not in (above if aliases else seen):
+                seen.add(id(child))
+                yield path, child
+                if isinstance(child, Module):
+                    above |= {id(child)}
+                    below = [(f"{path}.{n}" if path else n, c, above) for n, c in child.children()]
+                    stack.extend(reversed(below))
 
     def parameters(self) -> Iterator[Parameter]:
         """Yield each parameter once."""
@@ -148,19 +147,25 @@ class Module:
 
         Raises
         ------
+        TypeError
+            The state is not a dict.
         ValueError
             Names are missing or unexpected, shapes differ, values are not real numbers, or arrays
             of a tied parameter differ. One error lists all problems; no parameter has changed.
         """
+        way_out = "pass a dict of arrays by name, as state_dict() returns it"
+        validate.instance("state", state, Mapping, way_out)  # type: ignore[type-abstract]
         own = dict(self.named_parameters())
         aliases = dict(self.named_parameters(aliases=True))
-        arrays = {name: np.asarray(value) for name, value in state.items()}
+        arrays = {name: _array(value) for name, value in state.items()}
         first_name = {id(parameter): name for name, parameter in own.items()}
         problems = [f"missing: {name}" for name in own if name not in arrays]
         for name, array in arrays.items():
             parameter = aliases.get(name)
             if parameter is None:
                 problems.append(f"unexpected: {name}")
+            elif array.dtype.kind in "OSU":
+                problems.append(f"not an array of numbers: {name} is {validate.shown(state[name])}")
             elif array.shape != parameter.shape:
                 problems.append(f"wrong shape: {name} is {array.shape}, not {parameter.shape}")
             elif array.dtype.kind != "f":
@@ -178,6 +183,28 @@ class Module:
                 parameter.data = arrays[name].astype(parameter.dtype, copy=False)
             else:
                 parameter.data[...] = arrays[name]
+
+
+def _children(
+    container: Mapping[Any, Any] | Sequence[Any], prefix: str
+) -> Iterator[tuple[str, Parameter | Module]]:
+    items = container.items() if isinstance(container, Mapping) else enumerate(container)
+    for key, value in items:
+        if isinstance(value, _CHILD):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, _CONTAINER):
+            yield from _children(value, f"{prefix}{key}.")
+
+
+_CHILD = (Parameter, Module)
+_CONTAINER = (list, tuple, dict)
+
+
+def _array(value: ArrayLike | Tensor) -> NDArray[Any]:
+    try:
+        return np.asarray(value.data if isinstance(value, Tensor) else value)
+    except ValueError:  # rows of different lengths
+        return np.array(None)
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def _layer_norm(name: str, channels: int) -> Row:
 
 def block_rows(config: GPT2Config) -> list[Row]:
     """Return one row for each layer of a block."""
-    C, n_inner = config.n_embd, config.n_inner
+    C, n_inner = GPT2Config.require(config).n_embd, config.n_inner
     return [
         _layer_norm("ln_1", C),
         _linear("attn.c_attn", C, 3 * C),
@@ -63,6 +63,7 @@ def block_rows(config: GPT2Config) -> list[Row]:
 
 def parameter_table(config: GPT2Config) -> list[Row]:
     """Return the rows that add up to the whole model; one row stands for all blocks."""
+    config = GPT2Config.require(config)
     V, P, C, L = config.vocab_size, config.n_positions, config.n_embd, config.n_layer
     block = block_rows(config)
     weights, biases = sum(row.weights for row in block), sum(row.biases for row in block)

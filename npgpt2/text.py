@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -243,7 +242,7 @@ def read_config(directory: str | os.PathLike[str]) -> GPT2Config:
 
 def _is_run(directory: str | os.PathLike[str]) -> bool:
     """Whether a directory is a run, empty or missing; otherwise it may be a Hugging Face one."""
-    path = Path(directory)
+    path = validate.path("directory", directory)
     names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
     if names & {"model.safetensors", "model.safetensors.index.json", "tokenizer.json"}:
         return False
@@ -263,7 +262,7 @@ def export(run: Run, directory: str | os.PathLike[str]) -> None:
     OSError, ValueError
         The run is damaged, or a file cannot be written.
     """
-    directory = Path(directory)
+    directory = validate.path("directory", directory)
     if directory.exists() and any(directory.iterdir()):
         raise FileExistsError(f"{directory} exists and is not empty; choose another directory")
     model = run.load()[0]

@@ -57,8 +57,10 @@ ALLOWED = {
     "npgpt2.disk npgpt2.training",
     "npgpt2.testing": "autograd.tensor autograd.testing npgpt2.config npgpt2.composed "
     "npgpt2.functional",
-    "npgpt2": "autograd npgpt2.config npgpt2.composed npgpt2.functional npgpt2.module "
-    "npgpt2.layers npgpt2.model npgpt2.optim npgpt2.generation npgpt2.training npgpt2.text",
+    "npgpt2.interrupt": "",
+    "npgpt2": "autograd npgpt2.interrupt npgpt2.config npgpt2.composed npgpt2.functional "
+    "npgpt2.module npgpt2.layers npgpt2.model npgpt2.optim npgpt2.generation npgpt2.training "
+    "npgpt2.text",
     "npgpt2.__main__": "npgpt2.cli",
 }
 LIBRARY = " ".join(room for room in ALLOWED if room.startswith("npgpt2") and "main" not in room)

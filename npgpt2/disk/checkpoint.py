@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from autograd import Array
+from npgpt2 import validate
 from npgpt2.config import GPT2Config
 from npgpt2.disk.files import write_atomically
 
@@ -100,6 +101,7 @@ def load_npz(path: str | os.PathLike[str]) -> Checkpoint:
     ValueError
         The file is not a checkpoint of npgpt2, or is damaged.
     """
+    path = validate.path("path", path)
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
             arrays = {name: np.asarray(content[name]) for name in content.files}
@@ -111,10 +113,9 @@ def load_npz(path: str | os.PathLike[str]) -> Checkpoint:
         raise
     except Exception as error:  # zipfile, zlib, NumPy and json raise errors of many types
         raise ValueError(
-            f"{os.fspath(path)} is damaged or not a checkpoint of npgpt2 "
-            f"({type(error).__name__}: {error})"
+            f"{path} is damaged or not a checkpoint of npgpt2 ({type(error).__name__}: {error})"
         ) from error
     names = [name for name in arrays if name.startswith(_MODEL)]
     parameters = {name.removeprefix(_MODEL): arrays.pop(name) for name in names}
     others = {name: value for name, value in meta.items() if name not in ("format", "config")}
-    return Checkpoint(Path(path), config, parameters, arrays, others)
+    return Checkpoint(path, config, parameters, arrays, others)

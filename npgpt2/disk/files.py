@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from npgpt2 import validate
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
@@ -21,7 +24,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[IO[bytes]], 
     OSError
         The file cannot be written. The error names `path`.
     """
-    path = os.path.realpath(path)
+    path = os.path.realpath(validate.path("path", path))
     with written_beside(path, write) as temporary, errors_naming(path):
         os.replace(temporary, path)
 
@@ -95,3 +98,25 @@ def read_json(path: str | os.PathLike[str], kind: type = dict, name: str | None 
     if not isinstance(value, kind):
         raise ValueError(f"{name} is damaged: it holds a {type(value).__name__}")
     return value
+
+
+# -- commands ------------------------------------------------------------------------------------
+
+
+def as_argument(path: str | os.PathLike[str]) -> str:
+    r"""Return a path as you can type it in a command, in one line.
+
+    A control character, or a byte that is not UTF-8, is written in the way of bash and zsh.
+
+    >>> print(as_argument("my text.txt"), as_argument("-x"), as_argument("two\nlines"))
+    'my text.txt' ./-x $'two\x0alines'
+    """
+    text = os.fspath(path)
+    text = f"./{text}" if text.startswith("-") else text  # not an option
+    if text.isprintable():
+        return shlex.quote(text)
+    characters = (
+        c if c.isprintable() and c not in "\\'" else "".join(f"\\x{b:02x}" for b in os.fsencode(c))
+        for c in text
+    )
+    return f"$'{''.join(characters)}'"

@@ -173,7 +173,7 @@ def read_config(directory: str | os.PathLike[str]) -> GPT2Config:
 
 
 def _existing(directory: str | os.PathLike[str]) -> Path:
-    path = Path(directory)
+    path = validate.path("directory", directory)
     if not path.exists():
         raise FileNotFoundError(
             f"{path} does not exist; give a directory, because nothing is downloaded"
@@ -408,7 +408,7 @@ def write(
     files have been written beside the old ones, and then the process is killed, or a file cannot be
     moved.
     """
-    directory = Path(directory)
+    directory = validate.path("directory", directory)
     tensors = {name: a.T if _is_transposed(name) else a for name, a in parameters.items()}
     if {name: array.shape for name, array in tensors.items()} != dict(_shapes(config)):
         raise ValueError("the parameters do not belong to a GPT-2 of this configuration")

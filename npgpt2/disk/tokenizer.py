@@ -135,7 +135,7 @@ class PretrainedTokenizer:
         ValueError
             The directory has no tokenizer, or a damaged one. The message names all problems.
         """
-        directory = Path(directory)
+        directory = validate.path("directory", directory)
         if not directory.is_dir():
             raise FileNotFoundError(f"{directory} is not a directory")
         names = ("tokenizer.json", "vocab.json", "merges.txt")
@@ -318,7 +318,7 @@ def save_vocabulary(vocabulary: Vocabulary, directory: str | os.PathLike[str]) -
         "model": {"type": "WordLevel", "vocab": ids, "unk_token": "<unk>"},
     }
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    directory = Path(directory)
+    directory = validate.path("directory", directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "tokenizer.json", tokenizer)
     write_json(directory / "tokenizer_config.json", config)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from npgpt2 import validate
-from npgpt2.generation.language_model import LanguageModel
+from npgpt2.generation.language_model import LanguageModel, require_model
 from npgpt2.progress import Progress
 
 _IGNORED = -100  # replaces a target that an earlier window has counted
@@ -109,7 +109,7 @@ def evaluate(
     FloatingPointError
         The loss is not finite.
     """
-    P = model.config.n_positions
+    P = require_model(model).config.n_positions
     ids = validate.ids("tokens", tokens, model.config.vocab_size)
     if ids.ndim != 1 or ids.size < 2:
         raise ValueError(f"tokens must have shape (n,) with n at least 2, not {ids.shape}")

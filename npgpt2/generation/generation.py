@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from autograd import Array
 from npgpt2 import validate
 from npgpt2.cache import KVCache
-from npgpt2.generation.language_model import LanguageModel
+from npgpt2.generation.language_model import LanguageModel, require_model
 from npgpt2.generation.sampling import Limits, Sampling
 from npgpt2.module import evaluating
 
@@ -123,6 +123,7 @@ def generate(
         The model's logits are not finite. The message names the first parameter that is not finite.
         If all parameters are finite, it names the first block whose output is not.
     """
+    require_model(model)
     rows = _rows(input_ids, model.config.vocab_size)
     if len(set(map(len, rows))) > 1:
         raise ValueError("the prompts have different lengths; pass them to npgpt2.complete")
@@ -153,6 +154,7 @@ def complete(
     >>> [c.ids.shape for c in complete(model, [[1, 2, 3], [4]], max_new_tokens=5, rng=0)]
     [(8,), (6,)]
     """
+    require_model(model)
     rows = _rows(prompts, model.config.vocab_size)
     steps = stream(model, rows, max_new_tokens, sampling, rng, limits)
     drawn = [(step.tokens, step.logprobs, step.running) for step in steps]
@@ -180,7 +182,10 @@ def stream(
     `complete`. The call checks the arguments, before you ask for the first token. The iterator ends
     early if every row has met a stop id.
     """
-    validate.integer("max_new_tokens", max_new_tokens, minimum=0)
+    require_model(model)
+    max_new_tokens = validate.integer("max_new_tokens", max_new_tokens, minimum=0)
+    validate.instance("sampling", sampling, Sampling, "make one with Sampling(temperature=...)")
+    validate.instance("limits", limits, Limits, "make one with Limits(stop=...)")
     P = model.config.n_positions
     rows = _rows(prompts, model.config.vocab_size)
     longest = max(map(len, rows))
@@ -197,10 +202,10 @@ def stream(
 def _rows(prompts: ArrayLike, V: int) -> list[Array]:
     """Return the prompts as arrays of shape (T,), where T may differ between prompts."""
     given: Any = prompts
-    if isinstance(given, Sequence) and len({np.shape(row) for row in given}) > 1:
-        rows = [validate.ids(f"prompts[{b}]", row, V) for b, row in enumerate(given)]
-    else:
+    try:
         rows = list(np.atleast_1d(validate.ids("input_ids", given, V)))
+    except ValueError:  # the rows have different lengths
+        rows = [validate.ids(f"prompts[{b}]", row, V) for b, row in enumerate(given)]
     if not rows or any(row.ndim != 1 or not row.size for row in rows):
         raise ValueError(
             "prompts must have shape (B, T), or be a list of B rows of shape (T,), T at least 1, "
@@ -284,7 +289,10 @@ def prefill(
 
 def decode(model: LanguageModel, tokens: ArrayLike, cache: KVCache) -> Array:
     """Read one more token of each row, (B,); return the logits of the next token, (B, V)."""
-    return model(np.asarray(tokens)[:, None], cache=cache).data[:, 0]
+    ids = validate.integers("tokens", tokens)
+    if ids.ndim != 1:
+        raise ValueError(f"tokens must have shape (B,), not {ids.shape}")
+    return model(ids[:, None], cache=cache).data[:, 0]
 
 
 def _cause(model: LanguageModel, texts: list[list[int]]) -> str:

@@ -12,6 +12,7 @@ from typing import Protocol
 from numpy.typing import ArrayLike
 
 from autograd import Operand, Tensor
+from npgpt2 import validate
 from npgpt2.cache import KVCache
 from npgpt2.config import GPT2Config
 from npgpt2.module import Module
@@ -48,3 +49,13 @@ class LanguageModel(Protocol):
 
     def where_not_finite(self, input_ids: ArrayLike) -> str:
         """Say which parameter or block has the first infinite or NaN value; "" if there is none."""
+
+
+def require_model(model: LanguageModel) -> LanguageModel:
+    """Return a model with a configuration; otherwise raise TypeError."""
+    if not hasattr(model, "config"):
+        raise TypeError(
+            f"model must be a GPT2Model or another LanguageModel, not {validate.shown(model)}; "
+            "GPT2Model.from_pretrained(directory) reads one"
+        )
+    return model

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from autograd import Array
 from npgpt2 import validate
+from npgpt2.config import set_field
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,12 @@ class Sampling:
     top_p: float | None = None
 
     def __post_init__(self) -> None:
-        validate.number("temperature", self.temperature)
+        set_field(self, "temperature", validate.number("temperature", self.temperature))
         if self.top_k is not None:
-            validate.integer("top_k", self.top_k)
+            set_field(self, "top_k", validate.integer("top_k", self.top_k))
         if self.top_p is not None:
-            validate.positive("top_p", validate.number("top_p", self.top_p, maximum=1.0))
+            top_p = validate.number("top_p", self.top_p, maximum=1.0)
+            set_field(self, "top_p", validate.positive("top_p", top_p))
 
     def probabilities(self, logits: ArrayLike) -> Array:
         """Return the probabilities to sample from, float64, rows sum to 1;  (..., V) -> (..., V).
@@ -108,26 +110,38 @@ class Limits:
     vocab_size
         Number of ids that stand for a token; None means all ids of the model. Pass it if the
         vocabulary of the model is padded to a rounder number. Then the padding is never drawn.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A value has the wrong type, or vocab_size < 1.
     """
 
     stop: ArrayLike | None = None
     sliding_window: bool = False
     vocab_size: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.stop is not None:  # stored as plain integers, so that Limits can be compared
+            stop = np.atleast_1d(validate.integers("stop", self.stop))
+            set_field(self, "stop", tuple(stop.ravel().tolist()))
+        sliding_window = validate.boolean("sliding_window", self.sliding_window)
+        set_field(self, "sliding_window", sliding_window)
+        if self.vocab_size is not None:
+            set_field(self, "vocab_size", validate.integer("vocab_size", self.vocab_size))
+
     def ids(self, vocab_size: int) -> tuple[Array, int]:
         """Return (stop ids, number of ids that may be drawn) for a model of this vocabulary.
 
         Raises
         ------
-        TypeError, ValueError, IndexError
+        ValueError, IndexError
             The stop ids or vocab_size do not fit the model.
         """
-        V = vocab_size
-        if self.vocab_size is not None:
-            V = validate.integer("vocab_size", self.vocab_size)
+        V = self.vocab_size or vocab_size
         if V > vocab_size:
             raise ValueError(f"vocab_size={V} exceeds the model's vocab_size={vocab_size}")
-        return validate.ids("stop", np.atleast_1d([] if self.stop is None else self.stop), V), V
+        return validate.ids("stop", [] if self.stop is None else self.stop, V), V
 
 
 def _finite(logits: ArrayLike) -> Array:

@@ -23,7 +23,6 @@ from __future__ import annotations
 import inspect
 import io
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -33,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+from npgpt2.disk.files import as_argument
 from npgpt2.learn.exercises import EXERCISES
 from npgpt2.learn.judge.attempt import where_raised
 from npgpt2.learn.judge.exercise import Exercise
@@ -110,6 +110,7 @@ def _starting_text(exercise: Exercise, path: str) -> str:
     source = inspect.getsource(exercise.forward).rstrip().split("\n", 1)[1]  # without annotations
     parameters = ", ".join(inspect.signature(exercise.forward).parameters)
     imports = ["import math", ""] if "math." in source else []
+    file = as_argument(os.path.basename(path)).replace('"""', r"\"\"\"")  # keeps the docstring open
     g = ["g is the gradient of the loss with respect to the result of forward."]
     return "\n".join(
         [
@@ -118,7 +119,7 @@ def _starting_text(exercise: Exercise, path: str) -> str:
             *(g if next(iter(exercise.arguments)) == "g" else []),
             "Sizes: B batch, T time, C channels, H heads, D = C/H, V vocabulary. Verdict and help:",
             "",
-            f"    npgpt2 practice {exercise.name} {os.path.basename(path)}",
+            f"    npgpt2 practice {exercise.name} {file}",
             f"    npgpt2 practice {exercise.name} --hint 1",
             f"    npgpt2 practice {exercise.name} --derivation",
             '"""',
@@ -232,7 +233,7 @@ def report(
         start(name, start_file)
         return (
             f"{start_file}: write {exercise.function} there, then npgpt2 practice {name} "
-            f"{shlex.quote(start_file)}"
+            f"{as_argument(start_file)}"
         )
     if hint is not None:
         return hints(name, hint)[-1]

@@ -25,6 +25,8 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ from numpy.typing import ArrayLike
 
 from autograd import Array, Tensor, enable_grad
 from autograd.backward import backward, topological_order
+from npgpt2 import validate
 from npgpt2.model import GPT2Model
 from npgpt2.module import Module
 
@@ -77,6 +80,7 @@ def watch(model: Module) -> Iterator[None]:
     >>> [(node.op, node.name) for node in Trace.of(loss).nodes]
     [('leaf', 'weight'), ('leaf', 'bias'), ('constant', ''), ('linear', ''), ('sum', '')]
     """
+    validate.instance("model", model, Module, "pass the model that computes the loss")
     watched: list[Module] = []
     try:
         if not isinstance(vars(model).get("forward"), _Watched):
@@ -195,7 +199,9 @@ class Node:
         several nodes keep one array, only the first of them, which is freed last, counts it. So
         the sum over all nodes is the memory of the graph, leaves included.
     saved
-        (name, shape) of each array that the vjp closes over. An array in a list is "name[0]".
+        (name, shape) of each array that the vjp closes over. An array in a list is "name[0]". If
+        the vjp is a functools.partial, a method or another object, its arguments and attributes
+        count too.
     """
 
     index: int
@@ -285,7 +291,8 @@ class Trace:
         TypeError, ValueError
             g is missing or does not fit, or a vjp returns something wrong; see `Tensor.vjp`.
         """
-        cotangent = root.cotangent(g)
+        way_out = "pass the Tensor on which you would call backward()"
+        cotangent = validate.instance("root", root, Tensor, way_out).cotangent(g)
         own = {} if model is None else {id(p): name for name, p in model.named_parameters()}
         mirrors: dict[int, _Mirror] = {}
         calls: list[int] = []
@@ -347,7 +354,7 @@ class _Mirror:
         tensor, vjp = self.tensor, self.tensor.grad_fn
         op, formula, source = "leaf" if self.requires_grad else "constant", "", ""
         if vjp is not None:
-            op, code = tensor.op, id(getattr(vjp, "__code__", vjp))
+            op, code = tensor.op, id(_code(vjp) or vjp)
             if code not in texts:
                 texts[code] = _formula(vjp), _source(vjp)
             formula, source = texts[code]
@@ -389,6 +396,7 @@ def trace_model(
     seed
         Seed of the random batch.
     """
+    validate.instance("model", model, GPT2Model, "watch and Trace.of take any other module")
     if (ids is None) != (targets is None):
         raise ValueError("give both ids and targets, or neither")
     if ids is None or targets is None:
@@ -433,37 +441,59 @@ def _is_of_the_library(vjp: Any) -> bool:
 
 def _formula(vjp: Any) -> str:
     """Return the first paragraph of the docstring of the function in which a vjp was defined."""
-    outer = getattr(vjp, "__qualname__", "").partition(".<locals>")[0]
-    function = getattr(vjp, "__globals__", {}).get(outer)
-    code = getattr(function, "__code__", None)
-    if code is None or getattr(vjp, "__code__", None) not in code.co_consts:
+    if not inspect.isfunction(vjp):
+        return ""
+    function = vjp.__globals__.get(vjp.__qualname__.partition(".<locals>")[0])
+    if not inspect.isfunction(function) or vjp.__code__ not in function.__code__.co_consts:
         return ""  # defined deeper inside another function, or replaced since then
     return " ".join((inspect.getdoc(function) or "").partition("\n\n")[0].split("\n"))
 
 
+def _code(vjp: Any) -> CodeType | None:
+    """Return the code that runs if a vjp is called, or None if it is not written in Python."""
+    while isinstance(vjp, partial):
+        vjp = vjp.func
+    if not inspect.isroutine(vjp):
+        vjp = type(vjp).__call__
+    function = vjp.__func__ if inspect.ismethod(vjp) else vjp
+    return function.__code__ if inspect.isfunction(function) else None
+
+
 def _source(vjp: Any) -> str:
+    code = _code(vjp)
     try:
-        return textwrap.dedent(inspect.getsource(vjp)).rstrip()
-    except (OSError, TypeError):
+        return textwrap.dedent(inspect.getsource(code)).rstrip() if code else ""
+    except (OSError, SyntaxError, IndexError):  # there is no such file, or it has changed
         return ""
 
 
 def _saved(vjp: Any) -> Iterator[tuple[str, Array]]:
-    """Yield (name, array) for the arrays that a function closes over."""
-    names = getattr(getattr(vjp, "__code__", None), "co_freevars", ())
-    for name, cell in zip(names, getattr(vjp, "__closure__", None) or (), strict=False):
-        try:
-            yield from _arrays(name, cell.cell_contents)
-        except ValueError:  # a variable that was never set
-            continue
+    """Yield (name, array) for the arrays that a vjp holds."""
+    held: dict[str, Any] = {}
+    if isinstance(vjp, partial):
+        yield from _saved(vjp.func)
+        held = {"args": vjp.args, **vjp.keywords}
+    elif inspect.ismethod(vjp):
+        yield from _saved(vjp.__func__)
+        held = getattr(vjp.__self__, "__dict__", {})
+    elif inspect.isfunction(vjp):
+        for name, cell in zip(vjp.__code__.co_freevars, vjp.__closure__ or (), strict=True):
+            try:
+                held[name] = cell.cell_contents
+            except ValueError:  # a variable that was never set
+                continue
+    elif not inspect.isroutine(vjp):
+        held = getattr(vjp, "__dict__", {})
+    for name, x in dict(held).items():
+        yield from _arrays(name, x, ())
 
 
-def _arrays(name: str, x: Any) -> Iterator[tuple[str, Array]]:
+def _arrays(name: str, x: Any, around: tuple[int, ...]) -> Iterator[tuple[str, Array]]:
     if isinstance(x, np.ndarray):
         yield name, x
-    elif isinstance(x, list | tuple):
+    elif isinstance(x, list | tuple) and id(x) not in around:  # a list may contain itself
         for i, item in enumerate(x):
-            yield from _arrays(f"{name}[{i}]", item)
+            yield from _arrays(f"{name}[{i}]", item, (*around, id(x)))
 
 
 def _new_bytes(arrays: Iterable[Array], counted: set[int]) -> int:

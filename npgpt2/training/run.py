@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from autograd import Array
+from npgpt2 import validate
 from npgpt2.config import TrainingConfig
 from npgpt2.disk.checkpoint import load_npz
-from npgpt2.disk.files import errors_naming, read_json, write_bytes, write_json
+from npgpt2.disk.files import as_argument, errors_naming, read_json, write_bytes, write_json
 from npgpt2.disk.tokenizer import Vocabulary
 from npgpt2.model import GPT2Model
 
@@ -90,12 +91,15 @@ class Run:
         FileExistsError
             The directory exists and is not empty.
         """
-        directory = Path(directory)
+        directory = validate.path("directory", directory)
         if directory.exists() and any(directory.iterdir()):
             raise FileExistsError(
                 f"{directory} exists and is not empty; if it is a run, continue it with "
-                f"--resume {directory}, otherwise choose another directory"
+                f"--resume {as_argument(directory)}, otherwise choose another directory"
             )
+        way_out = "make one with TrainingConfig(...)"
+        validate.instance("config", config, TrainingConfig, way_out)
+        validate.instance("text", text, str, "read a file with npgpt2.training.data.read_text")
         settings = {**asdict(config), "text_sha256": _sha256(text.encode())}
         run = cls(directory, settings, Vocabulary.of(text))
         run.config, run.text = config, text
@@ -124,7 +128,7 @@ class Run:
             The directory does not exist, is not a run directory (the message names all missing
             files), or is damaged.
         """
-        directory = Path(directory)
+        directory = validate.path("directory", directory)
         if not directory.is_dir():
             raise FileNotFoundError(f"{directory} is not a directory; `npgpt2 train` makes one")
         names = ("config.json", "text.txt", "vocabulary.json", "checkpoint.npz")

@@ -56,7 +56,8 @@ class Trainer:
     """
 
     def __init__(self, run: Run, ranks: Ranks = ALONE, model: GPT2Model | None = None) -> None:
-        config = run.config
+        way_out = "use Trainer.start(directory, config, text) or Trainer.resume(directory)"
+        config = validate.instance("run", run, Run, way_out).config
         self.run, self.config, self.ranks = run, config, ranks
         tokens = run.vocabulary.encode(run.text)
         self.tokens, self.val_tokens = data.split(tokens, config.val_fraction, config.n_positions)

@@ -631,3 +631,18 @@ def test_part_of_a_graph_cannot_be_copied(clone):
             clone(node)
         if node.parents:
             node.backward(np.ones(2))  # a freed node is no leaf either
+
+
+def test_an_op_has_a_name_whatever_its_vjp_is():
+    class Named:
+        def __init__(self, name):
+            self.__qualname__, self.func = name, 3
+
+        def __call__(self, g):
+            return (g,)
+
+    for name, expected in (("f.<locals>.vjp", "f"), (None, "Named"), (7, "Named")):
+        x = Tensor([1.0], requires_grad=True)
+        assert record(x.data, (x,), Named(name)).op == expected
+        with pytest.raises(TypeError, match=f"{expected}: operand 0"):
+            record(np.float32([1.0]), (x,), Named(name))

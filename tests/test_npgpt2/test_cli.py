@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -203,15 +204,23 @@ def test_help_shows_every_default(capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["train", "--text", "nowhere.txt"], "nowhere.txt"),
+        (["train", "--text", "no  where.txt"], "no  where.txt: No such file or directory; check"),
+        (["train", "--step", "5"], "unrecognized arguments: --step 5"),
+        (["practice", "softmax", "--hin", "1"], "unrecognized arguments: --hin 1"),
+        (["practice", "softmax", "."], ".: Is a directory; name a file"),
+        (["practice", "softmax", "nowhere.py"], "nowhere.py: No such file or directory; check"),
+        (["practice", "softmax", "--start", "no/x.py"], "no/x.py: No such file"),
+        (["train", "--lr", "nan"], "lr=nan must be positive, and finite"),
+        (["train", "--steps", "1e3"], "invalid int value: '1e3'"),
         (["train", "--n-head", "3"], "n_embd=128 is not divisible by n_head=3"),
         (["train", "--lr", "-1"], "lr=-1.0 must be positive, and finite"),
         (["train", "--steps", "x"], "invalid int value: 'x' (see npgpt2 train --help)"),
         (["train", "--resume", "nowhere"], "nowhere is not a directory"),
         (["train", "--resume", ""], ". is not a run directory"),
-        (["train", "--text", ""], "Is a directory: '.'"),
+        (["train", "--text", ""], ".: Is a directory; name a file"),
         (["train", "--resume", "r", "--out", ""], "leave out --out"),
-        (["train", "--batch-size", "9" * 20], "take a smaller batch_size"),
+        (["train", "--batch-size", "9" * 20], "batch_size=99999999999999999999 must be at most"),
+        (["train", "--batch-size", "9" * 18], "take a smaller batch_size"),
         (["train", "--n-layer", "9" * 9], "take a smaller batch_size"),
         (["train", "--eval-batches", "9" * 12], "not enough memory"),
         (["train", "--bo\ngus"], "unrecognized arguments: --bo gus"),
@@ -362,3 +371,39 @@ def test_the_hints_printed_can_be_typed(tmp_path, text):
     hint = shlex.split(done.stdout.splitlines()[-1].removeprefix("more: "))
     assert hint[:3] == ["/some where/npgpt2", "generate", str(directory)]
     assert main(hint[1:]) == 0
+
+
+def test_the_command_to_continue_a_run_can_be_typed(run, text, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("two  words", "-dash", "it's $HOME"):
+        Path(run).rename(name)
+        error = error_of(capsys, ["train", "--text", text, f"--out={name}"])
+        hint = shlex.split(error.partition("continue it with ")[2].partition(", otherwise")[0])
+        assert main(["train", *hint]) == 0
+        capsys.readouterr()
+        Path(name).rename(run)
+
+
+def test_a_missing_file_under_a_file_is_named(capsys, text):
+    error = error_of(capsys, ["train", "--text", f"{text}/x"])
+    assert f"{text}/x: Not a directory; name a directory" in error
+
+
+@pytest.mark.parametrize("program", [["-m", "npgpt2"], ["npgpt2"]])
+def test_ctrl_c_during_the_imports_is_one_line(tmp_path, program):
+    """A package called numpy sends the signal while it is imported."""
+    (tmp_path / "numpy").mkdir()
+    (tmp_path / "numpy" / "__init__.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    )
+    script = tmp_path / "npgpt2"  # as pip writes it
+    script.write_text("import sys\nfrom npgpt2.cli import main\nsys.exit(main())\n")
+    program = [str(script)] if program == ["npgpt2"] else program
+    paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    done = subprocess.run(
+        [sys.executable, *program, "params", "gpt2-small"],
+        env={**os.environ, "PYTHONPATH": paths}, cwd=tmp_path, capture_output=True, text=True,
+        timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "npgpt2: interrupted\n"

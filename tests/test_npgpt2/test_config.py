@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import pickle
+from dataclasses import asdict, fields, replace
 from fractions import Fraction
 
 import numpy as np
@@ -12,8 +14,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npgpt2 import GPT2Config, TrainingConfig
+from npgpt2 import (
+    MLP,
+    CausalSelfAttention,
+    GPT2Config,
+    GPT2Model,
+    Limits,
+    Sampling,
+    TextModel,
+    Trainer,
+    TrainingConfig,
+    TransformerBlock,
+    complete,
+    evaluate,
+)  # fmt: skip
+from npgpt2.cache import KVCache
 from npgpt2.config import PRESETS
+from npgpt2.generation.generation import decode, generate
+from npgpt2.learn.trace import Trace, trace_model, watch
+from npgpt2.parameter_table import count_parameters, format_table
 from tests.test_npgpt2.test_validate import assert_refused
 
 SIZES = ["vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"]
@@ -222,3 +241,140 @@ def test_settings_of_a_training_are_refused_with_value_and_limit(change, message
 
 def test_every_option_has_a_help_text():
     assert all(f.metadata["help"] for f in dataclasses.fields(TrainingConfig))
+
+
+VALUES = {
+    int: [np.int64(2), np.uint8(2)],
+    float: [Fraction(1, 2), np.float32(0.5), np.float64(0.5)],
+}
+
+
+@pytest.mark.parametrize("of", [GPT2Config, TrainingConfig, Sampling, Limits])
+def test_every_number_is_stored_as_a_plain_one(of):
+    """So JSON, repr, pickles and equality do not depend on where a number came from."""
+    base = {"n_head": 2, "n_embd": 4} if of in (GPT2Config, TrainingConfig) else {}
+    base |= {"min_lr": 0.0, "lr": 3.0} if of is TrainingConfig else {}
+    tried = 0
+    for field in fields(of):
+        for kind, values in VALUES.items():
+            for value in values if field.type.startswith(kind.__name__) else ():
+                made = of(**{**base, field.name: value})
+                plain = kind(value)
+                assert type(getattr(made, field.name)) is kind
+                assert getattr(made, field.name) == plain
+                assert made == of(**{**base, field.name: plain}) == replace(made)
+                assert repr(made) == repr(of(**{**base, field.name: plain}))
+                assert json.loads(json.dumps(asdict(made))) == asdict(made)
+                assert pickle.loads(pickle.dumps(made)) == made
+                tried += 1
+    assert tried >= 2
+
+
+@pytest.mark.parametrize("of", [GPT2Config, TrainingConfig, Sampling, Limits])
+@pytest.mark.parametrize("value", ["2", 1j, [2], np.array([2.0, 3.0]), np.True_, True, math.nan])
+def test_what_is_no_number_is_refused_at_once(of, value):
+    for field in fields(of):
+        if field.type.startswith(("int", "float")):
+            with pytest.raises((TypeError, ValueError), match=f"{field.name}.*must"):
+                of(**{field.name: value})
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**5000), Fraction(10**400)], ids=["a", "b", "c"])
+def test_a_huge_number_is_refused_in_a_short_message(value):
+    for of in (GPT2Config, TrainingConfig, Sampling, Limits):
+        for field in fields(of):
+            if field.type.startswith(("int", "float")) and field.name != "seed":
+                with pytest.raises((TypeError, ValueError), match=f"{field.name}.*must") as error:
+                    of(**{field.name: value})
+                assert len(str(error.value)) < 200
+    if value > 0:
+        assert TrainingConfig(seed=10**400).seed == 10**400
+
+
+def test_limits_can_be_compared_whatever_holds_the_stop_ids():
+    assert Limits(np.array([1, 2])) == Limits([1, 2]) == Limits((1, 2))
+    assert Limits(np.int64(3)) == Limits(3) and hash(Limits([3])) == hash(Limits(3))
+    for stop in ("a", [1.5], [[1], [2, 3]]):
+        with pytest.raises((TypeError, ValueError), match="stop"):
+            Limits(stop)
+    with pytest.raises(TypeError, match="sliding_window must be True or False, not 'no'"):
+        Limits(sliding_window="no")
+
+
+NO_CONFIGS = ["gpt2", None, {"n_layer": 2}, 3, TrainingConfig(), GPT2Config]
+
+
+@pytest.mark.parametrize("config", NO_CONFIGS)
+@pytest.mark.parametrize(
+    "use",
+    [
+        GPT2Model, TransformerBlock, CausalSelfAttention, MLP, format_table, count_parameters,
+        lambda config: KVCache(config, 1), lambda config: GPT2Model.from_arrays(config, []),
+    ],
+)  # fmt: skip
+def test_what_is_no_config_is_refused_with_the_way_out(use, config):
+    with pytest.raises(TypeError, match="config must be a GPT2Config, not .*from_pretrained"):
+        use(config)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"a", ["a"], GPT2Config()])
+@pytest.mark.parametrize(
+    "use",
+    [
+        GPT2Model.from_pretrained, GPT2Model.load_npz, TextModel.open, Trainer.resume,
+        lambda path: Trainer.start(path, TrainingConfig(), "abc"),
+        lambda path: GPT2Model(TINY).save_npz(path),
+        lambda path: GPT2Model(TINY).save_pretrained(path),
+    ],
+)  # fmt: skip
+def test_what_is_no_path_is_refused(use, path):
+    with pytest.raises(TypeError, match="must be a path, not "):
+        use(path)
+
+
+TINY = GPT2Config(vocab_size=3, n_positions=2, n_embd=2, n_layer=1, n_head=1)
+
+
+def test_other_things_in_the_place_of_a_model_a_run_or_settings_are_refused(tmp_path):
+    model, text = GPT2Model(TINY), "ab" * 1000
+    for call, message in (
+        (lambda: Trainer("runs/001"), "run must be a Run, not 'runs/001'.*Trainer.resume"),
+        (lambda: Trainer.start(tmp_path / "a", "x", text), "config must be a TrainingConfig"),
+        (lambda: Trainer.start(tmp_path / "a", TrainingConfig(), None), "text must be a str"),
+        (lambda: GPT2Model.from_checkpoint("a.npz"), "saved must be a Checkpoint.*load_npz"),
+        (lambda: complete("gpt2", [[1]], 1), "model must be a GPT2Model.*from_pretrained"),
+        (lambda: evaluate(None, [1, 2]), "model must be a GPT2Model"),
+        (lambda: generate(GPT2Model, [[1]], 1), "model must be a GPT2Model"),
+        (lambda: complete(model, [[1]], 1, 0.8), "sampling must be a Sampling, not 0.8"),
+        (lambda: complete(model, [[1]], 1, limits=[2]), "limits must be a Limits"),
+        (lambda: decode(model, "a", model.make_cache()), "tokens must be integers, not 'a'"),
+        (lambda: Trace.of("loss"), "root must be a Tensor.*backward"),
+        (lambda: watch(None).__enter__(), "model must be a Module"),
+        (lambda: trace_model(model.wte), "model must be a GPT2Model"),
+        (lambda: GPT2Model(TINY, dtype="text"), "dtype must be float32 or float64, not 'text'"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
+    with pytest.raises(ValueError, match=r"tokens must have shape \(B,\), not \(1, 1\)"):
+        decode(model, [[1]], model.make_cache())
+
+
+RAGGED = [[1, 2], [1]]
+
+
+def test_rows_of_different_lengths_are_named_wherever_ids_are_taken():
+    model = GPT2Model(TINY)
+    for call in (
+        lambda: model(RAGGED),
+        lambda: model.loss(RAGGED, [[1, 2]]),
+        lambda: model.loss([[1, 2]], RAGGED),
+        lambda: model.wte(RAGGED),
+        lambda: model.where_not_finite(RAGGED),
+        lambda: evaluate(model, RAGGED),
+        lambda: model.make_cache().truncate(RAGGED),
+        lambda: trace_model(model, RAGGED, RAGGED),
+        lambda: complete(model, [RAGGED], 1),
+        lambda: Limits(RAGGED),
+    ):
+        with pytest.raises(ValueError, match=r"\[0\] has length 2 and .*\[1\] has length 1; pad"):
+            call()

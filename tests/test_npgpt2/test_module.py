@@ -400,3 +400,75 @@ def test_a_copy_goes_its_own_way(duplicate):
     again.layers[0].drop.rng.random()
     states = [t.layers[0].drop.rng.bit_generator.state for t in (tree, again)]
     assert states[0] != states[1]
+
+
+class Node(Module):
+    def __init__(self):
+        self.weight = Parameter(np.ones(2, np.float32))
+
+    def forward(self, x):
+        return x * self.weight
+
+
+def test_modules_that_lead_back_to_each_other_are_walked_once():
+    root, child = Node(), Node()
+    root.child, child.parent, root.self = child, root, root
+    root.extra = Parameter(np.ones(1, np.float32))
+    names = ["weight", "child.weight", "extra"]
+    assert [name for name, _ in root.named_parameters()] == names
+    assert [name for name, _ in root.named_parameters(aliases=True)] == names
+    assert [path for path, _ in root.named_modules()] == ["", "child"]
+    assert [name for name, _ in child.named_parameters()] == [
+        "weight", "parent.weight", "parent.extra"
+    ]  # fmt: skip
+    for twin in (copy.deepcopy(root), pickle.loads(pickle.dumps(root))):
+        twin.load_state_dict({n: a + 1 for n, a in root.state_dict().items()})
+        assert twin.child.parent is twin and twin.astype(np.float64).eval().child.training is False
+        assert twin.extra.data.tolist() == [2.0] and twin.extra.dtype == np.float64
+
+
+def test_a_shared_module_has_a_name_for_each_path():
+    root, shared = Node(), Node()
+    root.layers = [shared, shared]
+    assert [n for n, _ in root.named_parameters()] == ["weight", "layers.0.weight"]
+    aliases = [n for n, _ in root.named_parameters(aliases=True)]
+    assert aliases == ["weight", "layers.0.weight", "layers.1.weight"]
+
+
+def test_a_deep_chain_of_modules_is_walked():
+    root = node = Node()
+    for _ in range(3000):
+        node.next = Node()
+        node = node.next
+    assert len(list(root.parameters())) == len(list(root.modules())) == 3001
+
+
+def test_children_are_found_in_nested_lists_and_dicts():
+    root = Node()
+    root.grid = [[Node(), 3], (Node(),)]
+    root.table = {"a": Node(), 2: [Parameter(np.ones(1))], "text": "b"}
+    names = ["weight", "grid.0.0.weight", "grid.1.0.weight", "table.a.weight", "table.2.0"]
+    assert [name for name, _ in root.named_parameters()] == names
+    assert len(list(root.modules())) == 4
+    root.load_state_dict({name: array * 3 for name, array in root.state_dict().items()})
+    assert root.table[2][0].data.tolist() == [3.0]
+
+
+@pytest.mark.parametrize("state", ["weights.npz", None, [1.0], 3, Tensor(1.0)])
+def test_a_state_that_is_no_dict_is_refused(state):
+    with pytest.raises(TypeError, match="state must be a Mapping, not .*pass a dict of arrays"):
+        Node().load_state_dict(state)
+
+
+@pytest.mark.parametrize("value", ["text", None, [[1.0], [1.0, 2.0]]])
+def test_a_value_that_is_no_array_is_a_problem_of_the_state(value):
+    with pytest.raises(ValueError, match="not an array of numbers: weight is ") as error:
+        Node().load_state_dict({"weight": value, 3: np.ones(1)})
+    assert "unexpected: 3" in str(error.value)
+
+
+def test_parameters_of_another_module_are_a_state():
+    node, other = Node(), Node()
+    other.weight.data[...] = 5.0
+    node.load_state_dict(dict(other.named_parameters()))
+    assert node.weight.data.tolist() == [5.0, 5.0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ def assert_refused(error, message, call):
 @given(st.integers(), st.integers())
 def test_integer_has_a_minimum(value, minimum):
     if value >= minimum:
-        assert validate.integer("n", value, minimum) == value
+        assert validate.integer("n", value, minimum, math.inf) == value
     else:
         message = f"n={value} must be at least {minimum}"
         assert_refused(ValueError, message, lambda: validate.integer("n", value, minimum))
@@ -108,7 +110,12 @@ def test_ids_equal_to_ignore_pass(ignore):
 
 @pytest.mark.parametrize(
     ("values", "dtype"),
-    [([1.0, 2.0], "float64"), ([True, False], "bool"), (["1"], "<U1"), ([1j], "complex128")],
+    [
+        ([1.0, 2.0], "float64"),
+        ([True, False], "bool"),
+        (["1"], "'1'; encode"),
+        ([1j], "complex128"),
+    ],
 )
 def test_ids_that_are_not_integers_are_refused(values, dtype):
     message = f"ids must be integers, not {dtype}"
@@ -127,3 +134,99 @@ def test_dtype_is_float32_or_float64():
         message = f"dtype must be float32 or float64, not {np.dtype(value)}"
         assert_refused(TypeError, message, lambda value=value: validate.dtype(value))
     assert_refused(TypeError, "text", lambda: validate.dtype("text"))
+
+
+@pytest.mark.parametrize(
+    ("values", "rows"),
+    [
+        ([[1, 2], [3]], "ids[0] has length 2 and ids[1] has length 1"),
+        ([[[1, 2], [3]]], "ids[0][0] has length 2 and ids[0][1] has length 1"),
+        ([[], [1]], "ids[0] has length 0 and ids[1] has length 1"),
+        ([np.zeros((2, 3), int), np.zeros((2, 2), int)], "ids[0][0] has length 3 and ids[1][0]"),
+        ([[1, 2], 3], "ids[0] has length 2 and ids[1] is 3"),
+        ([3, [1]], "ids[0] is 3 and ids[1] has length 1"),
+        ([[1, 2], "ab"], "ids[0] has length 2 and ids[1] is 'ab'"),
+        ([[1], {2: 3}], "ids[0] has length 1 and ids[1] is {2: 3}"),
+    ],
+)
+def test_rows_of_different_lengths_are_named(values, rows):
+    message = f"the rows of ids must have equal lengths, but {rows}"
+    assert_refused(ValueError, message, lambda: validate.ids("ids", values, 10))
+
+
+def test_rows_that_numpy_refuses_for_another_reason_are_refused_too():
+    endless = []
+    endless.append(endless)
+    for values in (endless, [Unreadable()]):
+        assert_refused(ValueError, "NumPy cannot make", lambda v=values: validate.ids("ids", v, 10))
+
+
+class Unreadable:
+    def __array__(self, dtype=None, copy=None):
+        raise ValueError("not now")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ("hello", "not 'hello'; encode text with the tokenizer"),
+        (b"abc", "not b'abc'; encode"),
+        (None, "not None; pass a list or array of integers"),
+        ([[1, None]], "not None"),
+        ({1}, "not {1}"),
+        ((i for i in [1]), "not <generator"),
+        ([2**70, True], "not True"),
+        (np.array(["2020-01-01"], "M8[D]"), "not datetime.date(2020, 1, 1)"),
+    ],
+)
+def test_what_is_no_integer_is_shown(values, message):
+    assert_refused(
+        TypeError, f"ids must be integers, {message}", lambda: validate.integers("ids", values)
+    )
+
+
+@pytest.mark.parametrize("value", [2**64, -(2**64), 10**5000], ids=["a", "b", "c"])
+def test_an_id_too_large_for_numpy_is_out_of_range(value):
+    assert_refused(IndexError, "ids[0, 1] = ", lambda: validate.ids("ids", [[1, value]], 10))
+
+
+def test_python_integers_in_an_object_array_are_ids():
+    array = validate.ids("ids", np.array([1, 2], object), 10)
+    assert array.dtype == np.intp and array.tolist() == [1, 2]
+
+
+def test_an_integer_has_a_maximum():
+    assert validate.integer("n", sys.maxsize) == sys.maxsize
+    assert validate.integer("n", 10**400, maximum=math.inf) == 10**400
+    assert_refused(ValueError, f"at most {sys.maxsize}", lambda: validate.integer("n", 10**5000))
+    assert_refused(ValueError, "n=5 must be at most 4", lambda: validate.integer("n", 5, maximum=4))
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400)], ids=["above", "below"])
+def test_a_number_too_large_for_a_float_is_infinite(value):
+    message = "p=inf must lie" if value > 0 else "p=-inf must lie"
+    assert_refused(ValueError, message, lambda: validate.fraction("p", value))
+
+
+def test_boolean_is_true_or_false():
+    assert validate.boolean("b", np.True_) is True and validate.boolean("b", False) is False
+    for value in (1, "no", None):
+        message = f"b must be True or False, not {value!r}"
+        assert_refused(TypeError, message, lambda value=value: validate.boolean("b", value))
+
+
+def test_instance_and_path_return_the_value_or_name_its_kind():
+    assert validate.instance("x", 3, int, "") == 3
+    message = "x must be a int, not 'a'; write 3"
+    assert_refused(TypeError, message, lambda: validate.instance("x", "a", int, "write 3"))
+    assert validate.path("x", "a/b") == validate.path("x", Path("a/b")) == Path("a/b")
+    for value in (None, 3, b"a"):
+        message = f"x must be a path, not {value!r}; pass a str"
+        assert_refused(TypeError, message, lambda value=value: validate.path("x", value))
+
+
+def test_what_is_shown_of_a_value_is_short_and_one_line():
+    assert validate.shown("a b") == "'a b'"
+    assert validate.shown(10**5000) == "a huge int"
+    assert len(validate.shown("a" * 1000)) < 100
+    assert "\n" not in validate.shown(np.zeros((3, 3)))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
+import shutil
+import subprocess
 
 import pytest
 
-from npgpt2.disk.files import read_json, write_atomically, write_json
+from npgpt2.disk.files import as_argument, read_json, write_atomically, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -63,3 +66,19 @@ def test_json_that_is_no_object_is_an_error_that_names_the_file(tmp_path, conten
         read_json(path)
     write_json(path, {"a": [1, 2]})
     assert read_json(path) == {"a": [1, 2]}
+
+
+PATHS = ["plain", "two  words", "it's", 'say "hi"', "$HOME", "`id`", "-dash", "--help", "a\nb"]
+PATHS += ["Zürich"]
+PATHS += ["tab\there", "\x1b[31m", "é\u2028x", "back\\slash\n'", "~", "*", "", "\u00a0", "#x", "!x"]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize("path", [*PATHS, os.fsdecode(b"\xff9'")])
+def test_a_path_in_a_command_is_the_path_that_the_shell_passes_on(path):
+    typed = as_argument(path)
+    assert typed.isprintable()
+    done = subprocess.run(["bash", "-c", f"printf %s {typed}"], capture_output=True, timeout=60)
+    expected = f"./{path}" if path.startswith("-") else path
+    assert os.fsdecode(done.stdout) == expected
+    assert not typed.startswith("-")

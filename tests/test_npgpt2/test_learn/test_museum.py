@@ -85,7 +85,7 @@ def test_the_command_writes_the_matrix_as_markdown(tmp_path, capfd, monkeypatch)
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--write", "nowhere/bugs.md"], "No such file or directory: "),
+        (["--write", "nowhere/bugs.md"], "nowhere/bugs.md: No such file or directory"),
         (["sub-sign", "--write", "bugs.md"], "the matrix of all bugs; leave out sub-sign"),
     ],
 )

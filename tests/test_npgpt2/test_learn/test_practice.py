@@ -4,12 +4,14 @@ import itertools
 import math
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from autograd import Tensor
 from npgpt2 import functional as F
+from npgpt2.disk.files import as_argument
 from npgpt2.learn.exercises import EXERCISES
 from npgpt2.learn.judge.diagnosis import close, known_mistakes
 from npgpt2.learn.judge.slips import slips
@@ -810,3 +812,13 @@ def test_what_cannot_be_compiled_is_a_line(tmp_path, content, message):
 def test_flags_need_an_exercise(flag):
     with pytest.raises(ValueError, match="name the exercise"):
         report(**flag)
+
+
+@pytest.mark.parametrize("name", ["my file.py", "-x.py", "it's.py", "a\nb.py", '"""\\.py'])
+def test_the_command_that_judges_a_starting_file_can_be_typed(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = report("softmax", start_file=name)
+    command = f"npgpt2 practice softmax {as_argument(name)}"
+    assert said.endswith(f"then {command}")
+    assert command in Path(name).read_text() or '"""' in name
+    assert "not yet written" in check_file("softmax", name).headline

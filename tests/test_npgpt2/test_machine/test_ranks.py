@@ -285,7 +285,7 @@ def test_ranks_that_drift_apart_are_noticed_before_the_checkpoint(tmp_path, text
     ("argv", "message"),
     [
         (["train", "--bogus"], "unrecognized arguments: --bogus"),
-        (["train", "--text", "nowhere.txt"], "No such file or directory: 'nowhere.txt'"),
+        (["train", "--text", "nowhere.txt"], "nowhere.txt: No such file or directory"),
         (["train", "--batch-size", "1"], "batch_size=1 is too small for 2 ranks"),
     ],
 )

@@ -80,3 +80,41 @@ def test_random_batches_reach_every_window_and_only_those():
     assert targets.max() == 9
     again, _ = random_batch(tokens, 1000, 6, np.random.default_rng(0))
     np.testing.assert_array_equal(inputs, again)
+
+
+def test_a_text_without_a_window_is_named_with_its_length():
+    rng = np.random.default_rng(0)
+    for n in (8, 7, 0):
+        for call in (
+            lambda n=n: random_batch(np.arange(n), 2, 8, rng),
+            lambda n=n: windows(np.arange(n), np.zeros(1, int), 8),
+        ):
+            with pytest.raises(ValueError, match=rf"shape \({n},\).*n_positions=8.*= 9; take"):
+                call()
+    assert random_batch(np.arange(9), 2, 8, rng)[1].tolist() == [list(range(1, 9))] * 2
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda t, r: random_batch(t, 0, 4, r), ValueError, "batch_size=0"),
+        (lambda t, r: random_batch(t, 2.0, 4, r), TypeError, "batch_size must be an integer"),
+        (lambda t, r: random_batch(t, 2, 0, r), ValueError, "n_positions=0"),
+        (lambda t, r: random_batch(t, 2, 4.0, r), TypeError, "n_positions must be an integer"),
+        (lambda t, r: random_batch(t, 2, 4, 7), TypeError, "rng must be a Generator.*default_rng"),
+        (lambda t, r: random_batch("a text", 2, 4, r), TypeError, "tokens.*encode text"),
+        (lambda t, r: random_batch(t[None], 2, 4, r), ValueError, r"shape \(1, 20\)"),
+        (lambda t, r: random_batch([[1], [2, 3]], 2, 4, r), ValueError, "rows of tokens"),
+        (lambda t, r: windows(t, [-1], 4), IndexError, r"starts\[0\] = -1.*\[0, 16\)"),
+        (lambda t, r: windows(t, [16], 4), IndexError, r"starts\[0\] = 16"),
+        (lambda t, r: windows(t, [0.5], 4), TypeError, "starts must be integers"),
+        (lambda t, r: windows(t, 0, 4), ValueError, r"starts must have shape \(B,\)"),
+        (lambda t, r: split(t, float("nan"), 4), ValueError, "val_fraction=nan"),
+        (lambda t, r: split(t, "0.1", 4), TypeError, "val_fraction must be a number"),
+        (lambda t, r: split(t, 0.5, 1.5), TypeError, "n_positions must be an integer"),
+        (lambda t, r: read_text(None), TypeError, "path must be a path, not None"),
+    ],
+)
+def test_wrong_arguments_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call(np.arange(20), np.random.default_rng(0))
