@@ -28,7 +28,8 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-if os.path.basename(sys.argv[0]) in ("npgpt2", "npgpt2.exe", "-m"):  # "-m": python -m npgpt2
+_program = os.path.basename(sys.argv[0]) if sys.argv else ""
+if _program in ("npgpt2", "npgpt2.exe") or " -m npgpt2" in " ".join(sys.orig_argv):
     from npgpt2.interrupt import end_at_once
 
     end_at_once()  # NumPy takes most of the time until a command begins
