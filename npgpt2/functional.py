@@ -16,6 +16,9 @@ place of a Tensor is a constant.
 An op that makes several passes over its operands works block by block, so that a block stays in the
 processor's cache from the first pass to the last. Sums over rows or channels are products with a
 vector of ones, because BLAS computes them faster than `sum` does.
+
+A number that is too small for the dtype becomes 0. This is never an error here, even under
+`np.errstate(under="raise")`.
 """
 
 from __future__ import annotations
@@ -55,7 +58,13 @@ _FEW = 32
 # fewer, there are more passes over the weight. Measure it with `npgpt2 eval` on a GPT-2 directory.
 _LOGITS = 1 << 22
 
+# Rows in a group that BLAS adds up one after the other. In a float32 sum of more rows, rounding
+# errors add up too; with fewer, there are more products. Measure it with
+# `python -m tests.benchmarks.step tiny char`.
+_GROUP = 128
 
+
+@np.errstate(under="ignore")
 def linear(x: Operand, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """out = x @ weight.T + bias.
 
@@ -139,6 +148,7 @@ def embedding(weight: Tensor, ids: ArrayLike) -> Tensor:
     return record(w[indices], (weight,), vjp)
 
 
+@np.errstate(under="ignore")
 def layer_norm(x: Operand, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
     """out = (x - mean) / sqrt(var + eps) * weight + bias, over the last axis.
 
@@ -173,7 +183,8 @@ def layer_norm(x: Operand, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> T
     C, w, shape = x.shape[-1], weight.data, x.shape
     rows = x.data.reshape(-1, C)  # (..., C) -> (N, C)
     centred = rows - _sum_channels(rows) / C
-    rstd = 1.0 / np.sqrt(_dot(centred, centred)[:, None] / C + eps)  # (N, 1)
+    centred -= _sum_channels(centred) / C  # what rounding has left; constant rows are exactly 0 now
+    rstd = _rstd(centred, eps)  # (N, 1)
     xhat = np.multiply(centred, rstd, out=centred)
 
     def vjp(g: Array) -> tuple[Array, Array, Array]:
@@ -206,27 +217,29 @@ def gelu(x: Operand) -> Tensor:
     z = x.data.reshape(-1)
     out = np.empty_like(z)
     slope = np.empty_like(z) if is_recorded(x) else None
-    with np.errstate(over="ignore"):  # exp(-2u) = inf is right: then s = 0
+    with np.errstate(over="ignore", under="ignore"):  # exp(-2u) = inf is right: then s = 0
         for n in blocks(z):
-            zz = z[n] * z[n]
+            # Beyond +-100, s is exactly 0 or 1. So numbers that large are clipped: x**3 is finite.
+            clipped = np.clip(z[n], -100.0, 100.0, out=out[n])
+            zz = clipped * clipped
             s = zz * (-2.0 * a * c)
             s -= 2.0 * c
-            s *= z[n]  # -2u
+            s *= clipped  # -2u
             if z.dtype.kind == "c":  # otherwise exp(-2u) may be inf + inf j, and s NaN
                 np.minimum(s.real, math.log(np.finfo(z.dtype).max) - 1.0, out=s.real)
             np.exp(s, out=s)
             s += 1.0
             np.divide(1.0, s, out=s)  # s = 1/(1 + exp(-2u)) = (1 + tanh(u))/2, so out = x * s
-            np.multiply(z[n], s, out=out[n])
             if slope is not None:
                 # d/dx = s + x * ds/dx,  ds/dx = 2 s (1 - s) * du/dx,  du/dx = c * (1 + 3 a x**2)
                 zz *= 6.0 * a * c
                 zz += 2.0 * c
-                zz *= z[n]  # 2 x du/dx
+                zz *= clipped  # 2 x du/dx
                 d = np.subtract(1.0, s, out=slope[n])
                 d *= zz
                 d += 1.0
                 d *= s
+            np.multiply(z[n], s, out=out[n])
     shape = x.shape
 
     def vjp(g: Array) -> tuple[Array]:
@@ -253,6 +266,7 @@ def softmax(x: Operand) -> Tensor:
     return record(p, (x,), vjp)
 
 
+@np.errstate(under="ignore")
 def dropout(x: Operand, p: float, rng: np.random.Generator) -> Tensor:
     """out = x * mask / (1 - p), where each entry of mask is 0 with probability p, otherwise 1.
 
@@ -272,6 +286,7 @@ def dropout(x: Operand, p: float, rng: np.random.Generator) -> Tensor:
     return record(x.data * scaled_mask, (x,), vjp)
 
 
+@np.errstate(under="ignore")
 def causal_attention(
     qkv: Operand, n_head: int, p: float = 0.0, rng: np.random.Generator | None = None
 ) -> Tensor:
@@ -355,6 +370,7 @@ def causal_attention(
     return record(out, (qkv,), vjp)
 
 
+@np.errstate(under="ignore")
 def cached_attention(qkv: Operand, n_head: int, past: Past) -> Tensor:
     """causal_attention for T new positions that follow the cached ones; no gradient.
 
@@ -428,6 +444,7 @@ def cross_entropy(logits: Operand, targets: ArrayLike, ignore_index: int = -100)
     return record(total / len(dz), (logits,), vjp)
 
 
+@np.errstate(under="ignore")
 def linear_cross_entropy(
     x: Operand, weight: Tensor, targets: ArrayLike, ignore_index: int = -100
 ) -> Tensor:
@@ -470,7 +487,7 @@ def linear_cross_entropy(
     else:
         step = max(1, _LOGITS // len(w))
         parts = (slice(i, i + step) for i in range(0, n, step))
-        total = sum(_cross_entropy_inplace(counted[i] @ w.T, columns[i]) for i in parts)
+        total = np.sum([_cross_entropy_inplace(counted[i] @ w.T, columns[i]) for i in parts])
 
     def vjp(g: Array) -> tuple[Array, Array]:
         # forward: z = counted @ w.T. dz / n is the gradient for g = 1. The factor g / n multiplies
@@ -516,10 +533,11 @@ def _counted(shape: tuple[int, ...], targets: ArrayLike, ignore_index: int) -> t
     return rows, labels[rows]
 
 
+@np.errstate(over="ignore", under="ignore")
 def _cross_entropy_inplace(z: Array, columns: Array) -> Any:
     """Return the sum of the losses of (n, V) logits, and write its gradient into z.
 
-    dz = softmax(z) - onehot(target).
+    dz = softmax(z) - onehot(target). As in `_softmax_inplace`, a difference may overflow.
     """
     losses = np.empty(len(z), dtype=z.dtype)
     for n in blocks(z):
@@ -543,9 +561,30 @@ def _scatter_rows(values: Array, rows: Array, shape: tuple[int, ...]) -> Array:
     return out.reshape(shape)
 
 
+@np.errstate(over="ignore", under="ignore")
+def _rstd(centred: Array, eps: float) -> Array:
+    """Return 1 / sqrt(var + eps) of rows with mean 0;  (N, C) -> (N, 1)."""
+    C = centred.shape[1]
+    rstd: Array = 1.0 / np.sqrt(_dot(centred, centred)[:, None] / C + eps)
+    if not rstd.all():  # squares were infinite, so divide by the largest entry first
+        peak = np.maximum(np.abs(centred.real).max(axis=1, keepdims=True), 1.0)
+        scaled = centred / peak
+        rstd = 1.0 / np.sqrt(_dot(scaled, scaled)[:, None] / C + eps / peak / peak) / peak
+    return rstd
+
+
 def _sum_rows(rows: Array) -> Array:
-    """Sum the rows, (N, C) -> (C,), as a product with ones, because BLAS is faster than `sum`."""
-    return _ones(len(rows), rows.dtype) @ rows
+    """Sum the rows, (N, C) -> (C,), as a product with ones, because BLAS is faster than `sum`.
+
+    The sum is computed in groups, and then the groups are summed in the same way. So the rounding
+    error hardly grows with N.
+    """
+    N, C = rows.shape
+    if N <= _GROUP:
+        return _ones(N, rows.dtype) @ rows
+    grouped = N - N % _GROUP
+    groups = _ones(_GROUP, rows.dtype) @ rows[:grouped].reshape(-1, _GROUP, C)
+    return _sum_rows(groups) + _sum_rows(rows[grouped:])
 
 
 def _sum_channels(rows: Array) -> Array:
@@ -586,8 +625,12 @@ def _dot(a: Array, b: Array) -> Array:
     return products
 
 
+@np.errstate(over="ignore", under="ignore")
 def _softmax_inplace(z: Array) -> Array:
-    """Write the softmax of z, over the last axis, into z; return z."""
+    """Write the softmax of z, over the last axis, into z; return z.
+
+    A difference may overflow to -inf. Then exp is 0, which is right.
+    """
     z -= np.maximum.reduce(z.real, axis=-1, keepdims=True)
     np.exp(z, out=z)
     z /= _sum_channels(z)

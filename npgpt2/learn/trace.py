@@ -34,6 +34,7 @@ from autograd import Array, Tensor, enable_grad
 from autograd.backward import backward, topological_order
 from npgpt2.model import GPT2Model
 from npgpt2.module import Module
+from npgpt2.optim import joint_norm
 
 Arrival = tuple[int, int, Array]
 
@@ -410,14 +411,7 @@ def norm(array: Array) -> float:
     >>> norm(np.array([3e300, 4e300])), norm(np.array([1.0, np.inf]))
     (5e+300, inf)
     """
-    numbers = array.astype(np.float64, copy=False)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        size = float(np.linalg.norm(numbers))
-        if not 1e-150 < size < 1e150:  # squares may have become 0 or infinite
-            largest = float(np.abs(numbers).max(initial=0.0))
-            if 0.0 < largest < math.inf:
-                size = largest * float(np.linalg.norm(numbers / largest))
-    return size
+    return joint_norm([array.astype(np.float64, copy=False)])
 
 
 # -- facts about an op -----------------------------------------------------------------------------
@@ -434,7 +428,7 @@ def _is_of_the_library(vjp: Any) -> bool:
 def _formula(vjp: Any) -> str:
     """Return the first paragraph of the docstring of the function in which a vjp was defined."""
     outer = getattr(vjp, "__qualname__", "").partition(".<locals>")[0]
-    function = getattr(vjp, "__globals__", {}).get(outer)
+    function: Any = inspect.unwrap(getattr(vjp, "__globals__", {}).get(outer, vjp))
     code = getattr(function, "__code__", None)
     if code is None or getattr(vjp, "__code__", None) not in code.co_consts:
         return ""  # defined deeper inside another function, or replaced since then
