@@ -145,7 +145,7 @@ def embedding(weight: Tensor, ids: ArrayLike) -> Tensor:
         # The gradient of row v is the sum of g over all places at which ids has v.
         return (Rows(w.shape, indices.reshape(-1), g.reshape(-1, w.shape[1])),)
 
-    return record(w[indices], (weight,), vjp)
+    return record(w.take(indices, axis=0), (weight,), vjp)
 
 
 @np.errstate(under="ignore")
@@ -220,7 +220,7 @@ def gelu(x: Operand) -> Tensor:
     with np.errstate(over="ignore", under="ignore"):  # exp(-2u) = inf is right: then s = 0
         for n in blocks(z):
             # Beyond +-100, s is exactly 0 or 1. So numbers that large are clipped: x**3 is finite.
-            clipped = np.clip(z[n], -100.0, 100.0, out=out[n])
+            clipped = z[n].clip(-100.0, 100.0, out=out[n])
             zz = clipped * clipped
             s = zz * (-2.0 * a * c)
             s -= 2.0 * c
@@ -346,16 +346,16 @@ def causal_attention(
             saved.append((b, t, weights, kept))
 
     def vjp(g: Array) -> tuple[Array]:
-        dqkv = np.zeros((B, T, 3, n_head, D), dtype=g.dtype)
+        dqkv = np.empty((B, T, 3, n_head, D), dtype=g.dtype)
         dq, dk, dv = dqkv.transpose(2, 0, 3, 1, 4)
         dout = _heads(g, n_head)  # (B, H, T, D)
         # forward: weights = softmax(scores). Its vjp needs sum_j dweights_ij * weights_ij. This sum
         # equals <dout_i, out_i>, which adds D terms instead of T.
         inner = _dot(dout, _heads(out, n_head))[..., None]
-        for b, t, weights, kept in saved:
-            seen = slice(t.stop)
+        for b, t, weights, kept in reversed(saved):  # the last rows first, which see all columns
+            seen, first = slice(t.stop), t.stop == T
             # forward: out = kept @ v
-            dv[b, :, seen] += kept.swapaxes(-1, -2) @ dout[b, :, t]
+            _add_product(kept.swapaxes(-1, -2), dout[b, :, t], dv[b, :, seen], first)
             dscores = dout[b, :, t] @ v[b, :, seen].swapaxes(-1, -2)
             if p:
                 dscores *= scaled_mask[b, :, t, seen]
@@ -364,7 +364,7 @@ def causal_attention(
             # forward: scores = scale * q @ k.T
             dscores *= scale
             np.matmul(dscores, k[b, :, seen], out=dq[b, :, t])
-            dk[b, :, seen] += dscores.swapaxes(-1, -2) @ q[b, :, t]
+            _add_product(dscores.swapaxes(-1, -2), q[b, :, t], dk[b, :, seen], first)
         return (dqkv.reshape(B, T, 3 * C),)
 
     return record(out, (qkv,), vjp)
@@ -617,6 +617,14 @@ def _hidden(n: int) -> Array:
     hidden = ~np.tri(n, dtype=bool)
     hidden.setflags(write=False)
     return hidden
+
+
+def _add_product(a: Array, b: Array, out: Array, first: bool) -> None:
+    """Add a @ b to out, in place; the first product replaces what is in out."""
+    if first:
+        np.matmul(a, b, out=out)
+    else:
+        out += a @ b
 
 
 def _dot(a: Array, b: Array) -> Array:

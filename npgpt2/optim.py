@@ -17,7 +17,7 @@ from autograd import Array, Tensor
 from npgpt2 import validate
 from npgpt2.machine import process, work
 from npgpt2.machine.packs import flattened, make_packs
-from npgpt2.machine.work import blocks
+from npgpt2.machine.work import BLOCK, blocks
 
 # AdamW uses threads if the largest parameter has more entries than this. For a smaller one, handing
 # tasks to threads (0.1 ms each) takes longer than the threads save. Measure it with
@@ -315,9 +315,11 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
         )
     factor = max_norm / (norm + 1e-6)
     if factor < 1.0:
-        dtype = None if factor > 1e-30 else np.float64  # a smaller factor may be 0 in float32
+        # Below 1e-38, float32 has fewer digits or none, so a factor that small becomes two.
+        factors = [factor] if factor > 1e-30 else [1e-30, 1e30 * factor]
         for g in gradients:
-            np.multiply(g, factor, out=g, dtype=dtype, casting="same_kind")
+            for part in factors:
+                g *= part
     return norm
 
 
@@ -331,15 +333,20 @@ def joint_norm(arrays: Iterable[Array]) -> float:
     5e+300
     """
     flat = [a.reshape(-1) for a in arrays]
-    # Sum block by block, because one float32 sum over millions of squares loses digits.
-    squares = sum(float(np.vdot(g[n], g[n])) for g in flat for n in blocks(g))
+    squares = sum(map(_sum_of_squares, flat))
     if 1e-30 < squares < math.inf:
         return math.sqrt(squares)
     # Too small even for float32, or too large: divide by the largest entry before squaring.
-    peak = float(np.max([np.abs(g).max(initial=0.0) for g in flat], initial=0.0))
-    if peak in (0.0, math.inf) or math.isnan(peak):
-        return peak
-    return peak * joint_norm(g / peak for g in flat)
+    peak = float(np.max([np.abs(a).max(initial=0.0) for a in flat], initial=0.0))
+    finite = 0.0 < peak < math.inf
+    return peak * joint_norm(a / peak for a in flat) if finite else peak
+
+
+def _sum_of_squares(flat: Array) -> float:
+    # Sum block by block, because one float32 sum over millions of squares loses digits.
+    if flat.size > BLOCK:
+        return sum(_sum_of_squares(flat[n]) for n in blocks(flat))
+    return float(np.vdot(flat, flat))
 
 
 def cosine_schedule(
