@@ -58,10 +58,9 @@ _FEW = 32
 # fewer, there are more passes over the weight. Measure it with `npgpt2 eval` on a GPT-2 directory.
 _LOGITS = 1 << 22
 
-# Rows in a group that BLAS adds up one after the other. In a float32 sum of more rows, rounding
-# errors add up too; with fewer, there are more products. Measure it with
-# `python -m tests.benchmarks.step tiny char`.
-_GROUP = 128
+# Rows that one product adds up. With more, a float32 sum has larger rounding errors; with fewer,
+# there are more NumPy calls. Measure it with `python -m tests.benchmarks.step tiny char`.
+_TERMS = 128
 
 
 @np.errstate(under="ignore")
@@ -576,15 +575,16 @@ def _rstd(centred: Array, eps: float) -> Array:
 def _sum_rows(rows: Array) -> Array:
     """Sum the rows, (N, C) -> (C,), as a product with ones, because BLAS is faster than `sum`.
 
-    The sum is computed in groups, and then the groups are summed in the same way. So the rounding
-    error hardly grows with N.
+    Each product adds up at most _TERMS rows, so the rounding error hardly grows with N.
     """
     N, C = rows.shape
-    if N <= _GROUP:
+    if N <= _TERMS:
         return _ones(N, rows.dtype) @ rows
-    grouped = N - N % _GROUP
-    groups = _ones(_GROUP, rows.dtype) @ rows[:grouped].reshape(-1, _GROUP, C)
-    return _sum_rows(groups) + _sum_rows(rows[grouped:])
+    M, rest = divmod(N, _TERMS)
+    # Row m of the M sums is the sum of the rows m, M + m, 2M + m, ...
+    sums = _ones(_TERMS, rows.dtype) @ rows[: N - rest].reshape(_TERMS, M * C)
+    total = _sum_rows(sums.reshape(M, C))
+    return total + _sum_rows(rows[N - rest :]) if rest else total
 
 
 def _sum_channels(rows: Array) -> Array:
