@@ -17,8 +17,8 @@ An op that makes several passes over its operands works block by block, so that 
 processor's cache from the first pass to the last. Sums over rows or channels are products with a
 vector of ones, because BLAS computes them faster than `sum` does.
 
-A number that is too small for the dtype becomes 0. This is never an error here, even under
-`np.errstate(under="raise")`.
+A result that is too small for the dtype becomes 0. This is no error, neither in an op nor in a
+backward pass, even under `np.errstate(under="raise")`.
 """
 
 from __future__ import annotations

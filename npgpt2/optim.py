@@ -299,7 +299,7 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
     ValueError
         There are no parameters; for example, a generator gives its parameters only once.
     FloatingPointError
-        A gradient is infinite or NaN. No gradient has been changed.
+        The norm is infinite or NaN; no gradient has been changed.
     """
     max_norm = validate.positive("max_norm", max_norm)
     distinct = _distinct(parameters)
@@ -308,11 +308,7 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
     gradients = [p.grad for p in distinct if p.grad is not None]
     norm = joint_norm(gradients)
     if not math.isfinite(norm):
-        bad = [i for i, g in enumerate(gradients) if not np.isfinite(g).all()]
-        raise FloatingPointError(
-            f"gradient norm is {norm}, of {len(gradients)} gradients not finite are those at "
-            f"{bad}; lower the learning rate"
-        )
+        raise FloatingPointError(f"gradient norm is {norm}; lower the learning rate")
     factor = max_norm / (norm + 1e-6)
     if factor < 1.0:
         # Below 1e-38, float32 has fewer digits or none, so a factor that small becomes two.
