@@ -409,7 +409,7 @@ def test_the_loss_of_very_many_parts_is_accurate():
 @pytest.mark.parametrize("module", [F, composed])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_gelu_is_x_or_0_far_out_and_its_slope_is_exactly_1_or_0(module, dtype):
-    sizes = [99.0, 101.0, 1e8, 1e12, 1e13, 1e15, 1e19, 1e37, float(np.finfo(dtype).max) / 4.0]
+    sizes = [99.0, 101.0, 1e8, 1e12, 1e13, 1e15, 1e19, 1e37, float(np.finfo(dtype).max) / 16.0]
     if dtype == np.float64:
         sizes += [1e100, 1e150, 1e300]
     x = Tensor(np.array([[size, -size] for size in sizes], dtype), requires_grad=True)
