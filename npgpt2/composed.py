@@ -31,7 +31,7 @@ def embedding(weight: Tensor, ids: ArrayLike) -> Tensor:
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
     """out = (x - mean) / sqrt(var + eps) * weight + bias, over the last axis."""
     centred = x - x.mean(axis=-1, keepdims=True)
-    centred = centred - centred.mean(axis=-1, keepdims=True)  # what rounding has left of the mean
+    centred = centred - centred.mean(axis=-1, keepdims=True)  # the mean was rounded
     var = (centred * centred).mean(axis=-1, keepdims=True)
     return centred / (var + eps).sqrt() * weight + bias
 

@@ -182,7 +182,7 @@ def layer_norm(x: Operand, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> T
     C, w, shape = x.shape[-1], weight.data, x.shape
     rows = x.data.reshape(-1, C)  # (..., C) -> (N, C)
     centred = rows - _sum_channels(rows) / C
-    centred -= _sum_channels(centred) / C  # what rounding has left; constant rows are exactly 0 now
+    centred -= _sum_channels(centred) / C  # the mean was rounded; now constant rows are exactly 0
     rstd = _rstd(centred, eps)  # (N, 1)
     xhat = np.multiply(centred, rstd, out=centred)
 
