@@ -57,7 +57,9 @@ class Rows:
         np.not_equal(ordered[1:], ordered[:-1], out=begins[1:])
         starts = np.flatnonzero(begins)
         self.shape, self.ids = shape, ordered[starts]
-        self.values = np.add.reduceat(values[order], starts, axis=0)
+        self.values = values.take(order, axis=0)
+        if len(starts) < len(ids):  # otherwise each id occurs once
+            self.values = np.add.reduceat(self.values, starts, axis=0)
 
     @property
     def dtype(self) -> np.dtype[Any]:

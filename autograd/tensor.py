@@ -825,6 +825,7 @@ class Tensor:
                 raise _wrong_gradient(self.op, gradient, i, data)
         return gradients
 
+    @np.errstate(under="ignore")  # a gradient that is too small for its dtype becomes 0
     def backward(self, g: ArrayLike | None = None, retain_graph: bool = False) -> None:
         """Add dL/dleaf to the `.grad` of every leaf that this Tensor was computed from.
 

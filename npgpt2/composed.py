@@ -31,13 +31,16 @@ def embedding(weight: Tensor, ids: ArrayLike) -> Tensor:
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
     """out = (x - mean) / sqrt(var + eps) * weight + bias, over the last axis."""
     centred = x - x.mean(axis=-1, keepdims=True)
+    centred = centred - centred.mean(axis=-1, keepdims=True)  # the mean was rounded
     var = (centred * centred).mean(axis=-1, keepdims=True)
     return centred / (var + eps).sqrt() * weight + bias
 
 
 def gelu(x: Tensor) -> Tensor:
-    """out = x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x**3)))."""
-    return 0.5 * x * (1.0 + tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
+    """out = x/2 * (1 + tanh(u)),  u = sqrt(2/pi) * (x + 0.044715 x**3)."""
+    # If |x| is 100 or more, tanh(u) is exactly -1 or 1, and x**3 may be infinite; so x is limited.
+    near = where(np.abs(x.data) < 100.0, x, 100.0 * np.sign(x.data))
+    return 0.5 * x * (1.0 + tanh(math.sqrt(2.0 / math.pi) * (near + 0.044715 * near**3)))
 
 
 def softmax(x: Tensor) -> Tensor:

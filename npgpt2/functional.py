@@ -16,6 +16,9 @@ place of a Tensor is a constant.
 An op that makes several passes over its operands works block by block, so that a block stays in the
 processor's cache from the first pass to the last. Sums over rows or channels are products with a
 vector of ones, because BLAS computes them faster than `sum` does.
+
+A result that is too small for the dtype becomes 0. This is no error, neither in an op nor in a
+backward pass, even under `np.errstate(under="raise")`.
 """
 
 from __future__ import annotations
@@ -55,7 +58,12 @@ _FEW = 32
 # fewer, there are more passes over the weight. Measure it with `npgpt2 eval` on a GPT-2 directory.
 _LOGITS = 1 << 22
 
+# Rows that one product adds up. With more, a float32 sum has larger rounding errors; with fewer,
+# there are more NumPy calls. Measure it with `python -m tests.benchmarks.step tiny char`.
+_TERMS = 128
 
+
+@np.errstate(under="ignore")
 def linear(x: Operand, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """out = x @ weight.T + bias.
 
@@ -136,9 +144,10 @@ def embedding(weight: Tensor, ids: ArrayLike) -> Tensor:
         # The gradient of row v is the sum of g over all places at which ids has v.
         return (Rows(w.shape, indices.reshape(-1), g.reshape(-1, w.shape[1])),)
 
-    return record(w[indices], (weight,), vjp)
+    return record(w.take(indices, axis=0), (weight,), vjp)
 
 
+@np.errstate(under="ignore")
 def layer_norm(x: Operand, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
     """out = (x - mean) / sqrt(var + eps) * weight + bias, over the last axis.
 
@@ -173,7 +182,8 @@ def layer_norm(x: Operand, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> T
     C, w, shape = x.shape[-1], weight.data, x.shape
     rows = x.data.reshape(-1, C)  # (..., C) -> (N, C)
     centred = rows - _sum_channels(rows) / C
-    rstd = 1.0 / np.sqrt(_dot(centred, centred)[:, None] / C + eps)  # (N, 1)
+    centred -= _sum_channels(centred) / C  # the mean was rounded; now constant rows are exactly 0
+    rstd = _rstd(centred, eps)  # (N, 1)
     xhat = np.multiply(centred, rstd, out=centred)
 
     def vjp(g: Array) -> tuple[Array, Array, Array]:
@@ -206,27 +216,29 @@ def gelu(x: Operand) -> Tensor:
     z = x.data.reshape(-1)
     out = np.empty_like(z)
     slope = np.empty_like(z) if is_recorded(x) else None
-    with np.errstate(over="ignore"):  # exp(-2u) = inf is right: then s = 0
+    with np.errstate(over="ignore", under="ignore"):  # exp(-2u) = inf is right: then s = 0
         for n in blocks(z):
-            zz = z[n] * z[n]
+            # Beyond +-100, s is exactly 0 or 1. So numbers that large are clipped: x**3 is finite.
+            clipped = z[n].clip(-100.0, 100.0, out=out[n])
+            zz = clipped * clipped
             s = zz * (-2.0 * a * c)
             s -= 2.0 * c
-            s *= z[n]  # -2u
+            s *= clipped  # -2u
             if z.dtype.kind == "c":  # otherwise exp(-2u) may be inf + inf j, and s NaN
                 np.minimum(s.real, math.log(np.finfo(z.dtype).max) - 1.0, out=s.real)
             np.exp(s, out=s)
             s += 1.0
             np.divide(1.0, s, out=s)  # s = 1/(1 + exp(-2u)) = (1 + tanh(u))/2, so out = x * s
-            np.multiply(z[n], s, out=out[n])
             if slope is not None:
                 # d/dx = s + x * ds/dx,  ds/dx = 2 s (1 - s) * du/dx,  du/dx = c * (1 + 3 a x**2)
                 zz *= 6.0 * a * c
                 zz += 2.0 * c
-                zz *= z[n]  # 2 x du/dx
+                zz *= clipped  # 2 x du/dx
                 d = np.subtract(1.0, s, out=slope[n])
                 d *= zz
                 d += 1.0
                 d *= s
+            np.multiply(z[n], s, out=out[n])
     shape = x.shape
 
     def vjp(g: Array) -> tuple[Array]:
@@ -253,6 +265,7 @@ def softmax(x: Operand) -> Tensor:
     return record(p, (x,), vjp)
 
 
+@np.errstate(under="ignore")
 def dropout(x: Operand, p: float, rng: np.random.Generator) -> Tensor:
     """out = x * mask / (1 - p), where each entry of mask is 0 with probability p, otherwise 1.
 
@@ -272,6 +285,7 @@ def dropout(x: Operand, p: float, rng: np.random.Generator) -> Tensor:
     return record(x.data * scaled_mask, (x,), vjp)
 
 
+@np.errstate(under="ignore")
 def causal_attention(
     qkv: Operand, n_head: int, p: float = 0.0, rng: np.random.Generator | None = None
 ) -> Tensor:
@@ -331,16 +345,16 @@ def causal_attention(
             saved.append((b, t, weights, kept))
 
     def vjp(g: Array) -> tuple[Array]:
-        dqkv = np.zeros((B, T, 3, n_head, D), dtype=g.dtype)
+        dqkv = np.empty((B, T, 3, n_head, D), dtype=g.dtype)
         dq, dk, dv = dqkv.transpose(2, 0, 3, 1, 4)
         dout = _heads(g, n_head)  # (B, H, T, D)
         # forward: weights = softmax(scores). Its vjp needs sum_j dweights_ij * weights_ij. This sum
         # equals <dout_i, out_i>, which adds D terms instead of T.
         inner = _dot(dout, _heads(out, n_head))[..., None]
-        for b, t, weights, kept in saved:
-            seen = slice(t.stop)
+        for b, t, weights, kept in reversed(saved):  # the last rows first, which see all columns
+            seen, first = slice(t.stop), t.stop == T
             # forward: out = kept @ v
-            dv[b, :, seen] += kept.swapaxes(-1, -2) @ dout[b, :, t]
+            _add_product(kept.swapaxes(-1, -2), dout[b, :, t], dv[b, :, seen], first)
             dscores = dout[b, :, t] @ v[b, :, seen].swapaxes(-1, -2)
             if p:
                 dscores *= scaled_mask[b, :, t, seen]
@@ -349,12 +363,13 @@ def causal_attention(
             # forward: scores = scale * q @ k.T
             dscores *= scale
             np.matmul(dscores, k[b, :, seen], out=dq[b, :, t])
-            dk[b, :, seen] += dscores.swapaxes(-1, -2) @ q[b, :, t]
+            _add_product(dscores.swapaxes(-1, -2), q[b, :, t], dk[b, :, seen], first)
         return (dqkv.reshape(B, T, 3 * C),)
 
     return record(out, (qkv,), vjp)
 
 
+@np.errstate(under="ignore")
 def cached_attention(qkv: Operand, n_head: int, past: Past) -> Tensor:
     """causal_attention for T new positions that follow the cached ones; no gradient.
 
@@ -428,6 +443,7 @@ def cross_entropy(logits: Operand, targets: ArrayLike, ignore_index: int = -100)
     return record(total / len(dz), (logits,), vjp)
 
 
+@np.errstate(under="ignore")
 def linear_cross_entropy(
     x: Operand, weight: Tensor, targets: ArrayLike, ignore_index: int = -100
 ) -> Tensor:
@@ -470,7 +486,7 @@ def linear_cross_entropy(
     else:
         step = max(1, _LOGITS // len(w))
         parts = (slice(i, i + step) for i in range(0, n, step))
-        total = sum(_cross_entropy_inplace(counted[i] @ w.T, columns[i]) for i in parts)
+        total = np.sum([_cross_entropy_inplace(counted[i] @ w.T, columns[i]) for i in parts])
 
     def vjp(g: Array) -> tuple[Array, Array]:
         # forward: z = counted @ w.T. dz / n is the gradient for g = 1. The factor g / n multiplies
@@ -516,10 +532,11 @@ def _counted(shape: tuple[int, ...], targets: ArrayLike, ignore_index: int) -> t
     return rows, labels[rows]
 
 
+@np.errstate(over="ignore", under="ignore")
 def _cross_entropy_inplace(z: Array, columns: Array) -> Any:
     """Return the sum of the losses of (n, V) logits, and write its gradient into z.
 
-    dz = softmax(z) - onehot(target).
+    dz = softmax(z) - onehot(target). As in `_softmax_inplace`, a difference may overflow.
     """
     losses = np.empty(len(z), dtype=z.dtype)
     for n in blocks(z):
@@ -543,9 +560,31 @@ def _scatter_rows(values: Array, rows: Array, shape: tuple[int, ...]) -> Array:
     return out.reshape(shape)
 
 
+@np.errstate(over="ignore", under="ignore")
+def _rstd(centred: Array, eps: float) -> Array:
+    """Return 1 / sqrt(var + eps) of rows with mean 0;  (N, C) -> (N, 1)."""
+    C = centred.shape[1]
+    rstd: Array = 1.0 / np.sqrt(_dot(centred, centred)[:, None] / C + eps)
+    if not rstd.all():  # squares were infinite, so divide by the largest entry first
+        peak = np.maximum(np.abs(centred.real).max(axis=1, keepdims=True), 1.0)
+        scaled = centred / peak
+        rstd = 1.0 / np.sqrt(_dot(scaled, scaled)[:, None] / C + eps / peak / peak) / peak
+    return rstd
+
+
 def _sum_rows(rows: Array) -> Array:
-    """Sum the rows, (N, C) -> (C,), as a product with ones, because BLAS is faster than `sum`."""
-    return _ones(len(rows), rows.dtype) @ rows
+    """Sum the rows, (N, C) -> (C,), as a product with ones, because BLAS is faster than `sum`.
+
+    Each product adds up at most _TERMS rows, so the rounding error hardly grows with N.
+    """
+    N, C = rows.shape
+    if N <= _TERMS:
+        return _ones(N, rows.dtype) @ rows
+    M, rest = divmod(N, _TERMS)
+    # Row m of the M sums is the sum of the rows m, M + m, 2M + m, ...
+    sums = _ones(_TERMS, rows.dtype) @ rows[: N - rest].reshape(_TERMS, M * C)
+    total = _sum_rows(sums.reshape(M, C))
+    return total + _sum_rows(rows[N - rest :]) if rest else total
 
 
 def _sum_channels(rows: Array) -> Array:
@@ -580,14 +619,26 @@ def _hidden(n: int) -> Array:
     return hidden
 
 
+def _add_product(a: Array, b: Array, out: Array, first: bool) -> None:
+    """Add a @ b to out, in place; the first product replaces what is in out."""
+    if first:
+        np.matmul(a, b, out=out)
+    else:
+        out += a @ b
+
+
 def _dot(a: Array, b: Array) -> Array:
     """Sum a * b over the last axis, also for complex numbers;  (..., n), (..., n) -> (...)."""
     products: Array = np.vecdot(a.conj(), b)  # conj(), because vecdot conjugates a again
     return products
 
 
+@np.errstate(over="ignore", under="ignore")
 def _softmax_inplace(z: Array) -> Array:
-    """Write the softmax of z, over the last axis, into z; return z."""
+    """Write the softmax of z, over the last axis, into z; return z.
+
+    A difference may overflow to -inf. Then exp is 0, which is right.
+    """
     z -= np.maximum.reduce(z.real, axis=-1, keepdims=True)
     np.exp(z, out=z)
     z /= _sum_channels(z)

@@ -17,7 +17,7 @@ from autograd import Array, Tensor
 from npgpt2 import validate
 from npgpt2.machine import process, work
 from npgpt2.machine.packs import flattened, make_packs
-from npgpt2.machine.work import blocks
+from npgpt2.machine.work import BLOCK, blocks
 
 # AdamW uses threads if the largest parameter has more entries than this. For a smaller one, handing
 # tasks to threads (0.1 ms each) takes longer than the threads save. Measure it with
@@ -38,8 +38,11 @@ class Optimizer:
     parameters
         The Parameters (or other leaf Tensors). Each is listed once, even if it was given twice.
     lr
-        Learning rate of the next step. You may set it at any time.
+        Learning rate of the next step. You may set it at any time. Like every setting of an
+        optimizer, it is checked whenever you set it.
     """
+
+    lr: float = validate.checked(validate.number)
 
     def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
         self.parameters = _distinct(parameters)
@@ -51,7 +54,7 @@ class Optimizer:
                 "two parameters have the same array, so each step would change it twice; if they "
                 "are tied, make them the same Parameter"
             )
-        self.lr = validate.number("lr", lr)
+        self.lr = lr
 
     def zero_grad(self) -> None:
         """Set the gradients of all parameters to None."""
@@ -69,6 +72,15 @@ def _distinct(parameters: Iterable[Tensor]) -> list[Tensor]:
                 f"with requires_grad=True, not {type(p).__name__}"
             )
     return distinct
+
+
+def _betas(name: str, value: Any) -> tuple[float, float]:
+    """Return value as two floats in [0, 1)."""
+    try:
+        beta1, beta2 = value
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be two numbers, beta1 and beta2, not {value!r}") from None
+    return validate.fraction("beta1", beta1), validate.fraction("beta2", beta2)
 
 
 class AdamW(Optimizer):
@@ -114,6 +126,11 @@ class AdamW(Optimizer):
     threads if there are several cores.
     """
 
+    betas: tuple[float, float] = validate.checked(_betas)
+    eps: float = validate.checked(validate.positive)
+    weight_decay: float = validate.checked(validate.number)
+    step_count: int = validate.checked(partial(validate.integer, minimum=0))
+
     def __init__(
         self,
         parameters: Iterable[Tensor],
@@ -123,9 +140,7 @@ class AdamW(Optimizer):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__(parameters, lr)
-        self.betas = (validate.fraction("beta1", betas[0]), validate.fraction("beta2", betas[1]))
-        self.eps = validate.positive("eps", eps)
-        self.weight_decay = validate.number("weight_decay", weight_decay)
+        self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
         self.step_count = 0
         self._packs = make_packs(self.parameters)
 
@@ -147,6 +162,7 @@ class AdamW(Optimizer):
         }
         return [views[id(p)] for p in self.parameters]
 
+    @np.errstate(under="ignore")
     def step(self) -> None:
         """Change every parameter that has a gradient, in place.
 
@@ -207,6 +223,7 @@ class AdamW(Optimizer):
             "v": [v.copy() for v in self.v],
         }
 
+    @np.errstate(under="ignore")
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state that `state_dict` has returned for the same parameters.
 
@@ -248,11 +265,14 @@ class SGD(Optimizer):
         In [0, 1); with 0 this is plain gradient descent.
     """
 
+    momentum: float = validate.checked(validate.fraction)
+
     def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.0) -> None:
         super().__init__(parameters, lr)
-        self.momentum = validate.fraction("momentum", momentum)
+        self.momentum = momentum
         self.buffers = [np.zeros_like(p.data) for p in self.parameters]
 
+    @np.errstate(under="ignore")
     def step(self) -> None:
         """Change every parameter that has a gradient, in place."""
         for parameter, buffer in zip(self.parameters, self.buffers, strict=True):
@@ -262,6 +282,7 @@ class SGD(Optimizer):
                 parameter.data -= self.lr * buffer
 
 
+@np.errstate(under="ignore")
 def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
     """Scale all gradients by one factor, in place, so that their joint norm is at most max_norm.
 
@@ -275,21 +296,53 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
 
     Raises
     ------
+    ValueError
+        There are no parameters; for example, a generator gives its parameters only once.
     FloatingPointError
         The norm is infinite or NaN; no gradient has been changed.
     """
     max_norm = validate.positive("max_norm", max_norm)
-    gradients = [p.grad for p in _distinct(parameters) if p.grad is not None]
-    # Sum block by block, because one float32 sum over millions of squares loses digits.
-    flat = [g.reshape(-1) for g in gradients]
-    norm = math.sqrt(math.fsum(float(np.vdot(g[n], g[n])) for g in flat for n in blocks(g)))
+    distinct = _distinct(parameters)
+    if not distinct:
+        raise ValueError("clip_grad_norm needs at least one parameter, e.g. model.parameters()")
+    gradients = [p.grad for p in distinct if p.grad is not None]
+    norm = joint_norm(gradients)
     if not math.isfinite(norm):
         raise FloatingPointError(f"gradient norm is {norm}; lower the learning rate")
     factor = max_norm / (norm + 1e-6)
     if factor < 1.0:
+        # Below 1e-38, float32 has fewer digits or none, so a factor that small becomes two.
+        factors = [factor] if factor > 1e-30 else [1e-30, 1e30 * factor]
         for g in gradients:
-            g *= factor
+            for part in factors:
+                g *= part
     return norm
+
+
+@np.errstate(over="ignore", under="ignore")
+def joint_norm(arrays: Iterable[Array]) -> float:
+    """Return the root of the sum of the squares of all entries.
+
+    The result is right even if the squares themselves overflow or underflow.
+
+    >>> joint_norm([np.array([3e300]), np.array([[4e300]])])
+    5e+300
+    """
+    flat = [a.reshape(-1) for a in arrays]
+    squares = sum(map(_sum_of_squares, flat))
+    if 1e-30 < squares < math.inf:
+        return math.sqrt(squares)
+    # Too small even for float32, or too large: divide by the largest entry before squaring.
+    peak = float(np.max([np.abs(a).max(initial=0.0) for a in flat], initial=0.0))
+    finite = 0.0 < peak < math.inf
+    return peak * joint_norm(a / peak for a in flat) if finite else peak
+
+
+def _sum_of_squares(flat: Array) -> float:
+    # Sum block by block, because one float32 sum over millions of squares loses digits.
+    if flat.size > BLOCK:
+        return sum(_sum_of_squares(flat[n]) for n in blocks(flat))
+    return float(np.vdot(flat, flat))
 
 
 def cosine_schedule(
@@ -318,11 +371,15 @@ def cosine_schedule(
     >>> [round(x, 2) for x in lr]
     [0.5, 1.0, 1.0, 0.55, 0.1]
     """
-    validate.integer("step", step, minimum=0)
+    step = validate.integer("step", step, minimum=0)
+    max_lr = validate.number("max_lr", max_lr)
+    min_lr = validate.number("min_lr", min_lr, maximum=max_lr)
+    warmup_steps = validate.integer("warmup_steps", warmup_steps, minimum=0)
+    total_steps = validate.integer("total_steps", total_steps, minimum=0)
     if warmup_steps > total_steps:
         raise ValueError(f"warmup_steps={warmup_steps} must be at most total_steps={total_steps}")
     if step < warmup_steps:
-        return max_lr * (step + 1) / warmup_steps
+        return max_lr * ((step + 1) / warmup_steps)
     if step >= total_steps:
         return min_lr
     progress = (step - warmup_steps) / (total_steps - warmup_steps)

@@ -10,7 +10,7 @@ import math
 import os
 import reprlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
@@ -199,6 +199,38 @@ def _size(row: Any) -> int | None:
         return None if isinstance(row, str | bytes | dict | set) else len(row)
     except TypeError:
         return None
+
+
+def checked(check: Callable[[str, object], object]) -> Any:
+    """Return an attribute of a class that is checked whenever it is set.
+
+    `check` takes the attribute's name and the new value. It returns the value to keep, or raises an
+    error; then the attribute keeps its old value.
+
+    >>> class Layer:
+    ...     p: float = checked(fraction)
+    >>> layer = Layer()
+    >>> layer.p = 0.1
+    >>> layer.p = 1.5
+    Traceback (most recent call last):
+    ValueError: p=1.5 must lie in [0, 1)
+    >>> layer.p
+    0.1
+    """
+    return _Checked(check)
+
+
+class _Checked:
+    """A descriptor without `__get__`, so that Python reads the value from the instance."""
+
+    def __init__(self, check: Callable[[str, object], object]) -> None:
+        self.check = check
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __set__(self, instance: object, value: object) -> None:
+        instance.__dict__[self.name] = self.check(self.name, value)
 
 
 class Problems(ValueError):

@@ -50,6 +50,7 @@ class Step:
     logits: Array
 
     @property
+    @np.errstate(over="ignore", under="ignore")  # exp(-inf) = 0 is right
     def logprobs(self) -> Array:
         """Log-probabilities of the tokens under the model, in nats, (B,) float64.
 
@@ -248,11 +249,9 @@ def _stream(
             else:
                 logits = decode(model, tokens, cache)
         logits = logits[:, :vocab_size]
-        try:
-            drawn = sampling.draw(logits, rng)
-        except FloatingPointError:
-            raise FloatingPointError(f"logits are not finite: {_cause(model, texts)}") from None
-        tokens = np.where(running, drawn, tokens)
+        if not np.isfinite(logits).all():
+            raise FloatingPointError(f"logits are not finite: {_cause(model, texts)}")
+        tokens = np.where(running, sampling.draw(logits, rng), tokens)
         yield Step(tokens, running, logits)
         if stops.size:
             running = running & ~np.isin(tokens, stops)

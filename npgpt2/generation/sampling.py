@@ -53,6 +53,7 @@ class Sampling:
             top_p = validate.number("top_p", self.top_p, maximum=1.0)
             set_field(self, "top_p", validate.positive("top_p", top_p))
 
+    @np.errstate(over="ignore", under="ignore")  # exp(-inf) = 0 is right
     def probabilities(self, logits: ArrayLike) -> Array:
         """Return the probabilities to sample from, float64, rows sum to 1;  (..., V) -> (..., V).
 
@@ -66,8 +67,7 @@ class Sampling:
             one_hot: Array = np.zeros_like(z)
             np.put_along_axis(one_hot, z.argmax(axis=-1)[..., None], 1.0, axis=-1)
             return one_hot
-        with np.errstate(over="ignore"):  # with a tiny temperature, exp(-inf) = 0 is right
-            p: Array = np.exp((z - z.max(axis=-1, keepdims=True)) / self.temperature)
+        p: Array = np.exp((z - z.max(axis=-1, keepdims=True)) / self.temperature)
         p /= p.sum(axis=-1, keepdims=True)
         V = z.shape[-1]
         top_k, top_p = min(self.top_k or V, V), self.top_p or 1.0
@@ -76,6 +76,7 @@ class Sampling:
                 _truncate(row, top_k, top_p)
         return p
 
+    @np.errstate(under="ignore")
     def draw(
         self, logits: ArrayLike, rng: np.random.Generator | Sequence[np.random.Generator]
     ) -> Array:

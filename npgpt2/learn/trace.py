@@ -37,6 +37,7 @@ from autograd.backward import backward, topological_order
 from npgpt2 import validate
 from npgpt2.model import GPT2Model
 from npgpt2.module import Module
+from npgpt2.optim import joint_norm
 
 Arrival = tuple[int, int, Array]
 
@@ -418,14 +419,7 @@ def norm(array: Array) -> float:
     >>> norm(np.array([3e300, 4e300])), norm(np.array([1.0, np.inf]))
     (5e+300, inf)
     """
-    numbers = array.astype(np.float64, copy=False)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        size = float(np.linalg.norm(numbers))
-        if not 1e-150 < size < 1e150:  # squares may have become 0 or infinite
-            largest = float(np.abs(numbers).max(initial=0.0))
-            if 0.0 < largest < math.inf:
-                size = largest * float(np.linalg.norm(numbers / largest))
-    return size
+    return joint_norm([array.astype(np.float64, copy=False)])
 
 
 # -- facts about an op -----------------------------------------------------------------------------
@@ -443,7 +437,8 @@ def _formula(vjp: Any) -> str:
     """Return the first paragraph of the docstring of the function in which a vjp was defined."""
     if not inspect.isfunction(vjp):
         return ""
-    function = vjp.__globals__.get(vjp.__qualname__.partition(".<locals>")[0])
+    outer: Any = vjp.__globals__.get(vjp.__qualname__.partition(".<locals>")[0])
+    function = inspect.unwrap(outer)  # the function inside its decorators
     if not inspect.isfunction(function) or vjp.__code__ not in function.__code__.co_consts:
         return ""  # defined deeper inside another function, or replaced since then
     return " ".join((inspect.getdoc(function) or "").partition("\n\n")[0].split("\n"))

@@ -28,6 +28,8 @@ def blocks(a: NDArray[Any], size: int = BLOCK) -> Iterator[slice]:
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
     length = len(a)
+    if 0 < a.size <= size:  # the general case below is slower
+        return iter((slice(0, length),))
     step = max(1, size * length // max(a.size, 1))
     return (slice(i, min(i + step, length)) for i in range(0, length, step))
 

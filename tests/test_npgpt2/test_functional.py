@@ -241,6 +241,253 @@ def test_fused_equals_torch(name, seed):
         assert_close(a, b, name)
 
 
+# -- numbers of every scale ----------------------------------------------------------------------
+
+
+def at_scale(seed=0):
+    """Return float32 cases of unusual scale: an op, torch's op, and inputs.
+
+    The rows are constant or far from 0, there are very many of them, or the logits are large.
+    """
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return rng.standard_normal(shape, dtype=np.float32)
+
+    cases = {}
+
+    def layer_norm_of(name, x):
+        C = x.shape[-1]
+        cases[f"layer_norm of {name}"] = (
+            lambda F, x, w, b: F.layer_norm(x, w, b),
+            lambda x, w, b: tF.layer_norm(x, (C,), w, b),
+            [x, normal(C), normal(C)],
+        )
+
+    for value in (1.1, 1234.567, -3e7):
+        # The float64 error of a gain's gradient, which is 0, would be the whole reference.
+        layer_norm_of(f"rows of {value}", np.full((8, 768), value, np.float32))
+    layer_norm_of("rows of offset 1e4", normal(64, 768) + np.float32(1e4))
+    layer_norm_of("rows of size 1e4", normal(64, 768) * np.float32(1e4))
+    layer_norm_of("rows of size 1e-4", normal(64, 768) * np.float32(1e-4))
+    outlier = normal(64, 768)
+    outlier[:, 5] = 1e4
+    layer_norm_of("rows with an outlier", outlier)
+    layer_norm_of("1e5 rows", normal(100_000, 8))
+    many, wide = rng.integers(0, 8, 100_000), rng.integers(0, 300, 64)
+    cases["linear of 1e5 rows"] = (
+        lambda F, x, w, b: F.linear(x, w, b),
+        lambda x, w, b: tF.linear(x, w, b),
+        [normal(100_000, 8), normal(5, 8), normal(5)],
+    )
+    cases["embedding of 1e5 tokens"] = (
+        lambda F, w: F.embedding(w, np.minimum(many, 1)),
+        lambda w: tF.embedding(torch.from_numpy(np.minimum(many, 1)), w),
+        [normal(3, 8)],
+    )
+    logits = {
+        "of 1e5 rows": (normal(100_000, 8), many),
+        "of logits +-1e4": (np.float32(1e4) * np.sign(normal(64, 300)), wide),
+        "of logits of size 1e4": (np.float32(1e4) * normal(64, 300), wide),
+        "of logits of size 1e30": (np.float32(1e30) * normal(64, 300), wide),
+    }
+    for name, (z, targets) in logits.items():
+        cases[f"cross_entropy {name}"] = (
+            lambda F, z, targets=targets: F.cross_entropy(z, targets),
+            lambda z, targets=targets: tF.cross_entropy(z, torch.from_numpy(targets)),
+            [z],
+        )
+        cases[f"linear_cross_entropy {name}"] = (
+            lambda F, x, w, targets=targets: F.linear_cross_entropy(x, w, targets),
+            lambda x, w, targets=targets: tF.cross_entropy(
+                tF.linear(x, w), torch.from_numpy(targets)
+            ),
+            [z[:, :12], normal(8 if len(z) > 64 else 300, 12)[:, : z.shape[1]]],
+        )
+    for size in (1.0, 1e4):
+        qkv = normal(1, 200, 96)
+        qkv[..., :64] *= np.float32(math.sqrt(size))  # then the scores have this size
+        cases[f"causal_attention with scores of size {size:g}"] = (
+            lambda F, qkv: F.causal_attention(qkv, 2),
+            torch_attention(2, 0, 0.0),
+            [qkv],
+        )
+    return cases
+
+
+AT_SCALE = list(at_scale())
+
+
+@needs("torch")
+@pytest.mark.parametrize("equal", [False, True], ids=["random cotangents", "equal cotangents"])
+@pytest.mark.parametrize("name", AT_SCALE)
+def test_float32_errors_are_at_most_twice_torchs_at_every_scale(name, equal):
+    op, torch_op, inputs = at_scale()[name]
+    results = []
+    for dtype in (np.float32, np.float64):
+        leaves = [torch.from_numpy(a.astype(dtype)).requires_grad_() for a in inputs]
+        out = torch_op(*leaves)
+        g = cotangent(tuple(out.shape)) if not equal else np.full(out.shape, np.float32(0.1))
+        out.backward(torch.from_numpy(np.asarray(g, dtype)))
+        results.append([out.detach().numpy(), *(leaf.grad.numpy() for leaf in leaves)])
+    ours = [Tensor(a, requires_grad=True) for a in inputs]
+    out = op(F, *ours)
+    out.backward(g)
+    ours = [out.data, *(leaf.grad for leaf in ours)]
+    for i, triple in enumerate(zip(ours, *results, strict=True)):
+        assert_as_accurate(*triple, name=f"{name}, result {i}")
+
+
+@pytest.mark.parametrize("module", [F, composed])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("C", [1, 3, 48, 768, 1600])
+@pytest.mark.parametrize("value", [0.0, 1.1, 1234.567, 10000.1, -3e7, 1e-30, 1e30])
+def test_layer_norm_of_constant_rows_is_exactly_the_bias(module, dtype, C, value):
+    rng = np.random.default_rng(0)
+    gain, bias, g = (rng.standard_normal(s).astype(dtype) for s in ((C,), (C,), (4, C)))
+    x, w, b = (Tensor(a, requires_grad=True) for a in (np.full((4, C), value, dtype), gain, bias))
+    out = module.layer_norm(x, w, b)
+    assert np.array_equal(out.data, np.broadcast_to(bias, out.shape))
+    out.backward(g)
+    assert not w.grad.any()  # exactly 0
+    dxhat = g.astype(np.float64) * gain
+    right = (dxhat - dxhat.mean(axis=-1, keepdims=True)) / math.sqrt(1e-5)
+    rounding = 8 * np.finfo(dtype).eps
+    np.testing.assert_allclose(x.grad, right, rtol=0.0, atol=rounding * np.abs(dxhat).max() * 320)
+    np.testing.assert_allclose(b.grad, g.astype(np.float64).sum(axis=0), atol=4 * rounding)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 1e30), (np.float64, 1e200)])
+def test_layer_norm_takes_rows_whose_squares_overflow(dtype, size):
+    rng = np.random.default_rng(0)
+    rows, gain, bias, g = (rng.standard_normal(s) for s in ((3, 9), (9,), (9,), (3, 9)))
+    rounding = 32 * np.finfo(dtype).eps
+    results = []
+    for scale, eps in ((1.0, 0.0), (size, 1e-5)):  # beside squares as large, eps is nothing
+        x = (scale * rows).astype(dtype)
+        x[2] = rows[2]  # not every row is large
+        leaves = [Tensor(a.astype(dtype), requires_grad=True) for a in (x[:2], gain, bias)]
+        with np.errstate(all="raise"):
+            out = F.layer_norm(*leaves, eps)
+            out.backward(g[:2].astype(dtype))
+        results.append([out.data, scale * leaves[0].grad, leaves[1].grad, leaves[2].grad])
+        together, alone = (F.layer_norm(a, *leaves[1:], eps).data[-1] for a in (x, x[2:]))
+        np.testing.assert_allclose(together, alone, rtol=rounding)
+    for small, large in zip(*results, strict=True):
+        np.testing.assert_allclose(large, small, rtol=0.0, atol=rounding * np.abs(small).max())
+
+
+@pytest.mark.parametrize("N", [1, F._TERMS, F._TERMS + 1, 4096, 100_000, 1_000_000])
+@pytest.mark.parametrize("equal", [True, False])
+def test_the_error_of_a_sum_over_rows_does_not_grow_with_their_number(N, equal):
+    rng = np.random.default_rng(N)
+    for _ in range(4):
+        g = (
+            rng.uniform(0.5, 1.0, (1 if equal else N, 3))
+            .astype(np.float32)
+            .repeat(N if equal else 1, 0)
+        )
+        bias = Tensor(np.zeros(3, np.float32), requires_grad=True)
+        F.linear(np.zeros((N, 1), np.float32), Tensor(np.ones((3, 1), np.float32)), bias).backward(
+            g
+        )
+        # At most three products of 128 terms each. A single product is up to 1e-3 off.
+        np.testing.assert_allclose(bias.grad, g.sum(axis=0, dtype=np.float64), rtol=1e-6)
+
+
+def test_the_loss_of_very_many_parts_is_accurate():
+    rng, n = np.random.default_rng(0), 3000
+    x, w = rng.standard_normal((n, 4), np.float32), rng.standard_normal((5, 4), np.float32)
+    targets = rng.integers(0, 5, n)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(F, "_LOGITS", 5)  # one row in each part
+        loss = F.linear_cross_entropy(x, Tensor(w), targets).item()
+    exact = F.linear_cross_entropy(x.astype(float), Tensor(w.astype(float)), targets).item()
+    assert abs(loss - exact) <= 4 * np.finfo(np.float32).eps * exact
+
+
+@pytest.mark.parametrize("module", [F, composed])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gelu_is_x_or_0_far_out_and_its_slope_is_exactly_1_or_0(module, dtype):
+    sizes = [99.0, 101.0, 1e8, 1e12, 1e13, 1e15, 1e19, 1e37, float(np.finfo(dtype).max) / 16.0]
+    if dtype == np.float64:
+        sizes += [1e100, 1e150, 1e300]
+    x = Tensor(np.array([[size, -size] for size in sizes], dtype), requires_grad=True)
+    with np.errstate(all="raise", under="ignore"):
+        out = module.gelu(x)
+        out.backward(np.full(x.shape, 3.0))
+    assert np.array_equal(out.data, np.maximum(x.data, 0.0))
+    assert np.array_equal(x.grad, 3.0 * (x.data > 0.0))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gelu_of_infinity_is_infinity_with_slope_1(dtype):
+    x = Tensor(np.array([np.inf], dtype), requires_grad=True)
+    out = F.gelu(x)
+    out.backward(np.ones(1))
+    assert out.data == np.inf and x.grad == 1.0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gelu_of_tiny_numbers_is_their_half(dtype):
+    x = Tensor(np.array([1e-30, -1e-30, np.finfo(dtype).tiny, 0.0], dtype), requires_grad=True)
+    out = F.gelu(x)
+    out.sum().backward()
+    assert np.array_equal(out.data, x.data / 2) and np.array_equal(x.grad, [0.5] * 4)
+
+
+def test_softmax_of_the_largest_numbers_does_not_even_warn():
+    largest = np.finfo(np.float32).max
+    with np.errstate(all="raise"):
+        p = F.softmax(Tensor(np.array([[largest, -largest], [-largest] * 2], np.float32)))
+    assert np.array_equal(p.data, [[1.0, 0.0], [0.5, 0.5]])
+
+
+UNDERFLOWING = {
+    "linear": (lambda x, w: F.linear(x, w, w[0]), ((6, 8), (8, 8))),
+    "embedding": (lambda w: F.embedding(w, [1, 0, 1]), ((3, 4),)),
+    "layer_norm": (lambda x, w: F.layer_norm(x, w[0], w[1]), ((6, 8), (2, 8))),
+    "gelu": (lambda x: F.gelu(1e30 * x), ((6, 8),)),
+    "gelu of 30": (lambda x: F.gelu(x + 30.0) + F.gelu(x - 30.0), ((6, 8),)),
+    "softmax": (lambda x: F.softmax(1e35 * x), ((6, 8),)),
+    "dropout": (lambda x: F.dropout(x, P_DROP, np.random.default_rng(0)), ((6, 8),)),
+    "causal_attention": (
+        lambda x: F.causal_attention(x, 2, P_DROP, np.random.default_rng(0)),
+        ((2, 5, 12),),
+    ),
+    "causal_attention, large": (
+        lambda x: F.causal_attention(1e33 * x, 2, P_DROP, np.random.default_rng(0)),
+        ((2, 5, 12),),
+    ),
+    "cross_entropy": (lambda x: F.cross_entropy(1e35 * x, [1, 2]), ((2, 8),)),
+    "linear_cross_entropy": (
+        lambda x, w: F.linear_cross_entropy(x, w, [1, 2]),
+        ((2, 8), (5, 8)),
+    ),
+    "linear_cross_entropy, large": (
+        lambda x, w: F.linear_cross_entropy(1e33 * x, w + 10.0, [1, 2]),
+        ((2, 8), (5, 8)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNDERFLOWING)
+def test_underflow_is_not_an_error(name):
+    op, shapes = UNDERFLOWING[name]
+    rng = np.random.default_rng(0)
+    for size in (1e-38, 1e-30, 1e-20):
+        operands = [Tensor((size * rng.standard_normal(s)).astype(np.float32)) for s in shapes]
+        with np.errstate(all="raise"):
+            op(*operands)
+            leaves = [Tensor(a.data, requires_grad=True) for a in operands]
+            out = op(*leaves)
+            g = rng.standard_normal(out.shape).astype(np.float32)
+            out.backward(np.float32(1e-20) * g)
+        with np.errstate(all="ignore"):
+            assert np.array_equal(op(*operands).data, out.data)
+        assert all(np.isfinite(leaf.grad).all() for leaf in leaves)
+
+
 OF_SEVERAL_BLOCKS = {
     "causal_attention, three blocks of rows": (
         lambda F, x: F.causal_attention(x, 2),

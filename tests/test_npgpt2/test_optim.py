@@ -449,13 +449,131 @@ def test_clipping_refuses_gradients_that_are_not_finite(bad):
     set_gradients(parameters, 0, 100.0)
     parameters[1].grad[2] = bad
     before = [p.grad.copy() for p in parameters]
-    with pytest.raises(FloatingPointError, match="gradient norm is (nan|inf).*learning rate"):
+    message = f"gradient norm is {bad}; lower the learning rate"
+    with pytest.raises(FloatingPointError, match=message):
         clip_grad_norm(parameters, 1.0)
     for parameter, g in zip(parameters, before, strict=True):
         assert np.array_equal(parameter.grad, g, equal_nan=True)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [(np.float32, size) for size in (1e-44, 1e-40, 1e-25, 1e-16, 1.0, 1e19, 1e38)]
+    + [(np.float64, size) for size in (1e-310, 1e-200, 1e-25, 1.0, 1e200, 1e300)],
+)
+def test_the_norm_is_right_for_gradients_of_every_size(dtype, size):
+    parameters = [Parameter(np.zeros(shape, dtype)) for shape in ((), (2, 3), (BLOCK + 7,))]
+    rng = np.random.default_rng(0)
+    for p in parameters:
+        p.grad = np.asarray(rng.uniform(-3.0, 3.0, p.shape) * dtype(size), dtype)
+    before = [p.grad.astype(np.longdouble) for p in parameters]
+    right = math.sqrt(sum(float(np.sum((g / size) ** 2)) for g in before))
+    with np.errstate(all="raise"):
+        norm = clip_grad_norm(parameters, 1.0)
+    assert norm / size == pytest.approx(right, rel=1e-5)  # float32 sums of up to a block of terms
+    factor = min(1.0, 1.0 / (norm + 1e-6))
+    rounding = 4 * np.finfo(dtype).eps
+    for p, g in zip(parameters, before, strict=True):
+        assert p.grad.dtype == dtype
+        np.testing.assert_allclose(p.grad, np.float64(g * factor), rtol=rounding)
+
+
+def test_a_norm_that_no_float_can_hold_is_an_error():
+    parameter = Parameter(np.zeros(4))
+    parameter.grad = np.full(4, 1e308)
+    with pytest.raises(FloatingPointError, match="norm is inf; lower the learning rate"):
+        clip_grad_norm([parameter], 1.0)
+
+
+def test_gradients_of_0_have_norm_0():
+    parameter = Parameter(np.zeros(3))
+    assert clip_grad_norm([parameter], 1.0) == 0.0  # no gradient at all
+    parameter.grad = np.zeros(3)
+    assert clip_grad_norm([parameter], 1.0) == 0.0
+
+
+def test_a_generator_of_parameters_that_is_used_up_is_refused():
+    parameters = make_parameters()
+    set_gradients(parameters, 0, 100.0)
+    generator = (p for p in parameters)
+    AdamW(generator)
+    with pytest.raises(ValueError, match="at least one parameter, e.g. model.parameters()"):
+        clip_grad_norm(generator, 1.0)
+
+
+@each_optimizer
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_underflow_in_a_step_is_not_an_error(name, dtype):
+    info = np.finfo(dtype)
+    results = []
+    for state in ("raise", "ignore"):
+        parameter = Parameter(np.full((3, 4), info.tiny, dtype))
+        optimizer, rng = OPTIMIZERS[name][0]([parameter]), np.random.default_rng(0)
+        with np.errstate(all=state):
+            for size in (1.0, float(info.tiny), 0.0, 0.0):
+                parameter.grad = (size * rng.uniform(1.0, 2.0, (3, 4))).astype(dtype)
+                clip_grad_norm([parameter], 1e-30)
+                optimizer.step()
+        results.append(parameter.data)
+    assert np.array_equal(*results) and np.isfinite(results[0]).all()
+
+
+# -- settings ------------------------------------------------------------------------------------
+
+NO_NUMBERS = (math.nan, math.inf, -math.inf, -0.1, "0.1", None, True, 1j, [0.1], np.array([0.1]))
+SETTINGS = {
+    "lr": NO_NUMBERS,
+    "weight_decay": NO_NUMBERS,
+    "eps": (*NO_NUMBERS, 0.0),
+    "momentum": (*NO_NUMBERS, 1.0),
+    "step_count": (-1, 1.5, math.nan, "1", None, True),
+    "betas": [(bad, 0.9) for bad in (*NO_NUMBERS, 1.0)]
+    + [(0.9, bad) for bad in (*NO_NUMBERS, 1.0)]
+    + [0.9, None, "ab", (), (0.9,), (0.9, 0.99, 0.999)],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [("AdamW", name) for name in ("lr", "betas", "eps", "weight_decay", "step_count")]
+    + [("SGD with momentum", name) for name in ("lr", "momentum")],
+)
+def test_settings_are_checked_whenever_they_are_set(name, setting):
+    optimizer = OPTIMIZERS[name][0](make_parameters())
+    before = getattr(optimizer, setting)
+    for bad in SETTINGS[setting]:
+        with pytest.raises(
+            (TypeError, ValueError), match="beta" if setting == "betas" else setting
+        ):
+            setattr(optimizer, setting, bad)
+        assert getattr(optimizer, setting) == before
+
+
+def test_settings_become_plain_numbers():
+    adamw, sgd = AdamW(make_parameters()), SGD(make_parameters(), lr=0.1)
+    adamw.lr, adamw.betas, adamw.step_count = np.float32(0.5), [0, np.float64(0.25)], np.int64(3)
+    sgd.momentum = 0
+    settings = (adamw.lr, *adamw.betas, adamw.step_count, sgd.momentum)
+    assert settings == (0.5, 0.0, 0.25, 3, 0.0)
+    assert [type(value) for value in settings] == [float, float, float, int, float]
+
+
 # -- schedule ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["max_lr", "min_lr", "warmup_steps", "total_steps", "step"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -1, "1", None, True, 1j])
+def test_every_argument_of_the_schedule_is_checked(name, bad):
+    arguments = {"step": 0, **SCHEDULE, name: bad}
+    with pytest.raises((TypeError, ValueError), match=f"{name}( must be a|={bad})"):
+        cosine_schedule(**arguments)
+
+
+def test_a_schedule_of_the_largest_rates_does_not_overflow():
+    largest = float(np.finfo(np.float64).max)
+    options = {"max_lr": largest, "min_lr": 0.0, "warmup_steps": 8, "total_steps": 10}
+    assert cosine_schedule(7, **options) == largest
+    assert cosine_schedule(3, **options) == largest / 2
 
 
 @given(
@@ -506,6 +624,14 @@ SCHEDULE = {"max_lr": 1.0, "min_lr": 0.1, "warmup_steps": 2, "total_steps": 6}
         (lambda: SGD([P * 2.0], lr=0.1), TypeError, "other leaf Tensors"),
         (lambda: cosine_schedule(-1, **SCHEDULE), ValueError, "step=-1 must be at least 0"),
         (lambda: cosine_schedule(0, **{**SCHEDULE, "warmup_steps": 7}), ValueError, "at most.*=6"),
+        (lambda: cosine_schedule(0, **SCHEDULE | {"warmup_steps": 0.5}), TypeError, "warmup_steps"),
+        (
+            lambda: cosine_schedule(0, **SCHEDULE | {"min_lr": 2.0}),
+            ValueError,
+            "min_lr=2.0.* most 1",
+        ),
+        (lambda: clip_grad_norm([], 1.0), ValueError, "at least one parameter"),
+        (lambda: AdamW([P], betas=0.9), TypeError, "betas must be two numbers.*not 0.9"),
         (lambda: SGD([P], lr=math.inf), ValueError, "lr=inf"),
         (lambda: SGD([P], lr=0.1, momentum=1.0), ValueError, "momentum=1.0"),
         (lambda: clip_grad_norm([P], 0.0), ValueError, "max_norm=0.0 must be positive"),
@@ -532,3 +658,25 @@ def test_training_lowers_the_loss_of_a_batch():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_underflow_in_a_training_step_is_not_an_error(dtype):
+    """With weights this large, most attention weights and probabilities underflow."""
+    config = GPT2Config(11, n_positions=8, n_embd=16, n_layer=2, n_head=2)
+    ids, targets = np.random.default_rng(0).integers(0, 11, (2, 4, 8))
+    results = []
+    for state in ("raise", "ignore"):
+        model = cases.random_model(config, dtype=dtype)
+        for parameter in model.parameters():
+            parameter.data *= 100.0
+        optimizer = AdamW(model.parameters(), lr=1e-2)
+        with np.errstate(under=state, over=state, invalid=state, divide=state):
+            for _ in range(3):
+                model.loss(ids, targets).backward()
+                clip_grad_norm(model.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+        results.append([parameter.data for parameter in model.parameters()])
+    for raised, ignored in zip(*results, strict=True):
+        assert np.array_equal(raised, ignored) and np.isfinite(raised).all()

@@ -176,6 +176,15 @@ class Terminal(io.StringIO):
         return True
 
 
+def test_underflow_is_not_an_error():
+    model = random_model(CONFIG).astype(np.float32)
+    model.ln_f.weight.data *= 1e3  # logits so far apart that most probabilities are 0
+    tokens = np.arange(20) % CONFIG.vocab_size
+    with np.errstate(all="raise"):
+        nats = evaluate(model, tokens).nats
+    assert nats == evaluate(model, tokens).nats < np.inf
+
+
 def test_a_loss_that_is_not_finite_is_an_error_and_ends_the_line_of_progress():
     model, stream = random_model(CONFIG), Terminal()
     model.lm_head.weight = Parameter(model.wte.weight.data.copy())  # the head has no NaN

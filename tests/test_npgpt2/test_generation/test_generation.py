@@ -373,6 +373,21 @@ def test_the_first_weight_that_is_not_finite_is_named(temperature):
         model.generate([[1]], 1, temperature)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1e-310, 1e-30, 1e-4, 1.0, 1e30])
+def test_underflow_is_not_mistaken_for_logits_that_are_not_finite(temperature):
+    model = random_model(CONFIG).astype(np.float32).eval()
+    model.ln_f.weight.data *= 1e3  # logits so far apart that most probabilities are 0
+    arguments = (model, [[1, 2], [3, 4]], 3, Sampling(temperature), [1, 2])
+    tokens = generate(*arguments)
+    with np.errstate(all="raise"):
+        assert np.array_equal(generate(*arguments), tokens)
+        for completion in complete(*arguments):
+            assert (completion.logprobs <= 0.0).all()
+        model.wte.weight.data[3] = np.nan
+        with pytest.raises(FloatingPointError, match="logits are not finite: .*wte.weight has nan"):
+            generate(*arguments)
+
+
 def test_a_layer_that_overflows_is_named():
     model = random_model(CONFIG).astype(np.float32).eval()
     model.h[1].mlp.c_proj.weight.data[...] = 3e38

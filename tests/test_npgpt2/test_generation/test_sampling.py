@@ -101,6 +101,26 @@ def test_extreme_logits_and_tiny_temperatures_do_not_overflow():
         assert np.array_equal(Sampling(temperature).probabilities(z), [1.0, 0.0, 0.0])
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-310, 1e-30, 1e-4, 1.0, 1e30, 1e308])
+@pytest.mark.parametrize("limits", [{}, {"top_k": 3}, {"top_p": 0.5}])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_every_temperature_gives_probabilities_without_a_floating_point_error(
+    temperature, limits, dtype
+):
+    z = np.random.default_rng(0).permuted(np.linspace(-1e3, 1e3, 40).reshape(2, 20), axis=1)
+    largest = np.finfo(dtype).max
+    z = np.vstack([z, np.full(20, largest)]).astype(dtype)
+    z[2, 1:3] = -largest
+    sampling = Sampling(temperature, **limits)
+    with np.errstate(all="raise"):
+        p = sampling.probabilities(z)
+        tokens = sampling.draw(z, np.random.default_rng(0))
+    np.testing.assert_allclose(p.sum(axis=-1), 1.0, rtol=1e-14)  # a rounding for each term
+    assert (np.take_along_axis(p, tokens[:, None], axis=-1) > 0.0).all()
+    if temperature <= 1e-4:
+        assert np.array_equal(p[:2], np.eye(20)[z[:2].argmax(axis=-1)])
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_logits_that_are_not_finite_are_refused(bad, temperature):
