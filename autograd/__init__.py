@@ -14,7 +14,7 @@ Import these names from `autograd`:
                 reshape flatten transpose swapaxes squeeze expand_dims broadcast_to
                 concatenate stack split pad
     your ops:   record is_recorded op_name unbroadcast Rows
-    checks:     gradcheck GradientReport GradientMismatch
+    checks:     gradcheck GradientReport GradientMismatch GradientUndecided
 
 Read `backward.py` first, because it is the algorithm. `tensor.py` has Tensor and its ops.
 `ownership.py` saves copies, and `rows.py` saves memory. `check.py` checks gradients. `testing/`
@@ -22,7 +22,7 @@ helps you to test your own ops. Only `testing/` needs more than NumPy: it needs 
 """
 
 import autograd.numpy_protocols  # noqa: F401 (it sets two methods of Tensor)
-from autograd.check import GradientMismatch, GradientReport, gradcheck
+from autograd.check import gradcheck
 from autograd.einsum import einsum
 from autograd.rows import Array, Rows
 from autograd.tensor import (
@@ -69,11 +69,13 @@ from autograd.tensor import (
     var,
     where,
 )
+from autograd.verdict import GradientMismatch, GradientReport, GradientUndecided
 
 __all__ = [
     "Array",
     "GradientMismatch",
     "GradientReport",
+    "GradientUndecided",
     "Operand",
     "Rows",
     "Tensor",

@@ -3,114 +3,60 @@
 Let L(x) = <g, f(x)> for a function f and a random cotangent g. The vjp claims to return dL/dx. A
 check tests this claim by evaluating L at points near x, in one of three modes:
 
-- "directional": compare (L(x + h v) - L(x - h v)) / 2h with <dL/dx, v>, along random unit
-  directions v. Each direction takes two evaluations of f, however large x is. Use this mode for
-  whole models.
+- "directional": compare central differences of L with <dL/dx, v>, along random directions v. Each
+  direction takes four evaluations of f, however large x is. Use this mode for whole models.
 - "full": do the same along each single entry of x.
 - "complex": compare Im L(x + i h e_j) / h with every entry j of dL/dx. Nothing is subtracted, so h
-  can be 1e-30, and the result is exact up to rounding. The ops must accept complex arrays.
+  can be tiny, and the result is exact up to rounding. The ops must accept complex arrays.
+
+A difference has an error too. `difference.py` estimates it. If this error could hide a wrong
+gradient, the check tries other steps. If all of them are too rough, the gradient cannot be judged
+at this point, and the check says why.
 
 The cotangent is random because special cotangents hide mistakes: with g = 1 everywhere, a vjp that
 forgets g passes, and the gradient of softmax is 0.
 
-Sources: Baydin et al., Automatic differentiation in machine learning: a survey, JMLR 18 (2018),
-section 2.1 (the best h of a central difference is near the cube root of the rounding error);
-Martins, Sturdza & Alonso, The complex-step derivative approximation, ACM TOMS 29 (2003).
+Source: Baydin et al., Automatic differentiation in machine learning: a survey, JMLR 18 (2018),
+section 2.1.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from autograd.difference import Slope, central, complex_step, norm, sizes, total, trusted
 from autograd.rows import Array
 from autograd.tensor import Tensor, enable_grad, no_grad
+from autograd.verdict import (
+    GradientMismatch,
+    GradientReport,
+    GradientUndecided,
+    Mode,
+    Reason,
+    Verdict,
+)
 
-Mode = Literal["directional", "full", "complex"]
+Index = tuple[int, ...]
 
-# (h, rtol, atol). In the modes with differences, h is near the cube root of the rounding error.
-_DEFAULTS = {
-    "float64": {
-        "directional": (6e-6, 1e-6, 1e-8),
-        "full": (6e-6, 1e-6, 1e-8),
-        "complex": (1e-30, 1e-11, 1e-13),
-    },
-    "float32": {
-        "directional": (5e-3, 1e-2, 1e-3),
-        "full": (5e-3, 1e-2, 1e-3),
-        "complex": (1e-20, 1e-4, 1e-5),
-    },
-}
-_SEARCH_LIMIT = 20_000  # a larger input is not searched for its worst entry
-
-
-@dataclass(frozen=True)
-class GradientReport:
-    """The worst place of a check: the place with the largest error relative to the tolerance.
-
-    Attributes
-    ----------
-    mode
-        The mode of the check.
-    input
-        Name or position of the worst input.
-    index
-        The worst entry of this input. None if the check compared only directions.
-    analytic, numeric
-        The derivative at this place: from the vjp, and computed without it.
-    tolerance
-        The largest difference that is allowed there.
-    checked
-        Number of derivatives that the check compared.
-    """
-
-    mode: Mode
-    input: str
-    index: tuple[int, ...] | None
-    analytic: float
-    numeric: float
-    tolerance: float
-    checked: int
-
-    @property
-    def absolute_error(self) -> float:
-        """|analytic - numeric|."""
-        return abs(self.analytic - self.numeric)
-
-    @property
-    def relative_error(self) -> float:
-        """absolute_error / max(|analytic|, |numeric|); 0 if both derivatives are 0."""
-        return self.absolute_error / (max(abs(self.analytic), abs(self.numeric)) or 1.0)
-
-    @property
-    def ok(self) -> bool:
-        """Whether all derivatives agree within the tolerance (NaN never does)."""
-        return self.absolute_error <= self.tolerance
-
-    def __str__(self) -> str:
-        where = "along a random direction" if self.index is None else f"at entry {self.index}"
-        return (
-            f"{'gradients agree' if self.ok else 'wrong gradient'} ({self.mode} check, "
-            f"{self.checked} derivatives): worst is input {self.input} {where}: "
-            f"analytic {self.analytic:.12g}, numeric {self.numeric:.12g}, "
-            f"absolute error {self.absolute_error:.3g} (allowed {self.tolerance:.3g}), "
-            f"relative error {self.relative_error:.3g}"
-        )
+_MODES = ("directional", "full", "complex")
+# (step, rtol, the largest error of a numeric derivative that can judge, relative to the gradient)
+_DIFFERENCES = {"float64": (2e-5, 1e-6, 1e-5), "float32": (1e-2, 1e-3, 1e-2)}
+_COMPLEX = {"float64": (1e-20, 1e-9, 1e-5), "float32": (1e-10, 1e-4, 1e-2)}
+# The steps that a check tries, as powers of 8 times `step`, until it can judge.
+_POWERS = (0, -1, -2, 3, -3, -4, -5, -6, -7, -8, 1, 2, 4, 5, 6, 7, 8, 10, 12)
+_FLOORS = (0.1, 0.0)  # first steps of similar sizes for all entries, then each entry's own size
+_HIDDEN = 16.0  # the rounding error of a vjp, in rounding errors of f
+_CONFIRMED = 4  # a gradient is wrong if so many steps show it, or if no other step is left
+_SEARCH_LIMIT = 20_000  # larger inputs are not searched for the worst entry
+_MOST_DIRECTIONS = 10_000
 
 
-class GradientMismatch(AssertionError):
-    """A gradient is wrong; `.report` says where."""
-
-    @property
-    def report(self) -> GradientReport:
-        """The report of the check that failed."""
-        report: GradientReport = self.args[0]
-        return report
-
-
+@np.errstate(all="ignore")  # a step may leave the domain of f
 def gradcheck(
     f: Callable[..., Tensor],
     inputs: Sequence[Tensor | ArrayLike] | Mapping[str, Tensor],
@@ -119,7 +65,7 @@ def gradcheck(
     cotangent: ArrayLike | None = None,
     directions: int = 3,
     rtol: float | None = None,
-    atol: float | None = None,
+    atol: float = 0.0,
     step: float | None = None,
     rng: np.random.Generator | int = 0,
     force: bool = False,
@@ -141,17 +87,18 @@ def gradcheck(
         Array-like of the output's shape. By default it is drawn from the standard normal
         distribution.
     directions
-        Number of random directions for each input, in directional mode.
+        Number of random directions for each input, in directional mode: from 1 to 10,000. They are
+        standard normal, times the sizes of the entries.
     rtol, atol
-        The tolerance is atol + rtol * scale. For an entry, scale is the larger of |analytic| and
-        |numeric|. For a direction v, scale is the larger of |numeric| and the root mean square of
-        the gradient's entries, the typical size of <gradient, v>. Defaults: 1e-6 and 1e-8, for the
-        complex step 1e-11 and 1e-13. Defaults for float32: 1e-2 and 1e-3, for the complex step
-        1e-4 and 1e-5.
+        The tolerance is atol + rtol * scale + the estimated error of the numeric derivative. For an
+        entry, scale is the larger of |analytic| and |numeric|. For a direction, scale is the larger
+        of |numeric| and the typical size of <gradient, v>. Defaults: rtol = 1e-6, for the complex
+        step 1e-9; for float32 1e-3, for the complex step 1e-4. atol = 0.
     step
-        h. Default: 6e-6, near the cube root of the float64 rounding error, where truncation error
-        and rounding error balance; for the complex step 1e-30. Default for float32: 5e-3, for the
-        complex step 1e-20.
+        The first step to try, relative to the size of each entry: its absolute value, or a tenth of
+        the root mean square of all entries if this is larger. If the derivative is too rough there,
+        the check tries larger and smaller steps. Default: 2e-5, for the complex step 1e-20; for
+        float32 1e-2, for the complex step 1e-10.
     rng
         Seed or generator for the cotangent and the directions.
     force
@@ -160,20 +107,37 @@ def gradcheck(
     Returns
     -------
     GradientReport
-        The worst place; all derivatives agree within the tolerance.
+        The verdict is "right": all derivatives agree within the tolerance. `print(report)` shows
+        one line, `print(report.full())` a table.
 
     Raises
     ------
     GradientMismatch
         A gradient is wrong; `.report` says where. In directional mode, the check then looks for the
         worst entry of the wrong input, if this input has at most 20,000 entries.
+    GradientUndecided
+        No gradient is wrong, but one cannot be judged: at all steps, the estimated error of the
+        numeric derivative is more than 1e-5 of the gradient (1e-2 for float32). `.report` says
+        where and why: f has a kink there, rounding hides the slope, or f is NaN or infinite.
     TypeError
-        f does not return a Tensor. Or `inputs` is a single array. Or an input is complex. Or an
-        input is float32, without `force`: a difference of float32 values is accurate to about 1e-3,
-        which cannot tell a correct gradient from a slightly wrong one.
+        f does not return a Tensor. Or an argument has the wrong type: `inputs` is a single array,
+        an input is complex. Or an input is float32, without `force`: differences of float32 values
+        cannot tell a correct gradient from a slightly wrong one.
     ValueError
         The mode is unknown; no input has entries; an input is not a leaf; f is not deterministic;
-        the cotangent has the wrong shape; there are no directions; the step is not positive.
+        the cotangent has the wrong shape or is not finite; a number is outside its limits.
+
+    Notes
+    -----
+    If L is much larger than a gradient times the size of its input, rounding hides the gradient.
+    Where it is hidden even if the input changes by its own size, it is accepted as 0: for example,
+    the bias of the keys does not change attention, and both derivatives are only rounding errors.
+
+    At a kink, the mean of the slopes to the left and to the right is accepted, because a central
+    difference gives this mean too: for example, `max` shares its gradient among equal entries.
+
+    NumPy's warnings and errors of floating-point numbers are off during the check, because a step
+    may leave the domain of f.
 
     Examples
     --------
@@ -181,34 +145,84 @@ def gradcheck(
     >>> gradcheck(lambda x: (x * x).sum(), [x], mode="full").ok
     True
     """
-    if mode not in _DEFAULTS["float64"]:
-        known = ", ".join(_DEFAULTS["float64"])
-        raise ValueError(f"mode {mode!r} is unknown; choose one of {known}")
+    if not callable(f):
+        raise TypeError(f"f must be a function, not {f!r}")
+    if not isinstance(mode, str):
+        raise TypeError(f"mode must be a string, one of {', '.join(_MODES)}, not {mode!r}")
+    if mode not in _MODES:
+        raise ValueError(f"mode {mode!r} is unknown; choose one of {', '.join(_MODES)}")
+    if not isinstance(force, bool):
+        raise TypeError(f"force must be True or False, not {force!r}")
+    directions = _directions(directions)
     leaves = _leaves(inputs, force)
     coarse = any(leaf.dtype == np.float32 for leaf in leaves.values())
-    defaults = _DEFAULTS["float32" if coarse else "float64"][mode]
-    h, rtol, atol = (
-        default if given is None else given
-        for default, given in zip(defaults, (step, rtol, atol), strict=True)
-    )
-    if not (h > 0.0 and directions >= 1):
-        raise ValueError(f"step={h} must be positive, and directions={directions} at least 1")
-    rng = np.random.default_rng(rng)
-    g = _cotangent(f, leaves, cotangent, rng)
-    check = _Check(f, leaves, mode, g, _analytic(f, leaves, g), h, rtol, atol)
-    if mode == "directional":
-        rows = [row for name in leaves for row in check.directions(name, directions, rng)]
-    else:
-        rows = [row for name in leaves for row in check.entries(name)]
-    if not rows:
+    dtype = "float32" if coarse else "float64"
+    default_step, default_rtol, limit = (_COMPLEX if mode == "complex" else _DIFFERENCES)[dtype]
+    h = _number("step", default_step if step is None else step, most=1.0, zero=False)
+    rtol = _number("rtol", default_rtol if rtol is None else rtol, most=1.0)
+    atol = _number("atol", atol, most=math.inf)
+    rng = _generator(rng)
+    middle, g = _cotangent(f, leaves, cotangent, rng)
+    gradients, unreached = _analytic(f, leaves, g)
+    eps = float(np.finfo(dtype).eps)
+    check = _Check(f, leaves, mode, g, middle, gradients, unreached, eps, h, rtol, atol, limit)
+    found = {
+        name: check.directions(name, directions, rng)
+        if mode == "directional"
+        else check.entries(name)
+        for name in leaves
+    }
+    worst = {name: _worst(rows) for name, rows in found.items() if rows}
+    if not worst:
         raise ValueError("gradcheck needs at least one input that is not empty")
-    worst = _worst(rows)
-    if worst.ok:
-        return worst
-    if mode == "directional" and leaves[worst.input].size <= _SEARCH_LIMIT:
-        worst_entry = _worst(check.entries(worst.input))
-        worst = worst if worst_entry.ok else worst_entry
-    raise GradientMismatch(worst)
+    if mode == "directional":
+        check.search(worst)
+    overall = _worst(list(worst.values()))
+    checked = sum(leaf.size for leaf in leaves.values())
+    if mode == "directional":
+        checked = directions * len(worst)
+    report = replace(overall, checked=checked, inputs=tuple(worst.values()))
+    if report.ok:
+        return report
+    raise (GradientMismatch if report.verdict == "wrong" else GradientUndecided)(report)
+
+
+def _number(name: str, value: Any, most: float, zero: bool = True) -> float:
+    """Return value as a finite float from 0 to `most`; without `zero`, it must be above 0."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not (0.0 <= number <= most and number < math.inf and (zero or number)):
+        lower = "at least 0" if zero else "above 0"
+        upper = "finite" if most == math.inf else f"at most {most:g}"
+        raise ValueError(f"{name}={number} must be {lower} and {upper}")
+    return number
+
+
+def _directions(value: Any) -> int:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"directions must be an integer, not {value!r}")
+    number = int(value)
+    if not 1 <= number <= _MOST_DIRECTIONS:
+        shown = number if abs(number) < 10**20 else "a huge number"
+        raise ValueError(
+            f"directions={shown} must be from 1 to {_MOST_DIRECTIONS:,}; "
+            "mode='full' checks every entry"
+        )
+    return number
+
+
+def _generator(rng: Any) -> np.random.Generator:
+    if isinstance(rng, np.random.Generator):
+        return rng
+    if not isinstance(rng, Integral) or isinstance(rng, bool):
+        raise TypeError(f"rng must be a np.random.Generator or an integer, not {rng!r}")
+    if int(rng) < 0:
+        raise ValueError(f"rng={rng} must be at least 0")
+    return np.random.default_rng(int(rng))
 
 
 def _leaves(
@@ -217,6 +231,8 @@ def _leaves(
     """Return the inputs as leaves, by name or position; raise an error for an unfit input."""
     if isinstance(inputs, Tensor | np.ndarray):
         raise TypeError("inputs must be a sequence or a mapping; for a single input, write [x]")
+    if not isinstance(inputs, Sequence | Mapping):
+        raise TypeError(f"inputs must be a sequence or a mapping, not {inputs!r}")
     named = inputs if isinstance(inputs, Mapping) else {str(i): x for i, x in enumerate(inputs)}
     if not named:
         raise ValueError("gradcheck needs at least one input")
@@ -238,20 +254,24 @@ def _cotangent(
     leaves: dict[str, Tensor],
     given: ArrayLike | None,
     rng: np.random.Generator,
-) -> Array:
-    """Return a cotangent for f's output; raise an error if f is not deterministic."""
+) -> tuple[Array, Array]:
+    """Return f's value and a cotangent for it; raise an error if f is not deterministic."""
     value = _evaluate(f, leaves)
     if not np.array_equal(value, _evaluate(f, leaves), equal_nan=True):
         raise ValueError(
             "f is not deterministic: it returned two different values for the same inputs; "
             "if f uses dropout, make a generator with a fixed seed inside f"
         )
-    g = rng.standard_normal(value.shape) if given is None else np.asarray(given)
+    if given is None:
+        return value, rng.standard_normal(value.shape)
+    g = np.asarray(given)
     if g.shape != value.shape:
         raise ValueError(
             f"a cotangent of shape {g.shape} does not fit an output of shape {value.shape}"
         )
-    return g
+    if g.dtype.kind not in "biuf" or not np.isfinite(g).all():
+        raise ValueError(f"the cotangent must be real and finite, not {given!r}")
+    return value, g.astype(np.float64)
 
 
 @dataclass(eq=False, repr=False)  # the fewer methods it makes, the faster the import
@@ -262,59 +282,225 @@ class _Check:
     leaves: dict[str, Tensor]
     mode: Mode
     g: Array
+    middle: Array  # f(x)
     gradients: dict[str, Array]
-    h: float
+    unreached: set[str]  # the inputs that the backward pass did not reach
+    eps: float
+    step: float
     rtol: float
     atol: float
-
-    def numeric(self, name: str, v: Array) -> float:
-        """Return the derivative of L with respect to one input along v, without the vjp."""
-        g, h = self.g, self.h
-        if self.mode == "complex":
-            return float(np.sum(g * _evaluate(self.f, self.leaves, name, 1j * h * v).imag) / h)
-        ahead, behind = (_evaluate(self.f, self.leaves, name, s * h * v) for s in (1.0, -1.0))
-        return float(np.sum(g * (ahead - behind)) / (2.0 * h))
-
-    def entries(self, name: str) -> list[GradientReport]:
-        """Compare every entry of an input's gradient."""
-        rows, gradient = [], self.gradients[name]
-        for index in np.ndindex(gradient.shape):
-            v = np.zeros_like(gradient)
-            v[index] = 1.0
-            analytic, numeric = float(gradient[index]), self.numeric(name, v)
-            tolerance = self.atol + self.rtol * max(abs(analytic), abs(numeric))
-            rows.append(GradientReport(self.mode, name, index, analytic, numeric, tolerance, 1))
-        return rows
+    limit: float
 
     def directions(self, name: str, n: int, rng: np.random.Generator) -> list[GradientReport]:
-        """Compare an input's gradient along n random unit directions."""
-        rows, gradient = [], self.gradients[name]
-        for _ in range(n if gradient.size else 0):
-            v = rng.standard_normal(gradient.shape)
-            v /= np.linalg.norm(v)
-            analytic, numeric = float(np.sum(gradient * v)), self.numeric(name, v)
-            typical = float(np.linalg.norm(gradient)) / math.sqrt(gradient.size)  # of <gradient, v>
-            tolerance = self.atol + self.rtol * max(typical, abs(numeric))
-            rows.append(GradientReport(self.mode, name, None, analytic, numeric, tolerance, 1))
+        """Compare an input's gradient along n random directions."""
+        x = self.leaves[name].data
+        scaled = self.gradients[name] * sizes(x, _FLOORS[0])
+        rows = []
+        for _ in range(n if x.size else 0):
+            v = rng.standard_normal(x.shape)
+            # At a right angle to the gradient, the derivative shows little: draw again.
+            while abs(total(scaled * v)) < 0.3 * norm(scaled):
+                v = rng.standard_normal(x.shape)
+            rows.append(self.settled(name, None, v))
         return rows
 
+    def entries(self, name: str) -> list[GradientReport]:
+        """Compare every entry of an input's gradient; stop after the first confirmed wrong one.
 
-def _worst(rows: list[GradientReport]) -> GradientReport:
-    """Return the row with the largest error relative to its tolerance; NaN is the largest."""
+        One step shows which entries are right. The others need more steps; the worst comes first.
+        """
+        x = self.leaves[name].data
+        size = sizes(x, self.floors[0])
 
-    def badness(row: GradientReport) -> float:
-        excess = row.absolute_error / row.tolerance if row.tolerance else row.absolute_error
-        return np.inf if np.isnan(excess) else excess
+        def unit(index: Index) -> Array:
+            v = np.zeros(x.shape)
+            v[index] = 1.0
+            return v
 
-    worst = max(rows, key=badness)
-    return GradientReport(**{**vars(worst), "checked": len(rows)})
+        first = {
+            index: self.judged(name, index, [self.slope(name, index, unit(index), size, self.step)])
+            for index in np.ndindex(x.shape)
+        }
+        rows = [row for row in first.values() if row.ok]
+        doubtful = {index: row for index, row in first.items() if not row.ok}
+        for index in sorted(doubtful, key=lambda index: _badness(doubtful[index]), reverse=True):
+            rows.append(self.settled(name, index, unit(index)))
+            if rows[-1].verdict == "wrong":
+                break
+        return rows
+
+    @property
+    def floors(self) -> tuple[float, ...]:
+        """The floors of the entries' sizes; for a complex step, each entry has its own size."""
+        return (0.0,) if self.mode == "complex" else _FLOORS
+
+    def search(self, worst: dict[str, GradientReport]) -> None:
+        """Replace rows of directions that are not right by the input's worst entry.
+
+        If an input is wrong, search only the worst one. A wrong direction stays if no entry is
+        wrong: small errors of the entries may add up. Where no direction can be judged, the entries
+        decide.
+        """
+        budget = _SEARCH_LIMIT
+        for row in sorted(worst.values(), key=_badness, reverse=True):
+            budget -= self.leaves[row.input].size
+            if row.ok or budget < 0:
+                return
+            entry = _worst(self.entries(row.input))
+            if entry.verdict == "wrong" or row.verdict != "wrong":
+                worst[row.input] = entry
+            if row.verdict == "wrong":
+                return
+
+    def settled(self, name: str, index: Index | None, v: Array) -> GradientReport:
+        """Judge the derivative along v. If one step does not show that it is right, try more."""
+        x = self.leaves[name].data
+        row = self.judged(
+            name, index, [self.slope(name, index, v, sizes(x, self.floors[0]), self.step)]
+        )
+        if row.ok:
+            return row
+        # A gradient is wrong if it is wrong with both kinds of sizes.
+        rows = []
+        for floor in self.floors:
+            rows.append(self.ladder(name, index, v, sizes(x, floor)))
+            if rows[-1].ok:
+                return rows[-1]
+        return min(rows, key=_badness)
+
+    def ladder(self, name: str, index: Index | None, v: Array, size: Array) -> GradientReport:
+        """Judge the derivative along size * v. Try steps until one can judge."""
+        powers, needed = ((0,), 1) if self.mode == "complex" else (_POWERS, _CONFIRMED)
+        moved, change = self.moved(name, size * v)
+        nothing = 1e-10 * change / (norm(size * v) or 1.0)
+        slopes: list[Slope] = []
+        votes = 0  # for "wrong"
+        for power in powers:
+            slope = self.slope(name, index, v, size, self.step * 8.0**power, moved)
+            slopes.append(slope)
+            apart = abs(slope.analytic - slope.numeric)
+            votes += slope.error <= 0.1 * abs(slope.numeric) and not apart <= 10.0 * slope.error
+            row = self.judged(name, index, slopes)
+            if slope.typical == 0.0 and abs(slope.numeric) + slope.error <= nothing:
+                return replace(row, verdict="right", reason="")
+            if row.ok or (row.verdict == "wrong" and votes >= needed):
+                return row
+        best = trusted(slopes)
+        # A gradient below rounding is as good as 0. At a kink, the mean of both slopes is accepted.
+        below_rounding = max(best.typical, best.error / 1e3) <= best.invisible < math.inf
+        mean = row.reason == "kink" and row.absolute_error <= self.atol + self.rtol * max(
+            best.typical, abs(best.numeric)
+        )
+        if below_rounding or mean:
+            return replace(row, verdict="right", reason="")
+        if sum(math.isfinite(slope.error) for slope in slopes) < needed:
+            return replace(row, verdict="cannot be judged", reason="domain")
+        return row
+
+    def moved(self, name: str, w: Array) -> tuple[Array, float]:
+        """Return which outputs depend on an input, and how much a change w of it changes L.
+
+        An output depends on the input if w or a much larger change moves it. If no output does,
+        all may depend on it.
+        """
+        outputs = [_evaluate(self.f, self.leaves, name, t * w) for t in (1.0, -1.0, 1e4, -1e4)]
+        depends = np.any([out != self.middle for out in outputs], axis=0)
+        change = total(np.abs(self.g * (outputs[0] - self.middle)))
+        return depends if depends.any() else ~depends, change
+
+    def slope(
+        self,
+        name: str,
+        index: Index | None,
+        v: Array,
+        size: Array,
+        h: float,
+        moved: Array | bool = False,
+    ) -> Slope:
+        """Return the derivative along h * size * v, from the vjp and without it."""
+        x, gradient, w = self.leaves[name].data, self.gradients[name], h * size * v
+        if self.mode == "complex":
+            value = _evaluate(self.f, self.leaves, name, 1j * w)
+            numeric, error, rounding = complex_step(value, self.g, self.eps, moved)
+        else:
+            # The change that x really makes: x + w is rounded.
+            w = np.where(size > 0.0, np.asarray(x + w, dtype=x.dtype) - x, 0.0)
+            numeric, error, rounding = central(
+                lambda t: _evaluate(self.f, self.leaves, name, t * w),
+                self.middle,
+                self.g,
+                self.eps,
+                moved,
+            )
+        length = norm(w) or 1.0  # 0 if only infinite entries would change
+        analytic, typical = total(gradient * w) / length, norm(gradient * size) * h / length
+        if index is not None:
+            analytic, typical = float(gradient[index]), typical / math.sqrt(x.size)
+        hidden = _HIDDEN * rounding * h / length  # if x changed by its own size
+        error = error / length + 256.0 * self.eps * typical
+        return Slope(length, analytic, numeric / length, error, typical, hidden)
+
+    def judged(self, name: str, index: Index | None, slopes: Sequence[Slope]) -> GradientReport:
+        """Judge the most trusted of the slopes."""
+        best = trusted(slopes)
+        scale = max(best.typical, abs(best.numeric))
+        own = scale if index is None else max(abs(best.numeric), abs(best.analytic))  # not NaN
+        enough = self.atol + max(self.limit, self.rtol) * scale
+        error = best.error + (best.invisible if best.error + best.invisible <= enough else 0.0)
+        tolerance = self.atol + self.rtol * own + error
+        difference = abs(best.analytic - best.numeric)
+        precise = error <= enough
+        verdict: Verdict = "cannot be judged"
+        reason: Reason = ""
+        if not math.isfinite(error):
+            reason = "domain"
+        elif difference <= tolerance and precise:
+            verdict = "right"
+        elif (
+            difference > max(tolerance + 4.0 * best.invisible, 10.0 * best.error)
+            if math.isfinite(difference)
+            else precise
+        ):
+            verdict, reason = "wrong", "no path" if name in self.unreached else ""
+        else:
+            # Of smaller steps, the rounding error is larger; a kink stays as it is.
+            smallest = min((s for s in slopes if math.isfinite(s.error)), key=lambda s: s.length)
+            hidden = self.mode == "complex" or smallest.error > 30.0 * best.error
+            reason = "rounding" if precise or hidden else "kink"
+        return GradientReport(
+            self.mode,
+            verdict,
+            reason,
+            name,
+            index,
+            best.analytic,
+            best.numeric,
+            best.error,
+            tolerance,
+            1,
+        )
+
+
+def _worst(rows: Sequence[GradientReport]) -> GradientReport:
+    """Return the first of the worst rows: wrong before undecided before right."""
+    return max(rows, key=_badness)
+
+
+def _badness(row: GradientReport) -> tuple[int, float]:
+    """Return the rank of the verdict, and the error relative to the tolerance; NaN is largest."""
+    rank = ("right", "cannot be judged", "wrong").index(row.verdict)
+    excess = row.absolute_error / (row.tolerance or 1.0)
+    return rank, math.inf if math.isnan(excess) else excess
 
 
 def _evaluate(
-    f: Callable[..., Tensor], leaves: dict[str, Tensor], name: str = "", change: Any = None
+    f: Callable[..., Tensor],
+    leaves: dict[str, Tensor],
+    name: str | None = None,
+    change: Any = None,
 ) -> Array:
     """Return f(*leaves) without a graph; during the call, `change` is added to the leaf `name`."""
-    if not name:
+    if name is None:
         with no_grad():
             out = f(*leaves.values())
         if not isinstance(out, Tensor):
@@ -331,8 +517,10 @@ def _evaluate(
         leaf.data = original
 
 
-def _analytic(f: Callable[..., Tensor], leaves: dict[str, Tensor], g: Array) -> dict[str, Array]:
-    """Return dL/dleaf from the backward pass; zeros if f does not depend on the leaf."""
+def _analytic(
+    f: Callable[..., Tensor], leaves: dict[str, Tensor], g: Array
+) -> tuple[dict[str, Array], set[str]]:
+    """Return dL/dleaf from the backward pass, and the leaves that it does not reach: zeros."""
     before = {k: (leaf.requires_grad, leaf.grad) for k, leaf in leaves.items()}
     try:
         for leaf in leaves.values():
@@ -341,10 +529,10 @@ def _analytic(f: Callable[..., Tensor], leaves: dict[str, Tensor], g: Array) -> 
             out = f(*leaves.values())
         if out.requires_grad:
             out.backward(g)
-        return {
-            k: np.zeros_like(leaf.data) if leaf.grad is None else leaf.grad
-            for k, leaf in leaves.items()
-        }
+        gradients = {k: leaf.grad for k, leaf in leaves.items()}
     finally:
         for k, leaf in leaves.items():
             leaf.requires_grad, leaf.grad = before[k]
+    zeros = {k: np.zeros_like(leaf.data) for k, leaf in leaves.items()}
+    reached = {k: gradient for k, gradient in gradients.items() if gradient is not None}
+    return zeros | reached, leaves.keys() - reached.keys()

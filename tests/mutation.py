@@ -53,7 +53,9 @@ from typing import Any, cast
 ROOT = Path(__file__).parents[1]
 FILES = [
     f"autograd/{name}.py"
-    for name in "backward tensor einsum numpy_protocols rows ownership check".split()
+    for name in (
+        "backward tensor einsum numpy_protocols rows ownership check difference verdict"
+    ).split()
 ] + [
     f"npgpt2/{name}.py"
     for name in (
@@ -100,7 +102,7 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "array = array.astype(like.dtype, copy=True)",
     ): "only slower: a constant is never written to",
     (
-        "autograd/check.py",
+        "autograd/verdict.py",
         "return self.absolute_error / (max(abs(self.analytic), abs(self.numeric)) or 1.0)",
         "return self.absolute_error / (max(abs(self.analytic), abs(self.numeric)) or 2.0)",
     ): "it divides an error of 0",

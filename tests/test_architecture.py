@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 ENGINE = (
     "autograd autograd.backward autograd.rows autograd.ownership autograd.tensor autograd.einsum "
-    "autograd.check"
+    "autograd.check autograd.difference autograd.verdict"
 )
 
 # A room is a directory, or a file at the top of a package. Each may import the rooms named here,
@@ -27,10 +27,12 @@ ALLOWED = {
     "autograd.tensor": "autograd.backward autograd.rows autograd.ownership",
     "autograd.einsum": "autograd.rows autograd.tensor",
     "autograd.numpy_protocols": "autograd.rows autograd.tensor autograd.einsum",
-    "autograd.check": "autograd.rows autograd.tensor",
+    "autograd.difference": "autograd.rows",
+    "autograd.check": "autograd.rows autograd.tensor autograd.difference autograd.verdict",
     "autograd": "autograd.rows autograd.tensor autograd.einsum autograd.numpy_protocols "
-    "autograd.check",
-    "autograd.testing": "autograd autograd.rows autograd.tensor autograd.einsum autograd.check",
+    "autograd.check autograd.verdict",
+    "autograd.testing": "autograd autograd.rows autograd.tensor autograd.einsum autograd.check "
+    "autograd.verdict",
     # configuration, and how work is spread over a machine
     "npgpt2.config": "npgpt2.validate",
     "npgpt2.parameter_table": "npgpt2.config",

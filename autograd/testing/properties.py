@@ -27,6 +27,7 @@ from autograd.testing.strategies import (
     Phase,
     SearchStrategy,
     Shape,
+    assume,
     fill,
     given,
     literal,
@@ -36,6 +37,7 @@ from autograd.testing.strategies import (
     st,
     with_gaps,
 )
+from autograd.verdict import GradientUndecided
 
 Sizes: TypeAlias = tuple[tuple[Shape, ...], dict[str, Any]]
 
@@ -195,7 +197,12 @@ def _gradcheck(spec: OpSpec, call: Call, mode: Any) -> None:
         return  # at a kink there is no derivative
     f = partial(spec.function, **call.keywords)
     leaves = dict(zip(call.names, map(Tensor, call.operands), strict=True))
-    report = gradcheck(f, leaves, mode=mode, directions=1)
+    try:
+        report = gradcheck(f, leaves, mode=mode, directions=1)
+    except GradientUndecided as error:
+        if error.report.reason != "rounding":
+            raise
+        assume(False)  # rounding hides the gradient at these operands, so Hypothesis draws others
     assert report.ok and report.checked >= 1
 
 
