@@ -23,6 +23,7 @@ section 2.1.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from numbers import Integral, Real
 from typing import Any
 
@@ -51,6 +52,8 @@ _COMPLEX = {"float64": (1e-20, 1e-9, 1e-5), "float32": (1e-10, 1e-4, 1e-2)}
 _POWERS = (0, -1, -2, 3, -3, -4, -5, -6, -7, -8, 1, 2, 4, 5, 6, 7, 8, 10, 12)
 _FLOORS = (0.1, 0.0)  # first steps of similar sizes for all entries, then each entry's own size
 _HIDDEN = 16.0  # the rounding error of a vjp, in rounding errors of f
+_NOISE = 4.0  # the rounding error of a gradient, in its distances from a straight line
+_LINES, _SHORT = 4, 1e-5  # the number of lines, and their length relative to the entries
 _CONFIRMED = 4  # a gradient is wrong if so many steps show it, or if no other step is left
 _SEARCH_LIMIT = 20_000  # larger inputs are not searched for the worst entry
 _MOST_DIRECTIONS = 10_000
@@ -386,8 +389,11 @@ class _Check:
             if row.ok or (row.verdict == "wrong" and votes >= needed):
                 return row
         best = trusted(slopes)
-        # A gradient below rounding is as good as 0. At a kink, the mean of both slopes is accepted.
-        below_rounding = max(best.typical, best.error / 1e3) <= best.invisible < math.inf
+        # If the vjp returns nothing but rounding errors, and rounding hides the slope, both are as
+        # good as 0. At a kink, the mean of both slopes is accepted.
+        hidden = max(best.typical, best.error / 1e3) <= best.invisible < math.inf
+        noise = norm(self.noise[name] * size)
+        below_rounding = hidden and norm(self.gradients[name] * size) <= noise
         mean = row.reason == "kink" and row.absolute_error <= self.atol + self.rtol * max(
             best.typical, abs(best.numeric)
         )
@@ -438,7 +444,38 @@ class _Check:
             analytic, typical = float(gradient[index]), typical / math.sqrt(x.size)
         hidden = _HIDDEN * rounding * h / length  # if x changed by its own size
         error = error / length + 256.0 * self.eps * typical
-        return Slope(length, analytic, numeric / length, error, typical, hidden)
+        return Slope(w / length, length, analytic, numeric / length, error, typical, hidden)
+
+    @cached_property
+    def noise(self) -> dict[str, Array]:
+        """The rounding errors of the gradients: how far they are from a straight line.
+
+        The line goes through the gradients at two points, equally far from x on both sides.
+        """
+        rng = np.random.default_rng(0)
+        original = {name: leaf.data for name, leaf in self.leaves.items()}
+        noise = {name: np.zeros(x.shape) for name, x in original.items()}
+        try:
+            for _ in range(_LINES):
+                steps = {k: _SHORT * rng.standard_normal(x.shape) for k, x in original.items()}
+                sides = []
+                for sign in (1.0, -1.0):
+                    for k, x in original.items():
+                        moved = x + sign * steps[k] * sizes(x, _FLOORS[0])
+                        self.leaves[k].data = np.asarray(moved, dtype=x.dtype)
+                    sides.append(_analytic(self.f, self.leaves, self.g)[0])
+                for k, gradient in self.gradients.items():
+                    apart = np.abs(sides[0][k] - 2.0 * gradient + sides[1][k])
+                    noise[k] = np.fmax(noise[k], _NOISE * apart)  # fmax: not NaN
+        finally:
+            for name, x in original.items():
+                self.leaves[name].data = x
+        return noise
+
+    def noise_of(self, name: str, index: Index | None, slope: Slope) -> float:
+        """Return the rounding error of `slope.analytic`."""
+        noise = self.noise[name]
+        return norm(noise * slope.direction) if index is None else float(noise[index])
 
     def judged(self, name: str, index: Index | None, slopes: Sequence[Slope]) -> GradientReport:
         """Judge the most trusted of the slopes."""
@@ -447,17 +484,21 @@ class _Check:
         own = scale if index is None else max(abs(best.numeric), abs(best.analytic))  # not NaN
         enough = self.atol + max(self.limit, self.rtol) * scale
         error = best.error + (best.invisible if best.error + best.invisible <= enough else 0.0)
-        tolerance = self.atol + self.rtol * own + error
+        tolerance = allowed = self.atol + self.rtol * own + error
         difference = abs(best.analytic - best.numeric)
         precise = error <= enough
+        if self.mode == "complex" and precise and tolerance < difference < math.inf:
+            noise = self.noise_of(name, index, best)
+            allowed += noise
+            precise = noise <= enough or max(abs(best.analytic), abs(best.numeric)) <= noise
         verdict: Verdict = "cannot be judged"
         reason: Reason = ""
-        if not math.isfinite(error):
+        if not math.isfinite(error + total(self.g * self.middle)):
             reason = "domain"
-        elif difference <= tolerance and precise:
+        elif difference <= allowed and precise:
             verdict = "right"
         elif (
-            difference > max(tolerance + 4.0 * best.invisible, 10.0 * best.error)
+            difference > max(allowed + 4.0 * best.invisible, 10.0 * best.error)
             if math.isfinite(difference)
             else precise
         ):

@@ -40,6 +40,8 @@ class Slope(NamedTuple):
 
     Attributes
     ----------
+    direction
+        The direction, an array of length 1.
     length
         The length of the change of x.
     analytic, numeric
@@ -53,6 +55,7 @@ class Slope(NamedTuple):
         by no more than its rounding error.
     """
 
+    direction: Array
     length: float
     analytic: float
     numeric: float

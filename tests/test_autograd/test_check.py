@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from autograd import (
     GradientMismatch,
     GradientUndecided,
     Tensor,
+    concatenate,
     exp,
     gradcheck,
     log,
@@ -202,9 +205,11 @@ PAIRS = {
 }
 GELU = (2.0 / np.pi) ** 0.5
 SCALES = np.logspace(-6.0, 6.0, 8)
-# The scales at which a right gradient cannot be judged, with the reason. Here f itself is infinite.
+# The scales at which a right gradient cannot be judged, with the reason: f itself is infinite, or
+# the probabilities are 0 and 1 up to rounding.
 CANNOT_BE_JUDGED = {
     "exp": {6: "domain", 7: "domain"},
+    "softmax": {5: "rounding"},
     "log of softmax": {5: "domain", 6: "domain", 7: "domain"},
 }
 
@@ -227,24 +232,24 @@ def draw(name, k, seed):
     return list(inputs)[: 2 if "y" in name.split() else 1]
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("mode", ["directional", "full"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", PAIRS)
-def test_right_gradients_at_all_scales(name, mode, seed):
+def test_right_gradients_at_all_scales(name, mode):
     """They are right, or cannot be judged; never wrong."""
     found = {}
-    for k in range(len(SCALES)):
+    for k, seed in itertools.product(range(len(SCALES)), range(2)):
         report = verdict_of(PAIRS[name][0], draw(name, k, seed), mode=mode, rng=seed)
         assert report.verdict != "wrong", (SCALES[k], str(report))
         if not report.ok:
             found[k] = report.reason
-    assert found == CANNOT_BE_JUDGED.get(name, {})
+    known = CANNOT_BE_JUDGED.get(name, {})
+    assert found == known or (mode == "complex" and found.items() <= known.items())
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", PAIRS)
 def test_gradients_wrong_by_a_ten_thousandth_at_all_scales(name, mode):
-    """All gradients are wrong, or one of two. They are never called right."""
+    """All gradients are wrong, or one of two. They are called right only if they are 0."""
     f = PAIRS[name][0]
     for k in range(len(SCALES)):
         inputs = draw(name, k, 0)
@@ -254,25 +259,13 @@ def test_gradients_wrong_by_a_ten_thousandth_at_all_scales(name, mode):
             def wrong(*xs, factors=factors):
                 return f(*(times(factor)(x) for factor, x in zip(factors, xs, strict=True)))
 
-            with np.errstate(all="ignore"):
-                lost = [not visible(f, inputs, i) for i in range(n) if factors[i] != 1.0]
             report = verdict_of(wrong, inputs, mode=mode)
-            assert report.verdict != "right" or all(lost), (SCALES[k], report.full())
-
-
-def visible(f, inputs, i):
-    """Return whether rounding leaves anything of the gradient of input i.
-
-    Otherwise, L changes by less than its rounding error, 256 eps, if the input changes by its size.
-    """
-    leaves = [Tensor(x, requires_grad=True) for x in inputs]
-    out = f(*leaves)
-    g = np.random.default_rng(0).standard_normal(out.shape)
-    out.backward(g)
-    if leaves[i].grad is None:
-        return False
-    change = np.sqrt(np.sum((leaves[i].grad * inputs[i]) ** 2))
-    return change > 256.0 * np.finfo(float).eps * np.abs(g * out.data).sum()
+            if report.verdict == "right":
+                leaves = [Tensor(x, requires_grad=True) for x in inputs]
+                out = f(*leaves)
+                out.backward(np.random.default_rng(0).standard_normal(out.shape))
+                changed = [x for x, factor in zip(leaves, factors, strict=True) if factor != 1.0]
+                assert not any(np.any(x.grad) for x in changed), (SCALES[k], report.full())
 
 
 @needs("torch")
@@ -287,6 +280,40 @@ def test_what_torch_accepts_is_accepted(name):
         accepted = torch.autograd.gradcheck(by_torch, tensors, raise_exception=False)
         report = verdict_of(f, inputs)
         assert report.ok or not accepted or k in CANNOT_BE_JUDGED.get(name, {}), SCALES[k]
+
+
+HIDDEN = {  # functions with gradients that are definite, but far below the rounding error of L
+    "1 + x**4": (lambda x: 1.0 + x**4, [1e-5, -2e-5]),
+    "(x + c) * (x - c)": (lambda x: (x + 1e4) * (x - 1e4), [1e-6, 3e-6]),
+    "beside a large input": (lambda x: concatenate([x, Tensor([1e6])]).sum(), [1e-12, 2e-12]),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_definite_gradient_that_rounding_hides_is_not_passed(name):
+    f, x = HIDDEN[name]
+    for mode, factor in itertools.product(MODES, (1.0, 1.0001)):
+        report = verdict_of(lambda x, factor=factor: f(times(factor)(x)), [x], mode=mode)
+        right = mode == "complex" and factor == 1.0 and report.verdict == "right"
+        assert right or report.reason == "rounding", (mode, factor, str(report))
+
+
+@each_mode
+def test_two_derivatives_that_are_rounding_errors_pass(mode):
+    """Softmax does not change with a shift, so this gradient is 0, and the vjp rounds it."""
+    x = entries(1, 3, 5)
+    assert gradcheck(lambda c: F.softmax(Tensor(x) + c), [[2.0]], mode=mode).ok
+
+
+@each_mode
+@pytest.mark.parametrize("z", [10.0, 25.0, 30.0, 40.0, 300.0])
+def test_a_gradient_with_few_right_digits_is_not_called_wrong(mode, z):
+    """p - 1 loses the digits of 1 - p, if the target is nearly certain.
+
+    From 32 to 37, p - 1 has no right digit, and only the complex step shows it.
+    """
+    report = verdict_of(lambda z: F.cross_entropy(z, [0]), [[[z, 0.0, -1.0]]], mode=mode)
+    assert report.ok or report.verdict == "cannot be judged", str(report)
 
 
 def relu(x):

@@ -55,7 +55,7 @@ def test_the_complex_step_is_exact_up_to_rounding():
 
 
 def slope(length, numeric, error, analytic=1.0):
-    return Slope(length, analytic, numeric, error, 1.0, 0.0)
+    return Slope(np.ones(1), length, analytic, numeric, error, 1.0, 0.0)
 
 
 def test_the_slope_with_the_smallest_error_is_trusted():
