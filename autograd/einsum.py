@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from string import ascii_letters
 
 import numpy as np
 
@@ -86,8 +87,8 @@ def _letters(subscripts: str, ndims: list[int], out_ndim: int) -> list[str]:
     if not arrow:
         counts = Counter(inputs.replace(",", "").replace("...", ""))
         once = "".join(sorted(letter for letter, n in counts.items() if n == 1))
-        result = "..." * ("..." in inputs) + once
-    free = [c for c in map(chr, range(0x41, 0x7B)) if c.isalpha() and c not in subscripts]
+        result = "..." + once
+    free = [c for c in ascii_letters if c not in subscripts]
 
     def spelled(term: str, ndim: int) -> str:
         count = ndim - len(term.replace("...", ""))

@@ -327,7 +327,7 @@ def _without_op(
     call: Any, function: Any, name: str, unknown: list[str], args: Any, options: Mapping[str, Any]
 ) -> Any:
     """Return the value as plain arrays, if no gradient gets lost by that."""
-    if (unknown or function not in _NO_DERIVATIVE) and _requires_grad([args, options]):
+    if function not in _NO_DERIVATIVE and _requires_grad([args, options]):
         instead = _INSTEAD.get(name, "an op with record(value, parents, vjp)")
         if unknown:
             instead = f"np.{name} without {'=, '.join(unknown)}="

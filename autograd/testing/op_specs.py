@@ -144,6 +144,7 @@ def _borders(draw: DrawFn) -> Sizes:
 
 _SUMS = (
     *("ij,jk->ik", "ij,jk", "bij,bjk->bik", "i,j->ij", "ij,ij->", "ij->ji", "ij->", "ji", "i,i,i"),
+    *("ijk->ik", "ijk->j", "...z,z->...", "...A,zA->z..."),
     *("ii->i", "ii", "iij->j", "ij,i->j", "...i,...i", "i...,ij->...j", "...->...", "a, ab -> b"),
 )
 
@@ -151,7 +152,7 @@ _SUMS = (
 @st.composite
 def _sums_of_products(draw: DrawFn) -> Sizes:
     subscripts = draw(st.sampled_from(_SUMS))
-    sizes = {letter: draw(st.integers(0, 3)) for letter in "abijk"}
+    sizes = {letter: draw(st.integers(0, 3)) for letter in "abijkzA"}
     terms = subscripts.replace(" ", "").partition("->")[0].split(",")
     more = draw(broadcastable(len(terms))) if "..." in subscripts else [()] * len(terms)
 

@@ -216,6 +216,9 @@ def test_no_method_of_a_ufunc_loses_a_gradient(ufunc):
 NAMED = [  # expressions of Tensors x (3,) and m (3, 3), and what the error must name
     ("np.sort(x)", r"write a\[np.argsort\(a\)\], or take t.data or t.detach\(\)"),
     ("np.add.reduce(x)", r"np.add.reduce has no vjp.*\n.*sum\(a, axis\)"),
+    ("np.sort(a=x)", r"write a\[np.argsort\(a\)\]"),
+    ("np.where(MASK, x)", "float32, float64 or complex data, not object"),
+    ("np.where(MASK, None, x)", "float32, float64 or complex data, not object"),
     ("np.linalg.norm(x)", r"sqrt\(sum\(a \* a\)\)"),
     ("np.linalg.inv(m)", r"np.linalg.inv has no vjp.*\n.*record\(value, parents, vjp\)"),
     ("np.fft.fft(x)", "np.fft.fft has no vjp"),
@@ -287,8 +290,49 @@ def test_entries_along_an_axis():
         assert np.array_equal(out.data, M.ravel()[position]) and np.allclose(x.grad, expected)
 
 
+EQUAL = [  # calls of NumPy with Tensors x (3,) and m (3, 3), and calls of ours
+    ("np.dot(m, m)", "m @ m"),
+    ("np.dot(m[None], m)", "m[None] @ m"),
+    ("np.dot(x, 2.0)", "2.0 * x"),
+    ("np.reshape(x, (3, 1))", "x.reshape(3, 1)"),
+    ("np.take_along_axis(m, np.argsort(m))", "m[np.arange(3)[:, None], np.argsort(m.data)]"),
+    ("np.pad(x, 1, constant_values=0.5)", "autograd.pad(x, 1, constant_values=0.5)"),
+    ("np.pad(x, 1, mode='edge')", "x[[0, 0, 1, 2, 2]]"),
+    ("np.sum(m, 0, None, None, True)", "m.sum(0, keepdims=True)"),
+    ("np.concatenate((x, x), axis=-1)", "autograd.concatenate([x, x])"),
+    ("np.clip(x, max=0.4)", "x.clip(a_max=0.4)"),
+    ("np.clip(x, 0.4, None)", "x.maximum(0.4)"),
+    ("np.std(m, 0, ddof=1)", "m.var(0, 1).sqrt()"),
+]
+
+
+@pytest.mark.parametrize(("of_numpy", "ours"), EQUAL)
+def test_arguments_mean_the_same_as_in_numpy(of_numpy, ours):
+    results = []
+    for expression in (of_numpy, ours):
+        x, m = Tensor(V, requires_grad=True), Tensor(M, requires_grad=True)
+        out = eval(expression, globals() | {"x": x, "m": m})
+        out.backward(cotangent(out.shape))
+        results.append((out.data, x.grad, m.grad))
+    for one, other in zip(*results, strict=True):
+        assert np.array_equal(one, other)  # both are None if the form does not use the Tensor
+
+
+def test_einsum_chooses_the_order_if_asked_to(monkeypatch):
+    given, einsum = [], np.einsum
+    monkeypatch.setattr(np, "einsum", lambda *a, **k: given.append(k) or einsum(*a, **k))
+    for optimize in (True, False):
+        x, weights = Tensor(V.astype(np.float32), requires_grad=True), M  # float64 becomes float32
+        out = autograd.einsum("i,ij,j->", x, weights, x, optimize=optimize)
+        out.backward()
+        assert out.dtype == x.grad.dtype == np.float32
+        assert len(given) >= 3 and {"optimize": optimize} in given
+        assert all(k == {"optimize": optimize} for k in given)
+        given.clear()
+
+
 def test_without_a_gradient_every_function_works_on_the_arrays():
-    x = Tensor(V)
+    x, read_only = Tensor(V), Tensor(np.broadcast_to(V, V.shape))
     for result, expected in (
         (np.sort(x), np.sort(V)),
         (np.linalg.norm(x), np.linalg.norm(V)),
@@ -296,6 +340,7 @@ def test_without_a_gradient_every_function_works_on_the_arrays():
         (np.add(x, 1.0, dtype=np.float32), np.add(V, 1.0, dtype=np.float32)),
         (np.asarray(x), V),
         (x.numpy(), V),
+        (np.sort(read_only), np.sort(V)),
         (np.vstack([x, V]), np.vstack([V, V])),
     ):
         assert type(result) is type(expected) and np.array_equal(result, expected)
