@@ -210,7 +210,37 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
         return g
     leading = g.ndim - len(shape)
     axes = tuple(range(leading)) + tuple(leading + i for i, n in enumerate(shape) if n == 1)
-    return cast(Array, g.sum(axis=axes).reshape(shape))
+    return _sum(g, axes).reshape(shape)
+
+
+_TERMS = 16  # that are added up one after the other
+
+
+def _sum(x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
+    """Return x.sum(axis, keepdims), with a rounding error that hardly grows with the sum's length.
+
+    Along the last axis, NumPy sums in pairs. Along the others it adds one term after the other, so
+    that a sum of 1,000,000 float32 numbers can lose all digits but two.
+    """
+    if axis is None or x.size <= _TERMS:
+        return cast(Array, x.sum(axis=axis, keepdims=keepdims))
+    axes = normalize_axis_tuple(axis, x.ndim)
+    n = prod([x.shape[i] for i in axes])
+    if n <= _TERMS or axes == (x.ndim - 1,) or len(axes) == x.ndim:
+        return cast(Array, x.sum(axis=axis, keepdims=keepdims))
+    terms = np.moveaxis(x, axes, range(len(axes)))
+    total = _sum_rows(terms.reshape(n, -1)).reshape(terms.shape[len(axes) :])
+    return np.expand_dims(total, axes) if keepdims else total
+
+
+def _sum_rows(rows: Array) -> Array:
+    """Sum the rows, (N, M) -> (M,), in sums of 16 rows, which are summed in the same way."""
+    n, rest = divmod(len(rows), _TERMS)
+    if not n:
+        return cast(Array, rows.sum(axis=0))
+    # Sum i of the n sums has the rows i, n + i, 2n + i, ...
+    sums = rows[: n * _TERMS].reshape(_TERMS, n, -1).sum(axis=0)
+    return _sum_rows(np.concatenate([sums, rows[len(rows) - rest :]]))
 
 
 # -- arithmetic, with broadcasting ---------------------------------------------------------------
@@ -487,7 +517,7 @@ def sum(a: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:
     def vjp(g: Array) -> tuple[Array]:
         return (np.broadcast_to(_expand(g, axis, keepdims), shape),)
 
-    return record(a.data.sum(axis=axis, keepdims=keepdims), (a,), vjp)
+    return record(_sum(a.data, axis, keepdims), (a,), vjp)
 
 
 def mean(a: Operand, axis: Axis = None, keepdims: bool = False) -> Tensor:

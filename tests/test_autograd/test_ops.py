@@ -373,6 +373,31 @@ def test_gradient_of_sum_and_mean_is_the_cotangent_broadcast(drawn, keepdims):
         assert_close(gradient, np.broadcast_to(g * weight, shape))
 
 
+LONG = [((100_000, 3), 0), ((300, 7, 40), (0, 1)), ((5, 20_000, 2), 1), ((70_000, 2, 3), (0, 2))]
+
+
+@pytest.mark.parametrize(("shape", "axis"), LONG)
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_long_sums_of_float32_are_accurate(shape, axis, keepdims):
+    """Equal terms are the hardest: each addition rounds in the same direction."""
+    terms = {"equal": np.full(shape, 0.1), "normal": 1.0 + cotangent(shape)}
+    for name, x in terms.items():
+        x = x.astype(np.float32)
+        exact = x.sum(axis=axis, keepdims=keepdims, dtype=np.float64)
+        total = ops.sum(Tensor(x), axis, keepdims).data
+        assert total.dtype == np.float32 and total.shape == exact.shape
+        np.testing.assert_allclose(total, exact, rtol=5e-7, err_msg=name)
+
+
+def test_the_gradient_of_a_bias_for_many_rows_is_accurate():
+    bias = Tensor(np.zeros(3, dtype=np.float32), requires_grad=True)
+    for shape in ((100_000, 3), (4, 30_000, 3)):
+        bias.grad = None
+        g = np.full(shape, 0.1, dtype=np.float32)
+        (np.zeros(shape, dtype=np.float32) + bias).backward(g)
+        np.testing.assert_allclose(bias.grad, g.size / 3 * float(g.flat[0]), rtol=5e-7)
+
+
 @given(seed=SEEDS, axis=st.sampled_from([None, 0, 1, -1, (0, 1)]), keepdims=st.booleans())
 def test_max_shares_its_cotangent_equally_between_ties(seed, axis, keepdims):
     a = np.random.default_rng(seed).integers(0, 3, (4, 5)).astype(np.float64)
