@@ -23,16 +23,12 @@ The study tools are in `npgpt2.learn`. `autograd.testing` and `npgpt2.testing` h
 and models.
 """
 
-import os
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-_program = os.path.basename(sys.argv[0]) if sys.argv else ""
-if _program in ("npgpt2", "npgpt2.exe") or " -m npgpt2" in " ".join(sys.orig_argv):
-    from npgpt2.interrupt import end_at_once
+from npgpt2.interrupt import end_at_once
 
-    end_at_once()  # NumPy takes most of the time until a command begins
+end_at_once()
 
 import autograd  # noqa: E402
 

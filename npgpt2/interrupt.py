@@ -1,10 +1,12 @@
 """Ctrl-C while the command line is being imported: one line instead of a traceback.
 
-`npgpt2/__init__.py` imports this file first, if the program is the command line.
+`npgpt2/__init__.py` calls this file first, because NumPy takes most of the time until a command
+begins.
 """
 
 import os
 import signal
+import sys
 
 
 def _end(_number: int, _frame: object) -> None:
@@ -14,8 +16,13 @@ def _end(_number: int, _frame: object) -> None:
 
 
 def end_at_once() -> None:
-    """From now on, Ctrl-C ends the process with one line and status 130, unless it is ignored."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    """If the program is the command line, Ctrl-C ends it with one line and status 130 from now on.
+
+    If Ctrl-C is ignored, it stays ignored.
+    """
+    program = os.path.basename(sys.argv[0]) if sys.argv else ""
+    command = program in ("npgpt2", "npgpt2.exe") or " -m npgpt2" in " ".join(sys.orig_argv)
+    if command and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
 
 

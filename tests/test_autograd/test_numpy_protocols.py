@@ -318,19 +318,6 @@ def test_arguments_mean_the_same_as_in_numpy(of_numpy, ours):
         assert np.array_equal(one, other)  # both are None if the form does not use the Tensor
 
 
-def test_einsum_chooses_the_order_if_asked_to(monkeypatch):
-    given, einsum = [], np.einsum
-    monkeypatch.setattr(np, "einsum", lambda *a, **k: given.append(k) or einsum(*a, **k))
-    for optimize in (True, False):
-        x, weights = Tensor(V.astype(np.float32), requires_grad=True), M  # float64 becomes float32
-        out = autograd.einsum("i,ij,j->", x, weights, x, optimize=optimize)
-        out.backward()
-        assert out.dtype == x.grad.dtype == np.float32
-        assert len(given) >= 3 and {"optimize": optimize} in given
-        assert all(k == {"optimize": optimize} for k in given)
-        given.clear()
-
-
 def test_without_a_gradient_every_function_works_on_the_arrays():
     x, read_only = Tensor(V), Tensor(np.broadcast_to(V, V.shape))
     for result, expected in (

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
-from autograd import GradientMismatch, record
+from autograd import GradientMismatch, GradientUndecided, abs, gradcheck, record
 from autograd.testing import (
     OPS,
     PROPERTIES,
@@ -238,3 +239,23 @@ def test_without_hypothesis_the_extra_is_named(module):
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith("pip install 'npgpt2[testing]'")
+
+
+def test_calls_at_which_rounding_hides_the_gradient_are_left_out():
+    domain, drawn = st.sampled_from([1e-5, 0.5]), set()
+
+    def hidden(a):
+        drawn.update(a.data.real.ravel().tolist())
+        return 1.0 + a**4
+
+    reference = lambda x: 1.0 + x**4  # noqa: E731
+    check_op(OpSpec("hidden", hidden, reference, one_operand(), domain))
+    assert {1e-5, 0.5} <= drawn
+    with pytest.raises(GradientUndecided, match="rounding"):
+        gradcheck(hidden, [[1e-5]])
+
+
+def test_a_kink_that_the_spec_does_not_know_is_an_error():
+    spec = OpSpec("abs", lambda a: abs(a) + 2.0 * a.relu(), np.abs, one_operand())
+    with pytest.raises(GradientUndecided, match="kink"):
+        PROPERTIES["gradients_are_the_difference_quotients"](spec, Call((np.array(0.0),), {}))
