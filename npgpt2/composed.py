@@ -14,7 +14,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from autograd import Tensor, exp, log, tanh, where
+from autograd import Tensor, clip, exp, log, tanh, where
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -39,7 +39,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
 def gelu(x: Tensor) -> Tensor:
     """out = x/2 * (1 + tanh(u)),  u = sqrt(2/pi) * (x + 0.044715 x**3)."""
     # If |x| is 100 or more, tanh(u) is exactly -1 or 1, and x**3 may be infinite; so x is limited.
-    near = where(np.abs(x.data) < 100.0, x, 100.0 * np.sign(x.data))
+    near = clip(x, -100.0, 100.0)
     return 0.5 * x * (1.0 + tanh(math.sqrt(2.0 / math.pi) * (near + 0.044715 * near**3)))
 
 
