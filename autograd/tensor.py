@@ -120,8 +120,9 @@ def record(data: ArrayLike, parents: tuple[Tensor, ...], vjp: Vjp) -> Tensor:
         Data and parents do not all have the same precision.
     """
     out = Tensor(data)
-    dtype = out.data.dtype
+    dtype, wanted = out.data.dtype, False
     for i, parent in enumerate(parents):
+        wanted = wanted or parent.requires_grad
         if parent.data.dtype is not dtype and (
             parent.data.real.dtype != out.data.real.dtype  # `real`: complex64 goes with float32
         ):
@@ -129,7 +130,7 @@ def record(data: ArrayLike, parents: tuple[Tensor, ...], vjp: Vjp) -> Tensor:
                 f"{op_name(vjp)}: operand {i} has dtype {parent.dtype}, the result {out.dtype}; "
                 "convert all operands to one dtype first"
             )
-    if is_recorded(*parents):
+    if wanted and _mode.recording:
         out.requires_grad, out.parents, out.grad_fn = True, parents, vjp
     return out
 
@@ -214,6 +215,7 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
 
 
 _TERMS = 16  # that are added up one after the other
+_FEW = 256  # the entries of an array whose sums are short enough for NumPy
 
 
 def _sum(x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
@@ -222,15 +224,14 @@ def _sum(x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
     Along the last axis, NumPy sums in pairs. Along the others it adds one term after the other, so
     that a sum of 1,000,000 float32 numbers can lose all digits but two.
     """
-    if axis is None or x.size <= _TERMS:
-        return cast(Array, x.sum(axis=axis, keepdims=keepdims))
-    axes = normalize_axis_tuple(axis, x.ndim)
-    n = prod([x.shape[i] for i in axes])
-    if n <= _TERMS or axes == (x.ndim - 1,) or len(axes) == x.ndim:
-        return cast(Array, x.sum(axis=axis, keepdims=keepdims))
-    terms = np.moveaxis(x, axes, range(len(axes)))
-    total = _sum_rows(terms.reshape(n, -1)).reshape(terms.shape[len(axes) :])
-    return np.expand_dims(total, axes) if keepdims else total
+    if axis is not None and axis != -1 and x.size > _FEW:
+        axes = normalize_axis_tuple(axis, x.ndim)
+        n = prod([x.shape[i] for i in axes])
+        if n > _TERMS and axes != (x.ndim - 1,) and len(axes) < x.ndim:
+            terms = np.moveaxis(x, axes, range(len(axes)))
+            total = _sum_rows(terms.reshape(n, -1)).reshape(terms.shape[len(axes) :])
+            return np.expand_dims(total, axes) if keepdims else total
+    return cast(Array, x.sum(axis=axis, keepdims=keepdims))
 
 
 def _sum_rows(rows: Array) -> Array:
