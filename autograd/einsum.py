@@ -44,7 +44,10 @@ def einsum(subscripts: str, *operands: Operand, optimize: bool = False) -> Tenso
            [ 0.,  0.]])
     """
     if not isinstance(subscripts, str):
-        raise TypeError(f'einsum needs subscripts such as "ij,jk->ik" first, not {subscripts!r}')
+        raise TypeError(
+            'einsum needs subscripts such as "ij,jk->ik" first, not a value of type '
+            f"{type(subscripts).__name__}"
+        )
     like = next((x for x in operands if isinstance(x, Tensor)), None)
     tensors = tuple(as_tensor(x, like=like) for x in operands)
     arrays = [t.data for t in tensors]

@@ -23,7 +23,7 @@ other functions, such as np.sum(t). A call does one of three things:
 ... except TypeError as error:
 ...     print(error)
 np.sort has no vjp here, so its result would lose the gradient:
-write a[np.argsort(a)], or take t.data or t.detach()
+write np.take_along_axis(a, np.argsort(a), axis=-1), or take t.data or t.detach()
 
 Functions that NumPy does not hand over, such as np.asarray, read the array of a Tensor; that raises
 an error if the Tensor requires a gradient (see `Tensor.numpy`).
@@ -39,20 +39,12 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_tuple
 
 from autograd import tensor as ops
 from autograd.einsum import einsum
-from autograd.rows import Array
 from autograd.tensor import Operand, Tensor, as_tensor
 
 # -- functions of ours, with the arguments of NumPy's ---------------------------------------------
-
-
-def _clip(
-    a: Operand, a_min: Any = None, a_max: Any = None, min: Any = None, max: Any = None
-) -> Tensor:
-    return ops.clip(a, min if a_min is None else a_min, max if a_max is None else a_max)
 
 
 def _dot(a: Operand, b: Operand) -> Tensor:
@@ -67,14 +59,13 @@ def _reshape(a: Operand, shape: Any = None, newshape: Any = None) -> Tensor:
     return ops.reshape(a, newshape if shape is None else shape)  # NumPy 2.0 says newshape
 
 
-def _take_along_axis(arr: Operand, indices: Array, axis: int | None = -1) -> Tensor:
-    if axis is None:
-        return ops.flatten(arr)[indices]
-    a = as_tensor(arr)
-    (axis,) = normalize_axis_tuple(axis, a.ndim)
-    grid: list[Array] = list(np.ix_(*map(np.arange, a.shape)))
-    grid[axis] = np.asarray(indices)
-    return a[tuple(grid)]
+def _moved(function: Any, a: Operand, *options: Any) -> Tensor:
+    """Return function(a, *options), for a function that only moves entries of a, or repeats them.
+
+    It moves the entries' positions, and these select the entries.
+    """
+    a = as_tensor(a)
+    return ops.flatten(a)[function(np.arange(a.size).reshape(a.shape), *_arrays(options))]
 
 
 def _where(condition: Operand, x: Any = None, y: Any = None) -> Any:
@@ -117,7 +108,7 @@ _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.var: ops.var,
     np.std: ops.std,
     np.cumsum: ops.cumsum,
-    np.clip: _clip,
+    np.clip: ops.clip,
     np.where: _where,
     np.dot: _dot,
     np.outer: lambda a, b: ops.flatten(a)[:, None] * ops.flatten(b),
@@ -135,7 +126,14 @@ _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.pad: lambda array, pad_width, mode="constant", constant_values=0.0: ops.pad(
         array, pad_width, mode, constant_values
     ),
-    np.take_along_axis: _take_along_axis,
+    np.take: lambda a, indices, axis=None: _moved(np.take, a, indices, axis),
+    np.take_along_axis: lambda arr, indices, axis=-1: _moved(
+        np.take_along_axis, arr, indices, axis
+    ),
+    np.repeat: lambda a, repeats, axis=None: _moved(np.repeat, a, repeats, axis),
+    np.tile: lambda A, reps: _moved(np.tile, A, reps),
+    np.roll: lambda a, shift, axis=None: _moved(np.roll, a, shift, axis),
+    np.flip: lambda m, axis=None: _moved(np.flip, m, axis),
 }
 
 # The result does not change with the values, or changes only in jumps: it has no derivative.
@@ -170,7 +168,7 @@ _INSTEAD = {
     "block": "concatenate([a, b])",
     "broadcast_arrays": "broadcast_to(a, shape)",
     "choose": "where(condition, a, b)",
-    "column_stack": "stack([a, b], axis=1)",
+    "column_stack": "stack([a, b], axis=1) for vectors, or concatenate([a, b], axis=1)",
     "compress": "a[condition]",
     "conjugate": "a itself, as it is real",
     "convolve": "sums of slices: a[1:] * w[0] + a[:-1] * w[1]",
@@ -187,14 +185,13 @@ _INSTEAD = {
     "diag": "einsum('ii->i', a), or a * np.eye(n) for a vector",
     "diagflat": "a * np.eye(n)",
     "diagonal": "einsum('ii->i', a)",
-    "diff": "a[1:] - a[:-1]",
+    "diff": "a[..., 1:] - a[..., :-1]",
     "dsplit": "split(a, sections, axis=2)",
     "dstack": "stack([a, b], axis=2)",
     "ediff1d": "a[1:] - a[:-1]",
     "einsum_path": "np.einsum_path(subscripts, a.data, b.data)",
     "expm1": "exp(a) - 1.0",
     "extract": "a[condition]",
-    "flip": "a[::-1]",
     "fliplr": "a[:, ::-1]",
     "flipud": "a[::-1]",
     "float_power": "a ** b",
@@ -202,8 +199,8 @@ _INSTEAD = {
     "fmax": "maximum(a, b)",
     "fmin": "minimum(a, b)",
     "full_like": "np.full(a.shape, value)",
-    "hsplit": "split(a, sections, axis=1)",
-    "hstack": "concatenate([a, b], axis=1)",
+    "hsplit": "split(a, sections) for a vector, or split(a, sections, axis=1)",
+    "hstack": "concatenate([a, b]) for vectors, or concatenate([a, b], axis=1)",
     "hypot": "sqrt(a * a + b * b)",
     "imag": "0.0, as a is real",
     "inner": "a @ b.T",
@@ -247,23 +244,19 @@ _INSTEAD = {
     "radians": "a * (math.pi / 180.0)",
     "real": "a.real",
     "remainder": "a - b * np.floor(a.data / b.data)",
-    "repeat": "a[np.repeat(np.arange(len(a)), n)]",
     "resize": "a[index]",
-    "roll": "concatenate([a[-n:], a[:-n]])",
     "rollaxis": "a.transpose(axes)",
     "rot90": "a.swapaxes(0, 1)[::-1]",
-    "row_stack": "stack([a, b]), or concatenate([a, b]) for matrices",
+    "row_stack": "stack([a, b]) for vectors, or concatenate([a, b])",
     "select": "where(condition, a, b)",
     "sinc": "sin(x) / x with x = math.pi * a",
     "sinh": "(exp(a) - exp(-a)) / 2.0",
-    "sort": "a[np.argsort(a)]",
+    "sort": "np.take_along_axis(a, np.argsort(a), axis=-1)",
     "subtract.outer": "a[:, None] - b",
-    "take": "a[index]",
     "tan": "sin(a) / cos(a)",
     "tensordot": "einsum or @",
-    "tile": "concatenate([a, a])",
     "trace": "einsum('ii', a)",
-    "trapezoid": "sum((a[1:] + a[:-1]) / 2.0 * dx)",
+    "trapezoid": "sum((a[..., 1:] + a[..., :-1]) / 2.0 * dx, axis=-1)",
     "tril": "a * np.tri(n)",
     "tril_indices_from": "np.tril_indices(n)",
     "triu": "a * np.tri(n).T",
@@ -273,7 +266,7 @@ _INSTEAD = {
     "vecdot": "sum(a * b, axis=-1)",
     "vecmat": "a @ b",
     "vsplit": "split(a, sections)",
-    "vstack": "stack([a, b]), or concatenate([a, b]) for matrices",
+    "vstack": "stack([a, b]) for vectors, or concatenate([a, b])",
 }
 
 # -- the protocols --------------------------------------------------------------------------------

@@ -447,7 +447,7 @@ def abs(a: Operand) -> Tensor:
     def vjp(g: Array) -> tuple[Array]:
         return (g * sign,)
 
-    return record(a.data * sign, (a,), vjp)
+    return record(a.data * sign + 0.0, (a,), vjp)  # + 0.0, as |-0.0| is 0.0
 
 
 def maximum(a: Operand, b: Operand) -> Tensor:
@@ -469,14 +469,24 @@ def minimum(a: Operand, b: Operand) -> Tensor:
     return neg(maximum(neg(a), neg(b)))
 
 
-def clip(a: Operand, a_min: Operand | None = None, a_max: Operand | None = None) -> Tensor:
+def clip(
+    a: Operand,
+    a_min: Operand | None = None,
+    a_max: Operand | None = None,
+    *,
+    min: Operand | None = None,
+    max: Operand | None = None,
+) -> Tensor:
     """out = minimum(maximum(a, a_min), a_max);  None stands for no limit.
 
     da = g between the limits, g/2 at a limit, and 0 outside. A limit that is a Tensor gets a
-    gradient too.
+    gradient too. As in NumPy, `min` and `max` are other names for the limits.
     """
-    low = as_tensor(a) if a_min is None else maximum(a, a_min)
-    return low if a_max is None else minimum(low, a_max)
+    for low in (a_min, min):
+        a = a if low is None else maximum(a, low)
+    for high in (a_max, max):
+        a = a if high is None else minimum(a, high)
+    return as_tensor(a)
 
 
 def relu(a: Operand) -> Tensor:
@@ -673,13 +683,18 @@ def getitem(a: Operand, index: Any) -> Tensor:
     return record(out, (a,), vjp)
 
 
-def concatenate(tensors: Iterable[Operand], axis: int = 0) -> Tensor:
-    """out = the tensors joined along an existing axis;  the gradient of each is its part of g."""
+def concatenate(tensors: Iterable[Operand], axis: int | None = 0) -> Tensor:
+    """out = the tensors joined along an existing axis;  the gradient of each is its part of g.
+
+    If axis is None, the tensors are flattened first.
+    """
     tensors = list(tensors)
     if not tensors:
         raise ValueError("concatenate needs at least one Tensor")
     like = next((t for t in tensors if isinstance(t, Tensor)), None)
     parents = tuple(_operands(t, tensors[0] if like is None else like)[0] for t in tensors)
+    if axis is None:
+        parents, axis = tuple(map(flatten, parents)), 0
     out = np.concatenate([p.data for p in parents], axis=axis)
     ends = np.cumsum([p.shape[axis] for p in parents])[:-1]
 
@@ -722,16 +737,22 @@ def pad(a: Operand, pad_width: Any, mode: str = "constant", constant_values: flo
     ----------
     pad_width
         (before, after) for all axes, or one such pair for each axis, or one number, as in NumPy.
+        Or a dict of some axes, such as {-1: (before, after)}.
     mode
         "constant": the border is `constant_values`. "edge", "reflect", "symmetric", "wrap": the
         border copies entries of a; see `np.pad`.
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError, IndexError
         The mode is unknown, or pad_width does not fit.
     """
     a = as_tensor(a)
+    if isinstance(pad_width, dict):
+        each: list[Any] = [(0, 0)] * a.ndim
+        for axis, width in pad_width.items():
+            each[axis] = np.broadcast_to(width, 2)
+        pad_width = each
     widths = np.broadcast_to(pad_width, (a.ndim, 2))
     copies = ("edge", "reflect", "symmetric", "wrap")
     if mode in copies:
@@ -742,12 +763,13 @@ def pad(a: Operand, pad_width: Any, mode: str = "constant", constant_values: flo
     if mode != "constant":
         known = ", ".join(("constant", *copies))
         raise ValueError(f"pad: mode {mode!r} is unknown; choose one of {known}")
+    out = np.pad(a.data, widths, constant_values=constant_values)  # refuses wrong widths
     inside = tuple(slice(w[0], w[0] + n) for w, n in zip(widths, a.shape, strict=True))
 
     def vjp(g: Array) -> tuple[Array]:
         return (g[inside],)
 
-    return record(np.pad(a.data, pad_width, constant_values=constant_values), (a,), vjp)
+    return record(out, (a,), vjp)
 
 
 _GRADIENTS = (np.ndarray, np.generic, Rows)  # what a vjp may return
@@ -987,6 +1009,10 @@ class Tensor:
             )
         return self.data
 
+    def argmax(self, axis: int | None = None, keepdims: bool = False) -> Array:
+        """Return where the maximum is, as `np.argmax` does: a plain array, without derivative."""
+        return cast(Array, np.argmax(self.data, axis, keepdims=keepdims))
+
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
@@ -1032,7 +1058,11 @@ class Tensor:
     maximum, minimum, clip = maximum, minimum, clip
     sum, mean, max, min, var, std, cumsum = sum, mean, max, min, var, std, cumsum
     reshape, transpose, swapaxes = reshape, transpose, swapaxes
-    flatten, squeeze = flatten, squeeze
+    flatten, ravel, squeeze = flatten, flatten, squeeze
+
+    def dot(self, other: Operand) -> Tensor:
+        """Return `np.dot(self, other)`: a product with a number, a vector or a matrix."""
+        return cast(Tensor, np.dot(self, other))
 
     def __rsub__(self, other: ArrayLike) -> Tensor:
         return sub(other, self)

@@ -20,9 +20,10 @@ from tests.test_npgpt2.cases import assert_close
 RECORDED = set(
     """
     abs absolute add amax amin clip concat concatenate cos cumsum divide dot einsum exp exp2
-    expand_dims fabs log log1p matmul max maximum mean min minimum multiply negative outer pad
-    permute_dims pow power ravel reciprocal reshape sin split sqrt square squeeze stack std subtract
-    sum swapaxes take_along_axis tanh transpose true_divide var where broadcast_to
+    expand_dims fabs flip log log1p matmul max maximum mean min minimum multiply negative outer pad
+    permute_dims pow power ravel reciprocal repeat reshape roll sin split sqrt square squeeze stack
+    std subtract sum swapaxes take take_along_axis tanh tile transpose true_divide var where
+    broadcast_to
     """.split()
 )
 NO_DERIVATIVE = set(
@@ -214,9 +215,13 @@ def test_no_method_of_a_ufunc_loses_a_gradient(ufunc):
 
 
 NAMED = [  # expressions of Tensors x (3,) and m (3, 3), and what the error must name
-    ("np.sort(x)", r"write a\[np.argsort\(a\)\], or take t.data or t.detach\(\)"),
+    ("np.sort(x)", r"write np.take_along_axis\(a, .*, axis=-1\), or take t.data or t.detach\(\)"),
     ("np.add.reduce(x)", r"np.add.reduce has no vjp.*\n.*sum\(a, axis\)"),
-    ("np.sort(a=x)", r"write a\[np.argsort\(a\)\]"),
+    ("np.sort(a=x)", r"np.argsort\(a\)"),
+    ("np.take(x, [0], out=np.ones(1))", "np.take without out="),
+    ("np.take(x, [9], mode='clip')", "np.take without mode="),
+    ("np.take(x, x)", "Cannot cast"),
+    ("np.einsum(m, [0, 1])", 'subscripts such as "ij,jk->ik" first, not a value of type Tensor$'),
     ("np.where(MASK, x)", "float32, float64 or complex data, not object"),
     ("np.where(MASK, None, x)", "float32, float64 or complex data, not object"),
     ("np.linalg.norm(x)", r"sqrt\(sum\(a \* a\)\)"),
@@ -281,13 +286,18 @@ def test_numpy_functions_keep_the_precision(dtype):
 
 
 def test_entries_along_an_axis():
-    for axis, index in ((None, [4, 1, 4]), (0, [[1, 0, 2]]), (-1, [[0, 0], [2, 1], [1, 1]])):
+    for axis, index in ((None, [4, 1, 4]), (0, [[1, 0, 2]]), (-1, [[0, 0], [2, 1], [-2, 1]])):
         x, g = Tensor(M, requires_grad=True), cotangent(np.shape(index), seed=1)
         out = np.take_along_axis(x, np.array(index), axis)
         out.backward(g)
         position = np.take_along_axis(np.arange(9).reshape(3, 3), np.array(index), axis)
         expected = np.bincount(position.ravel(), g.ravel(), minlength=9).reshape(3, 3)
         assert np.array_equal(out.data, M.ravel()[position]) and np.allclose(x.grad, expected)
+
+
+def test_entries_along_an_axis_need_an_index_with_as_many_axes():
+    with pytest.raises(ValueError, match="same number of dimensions"):
+        np.take_along_axis(Tensor(M, requires_grad=True), np.array([0, 1, 2]), axis=0)
 
 
 EQUAL = [  # calls of NumPy with Tensors x (3,) and m (3, 3), and calls of ours
@@ -301,6 +311,13 @@ EQUAL = [  # calls of NumPy with Tensors x (3,) and m (3, 3), and calls of ours
     ("np.sum(m, 0, None, None, True)", "m.sum(0, keepdims=True)"),
     ("np.concatenate((x, x), axis=-1)", "autograd.concatenate([x, x])"),
     ("np.clip(x, max=0.4)", "x.clip(a_max=0.4)"),
+    ("np.take(m, [2, 0, 2], axis=1)", "m[:, [2, 0, 2]]"),
+    ("np.take(m, 4)", "m[1, 1]"),
+    ("np.repeat(m, [2, 0, 1], axis=0)", "m[[0, 0, 2]]"),
+    ("np.tile(x, (2, 1))", "autograd.stack([x, x])"),
+    ("np.roll(m, 1, axis=1)", "m[:, [2, 0, 1]]"),
+    ("np.flip(m)", "m[::-1, ::-1]"),
+    ("np.concatenate([x, m], axis=None)", "autograd.concatenate([x, m.flatten()])"),
     ("np.clip(x, 0.4, None)", "x.maximum(0.4)"),
     ("np.std(m, 0, ddof=1)", "m.var(0, 1).sqrt()"),
 ]
@@ -339,7 +356,12 @@ def test_without_a_gradient_every_function_works_on_the_arrays():
 
 def test_values_without_derivative_are_plain():
     x = Tensor(V, requires_grad=True)
-    assert np.argmax(x) == 1 and np.shape(x) == (3,) and np.argsort(x).tolist() == [0, 2, 1]
+    assert Tensor(M).argmax(1, keepdims=True).tolist() == [[0], [1], [2]]
+    assert (
+        np.argmax(x) == x.argmax() == 1
+        and np.shape(x) == (3,)
+        and np.argsort(x).tolist() == [0, 2, 1]
+    )
     assert np.allclose(x, V) and np.isfinite(x).all() and np.greater(x, 0.4).tolist() == [0, 1, 1]
     assert not (x == None).any()  # noqa: E711
     assert type(np.zeros_like(x)) is np.ndarray and np.where(x)[0].tolist() == [0, 1, 2]

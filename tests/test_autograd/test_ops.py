@@ -192,6 +192,9 @@ FORMS = {  # x and y are Tensors; a and b are their arrays
     "x**b": "power(x, b)",
     "x.clip(0.8, 1.5)": "minimum(maximum(x, 0.8), 1.5)",
     "x.clip(a_max=1.0)": "x.minimum(1.0)",
+    "x.clip(min=0.8)": "x.maximum(0.8)",
+    "clip(x, min=0.8, max=y)": "x.clip(0.8, y)",
+    "clip(x, 0.8, 1.9, min=0.9, max=1.5)": "x.clip(0.9, 1.5)",
     "clip(x)": "add(x, 0.0)",
     "x.var(1, 1, True)": "var(x, axis=1, ddof=1, keepdims=True)",
     "x.std(0)": "std(x, 0)",
@@ -201,6 +204,8 @@ FORMS = {  # x and y are Tensors; a and b are their arrays
     "stack([x, b])": "concatenate([x[None], b[None]])",
     "split(x, 3)[1]": "x[1:2]",
     "pad(x, 1)[1:-1, 1:-1]": "add(x, 0.0)",
+    "pad(x, {0: 2, -1: (0, 1)})": "pad(x, ((2, 2), (0, 1)))",
+    "pad(x, {1: (2, 1)}, 'edge')": "x[:, [0, 0, 0, 1, 2, 2]]",
     "x.real": "add(x, 0.0)",
     "x**3": "power(x, 3)",
     "x[1:, [0, 0]]": "getitem(x, (slice(1, None), [0, 0]))",
@@ -211,6 +216,11 @@ FORMS = {  # x and y are Tensors; a and b are their arrays
     "x.transpose([1, 0])": "transpose(x)",
     "x.reshape(1, -1)": "reshape(x, (1, -1))",
     "concatenate(t for t in (x, y, x))": "concatenate([x, y, x])",
+    "concatenate([x[0], y, a], axis=None)": "concatenate([x[0], y.flatten(), a.flatten()])",
+    "x.ravel()": "flatten(x)",
+    "x.dot(y)": "matmul(x, y)",
+    "x.dot(a[0])": "matmul(x, a[0])",
+    "x.dot(2)": "mul(x, 2.0)",
     "x.sum(1, True)": "sum(x, axis=1, keepdims=True)",
     "x.mean(0, True)": "mean(x, axis=0, keepdims=True)",
     "x.max(-1, True)": "max(x, axis=-1, keepdims=True)",
@@ -432,6 +442,10 @@ def test_zero_cotangent_gives_zero_even_where_infinities_were_masked_out(scores,
     assert not value[kept == 0.0].any() and not gradient[kept == 0.0].any()
 
 
+def test_the_absolute_value_of_a_zero_is_positive():
+    assert not np.signbit(ops.abs(np.array([0.0, -0.0, -2.0])).data).any()
+
+
 @pytest.mark.parametrize(("n", "slope"), [(0, 0.0), (0.0, 0.0), (1, 1.0), (2, 0.0), (1.5, 0.0)])
 def test_power_has_its_limit_as_the_slope_at_0(n, slope):
     value, gradient = differentiate(partial(ops.power, n=n), [np.zeros(2)], g=np.array([3.0, -5.0]))
@@ -479,6 +493,9 @@ def test_exponent_must_be_a_number_or_an_array_of_numbers(n):
         ("concatenate([x, x32])", TypeError),
         ("concatenate([x, x], axis=2)", np.exceptions.AxisError),
         ("concatenate(iter(()))", ValueError),
+        ("pad(x, None)", TypeError),
+        ("pad(x, {0: 1.5})", TypeError),
+        ("pad(x, {2: 1})", IndexError),
         ("reshape(x, 4)", ValueError),
         ("transpose(x, 0)", ValueError),
         ("transpose(x, 0, 0)", ValueError),
