@@ -763,7 +763,8 @@ def pad(a: Operand, pad_width: Any, mode: str = "constant", constant_values: flo
     if mode != "constant":
         known = ", ".join(("constant", *copies))
         raise ValueError(f"pad: mode {mode!r} is unknown; choose one of {known}")
-    out = np.pad(a.data, widths, constant_values=constant_values)  # refuses wrong widths
+    # np.pad refuses wrong widths; but it has no widths for no axes.
+    out = np.pad(a.data, widths if a.ndim else 0, constant_values=constant_values)
     inside = tuple(slice(w[0], w[0] + n) for w, n in zip(widths, a.shape, strict=True))
 
     def vjp(g: Array) -> tuple[Array]:

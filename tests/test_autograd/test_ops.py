@@ -162,6 +162,12 @@ def test_value_and_gradients_equal_those_of_torch(name):
     check()
 
 
+def test_a_number_has_no_border():
+    for mode in ("constant", "edge"):
+        value, gradient = differentiate(lambda x, mode=mode: ops.pad(2.0 * x, 1, mode), [3.0])
+        assert value.shape == gradient.shape == () and value == 6.0
+
+
 def test_axes_without_entries_may_stay():
     for op in (ops.mean, ops.max):
         value, gradient = differentiate(partial(op, axis=1), [np.zeros((0, 3))])
