@@ -1061,6 +1061,9 @@ class Tensor:
     reshape, transpose, swapaxes = reshape, transpose, swapaxes
     flatten, ravel, squeeze = flatten, flatten, squeeze
 
+    def __pos__(self) -> Tensor:
+        return self
+
     def dot(self, other: Operand) -> Tensor:
         """Return `np.dot(self, other)`: a product with a number, a vector or a matrix."""
         return cast(Tensor, np.dot(self, other))

@@ -191,6 +191,7 @@ FORMS = {  # x and y are Tensors; a and b are their arrays
     "2 - y": "sub(2.0, y)",
     "2 / y": "div(2.0, y)",
     "-x": "neg(x)",
+    "+x * y": "mul(x, y)",
     "abs(x)": "x.abs()",
     "2.0**y": "power(2.0, y)",
     "a**y": "power(a, y)",
