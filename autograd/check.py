@@ -136,8 +136,8 @@ def gradcheck(
     Notes
     -----
     If L is much larger than a gradient times the size of its input, rounding hides the gradient.
-    Where no step shows it, a gradient of 0 is accepted: for example,
-    the bias of the keys does not change attention, and both derivatives are only rounding errors.
+    Where no step shows it, a gradient of 0 is accepted: for example, the bias of the keys does not
+    change attention, and both derivatives are only rounding errors.
 
     At a kink, the mean of the slopes to the left and to the right is accepted, because a central
     difference gives this mean too: for example, `max` shares its gradient among equal entries.

@@ -64,15 +64,20 @@ class Optimizer:
 
 def _distinct(parameters: Iterable[Tensor]) -> list[Tensor]:
     """Return each parameter once; TypeError if one is not a leaf that can get a gradient."""
-    several = isinstance(parameters, Iterable)
-    distinct: list[Any] = list({id(p): p for p in parameters}.values()) if several else [parameters]
+    if not isinstance(parameters, Iterable):
+        raise _not_parameters(parameters)
+    distinct = list({id(p): p for p in parameters}.values())
     for p in distinct:
-        if not (several and isinstance(p, Tensor) and p.requires_grad and p.parents == ()):
-            raise TypeError(
-                "expected Parameters, e.g. model.parameters(), or a list of other leaf Tensors "
-                f"with requires_grad=True, not {type(p).__name__}"
-            )
+        if not (isinstance(p, Tensor) and p.requires_grad and p.parents == ()):
+            raise _not_parameters(p)
     return distinct
+
+
+def _not_parameters(given: Any) -> TypeError:
+    return TypeError(
+        "expected Parameters, e.g. model.parameters(), or a list of other leaf Tensors "
+        f"with requires_grad=True, not {type(given).__name__}"
+    )
 
 
 def _betas(name: str, value: Any) -> tuple[float, float]:
