@@ -424,7 +424,7 @@ class _Check:
         best = trusted(slopes)
         # If the vjp returns nothing but rounding errors, and rounding hides the slope, both are as
         # good as 0. At a kink, the mean of both slopes is accepted.
-        unclear = self.mode == "complex" or abs(best.numeric) <= best.error
+        unclear = self.mode == "complex" or abs(best.numeric) <= max(best.error, abs(best.analytic))
         hidden = unclear and max(best.typical, best.error / 1e3) <= best.invisible < math.inf
         noise = norm(self.noise[name] * size)
         below_rounding = hidden and norm(self.gradients[name] * size) <= noise
@@ -560,8 +560,8 @@ class _Check:
             verdict, reason = "wrong", "no path" if name in self.unreached else ""
         else:
             # Of smaller steps, the rounding error is larger; a kink stays as it is.
-            smallest = min((s for s in slopes if math.isfinite(s.error)), key=lambda s: s.length)
-            hidden = self.mode == "complex" or smallest.error > 30.0 * best.error
+            smaller = [s.error for s in slopes if s.length < best.length and s.error < math.inf]
+            hidden = self.mode == "complex" or max(smaller, default=0.0) > 30.0 * best.error
             reason = "rounding" if precise or hidden else "kink"
         return GradientReport(
             self.mode,

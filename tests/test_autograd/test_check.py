@@ -330,6 +330,11 @@ HARD = {  # f, x and the reason why the gradient cannot be judged
     "log of -1": (lambda x: log(x), [-1.0], "domain"),
     "overflow": (lambda x: x * x, [1e160], "domain"),
     "NaN": (exp, [np.nan, 1.0], "domain"),
+    "small beside 1, with a log": (
+        lambda x: F.linear_cross_entropy(x, Tensor([[-1.625], [3.125]]), np.array(1)),
+        [3.75],
+        "rounding",
+    ),
     "small beside 1": (lambda x: (1.0 + x**4).sum(), [3e-3], "rounding"),
 }
 
