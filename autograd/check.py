@@ -51,10 +51,12 @@ _COMPLEX = {"float64": (1e-20, 1e-9, 1e-5), "float32": (1e-10, 1e-4, 1e-2)}
 # The steps that a check tries, as powers of 8 times `step`, until it can judge.
 _POWERS = (0, -1, -2, 3, -3, -4, -5, -6, -7, -8, 1, 2, 4, 5, 6, 7, 8, 10, 12)
 _FLOORS = (0.1, 0.0)  # first steps of similar sizes for all entries, then each entry's own size
+_RETRIES = (1.0, 3.0, 0.7)  # complex steps that round differently, relative to `step`
 _HIDDEN = 16.0  # the rounding error of a vjp, in rounding errors of f
 _NOISE = 4.0  # the rounding error of a gradient, in its distances from a straight line
 _LINES, _SHORT = 4, 1e-5  # the number of lines, and their length relative to the entries
 _CONFIRMED = 4  # a gradient is wrong if so many steps show it, or if no other step is left
+_LEAST_STEP = 1e-30  # smaller steps are not normal numbers in float32
 _SEARCH_LIMIT = 20_000  # larger inputs are not searched for the worst entry
 _MOST_DIRECTIONS = 10_000
 
@@ -100,7 +102,8 @@ def gradcheck(
     step
         The first step to try, relative to the size of each entry: its absolute value, or a tenth of
         the root mean square of all entries if this is larger. If the derivative is too rough there,
-        the check tries larger and smaller steps. Default: 2e-5, for the complex step 1e-20; for
+        the check tries larger and smaller steps. At most 1; at least the rounding error of the
+        dtype, or 1e-30 for the complex step. Default: 2e-5, for the complex step 1e-20; for
         float32 1e-2, for the complex step 1e-10.
     rng
         Seed or generator for the cotangent and the directions.
@@ -133,8 +136,8 @@ def gradcheck(
     Notes
     -----
     If L is much larger than a gradient times the size of its input, rounding hides the gradient.
-    Where it is hidden even if the input changes by its own size, it is accepted as 0: for example,
-    the bias of the keys does not change attention, and both derivatives are only rounding errors.
+    Where no step shows it, a gradient of 0 is accepted: for example, the bias of the keys does not
+    change attention, and both derivatives are only rounding errors.
 
     At a kink, the mean of the slopes to the left and to the right is accepted, because a central
     difference gives this mean too: for example, `max` shares its gradient among equal entries.
@@ -154,20 +157,21 @@ def gradcheck(
         raise TypeError(f"mode must be a string, one of {', '.join(_MODES)}, not {mode!r}")
     if mode not in _MODES:
         raise ValueError(f"mode {mode!r} is unknown; choose one of {', '.join(_MODES)}")
-    if not isinstance(force, bool):
+    if not isinstance(force, bool | np.bool_):
         raise TypeError(f"force must be True or False, not {force!r}")
     directions = _directions(directions)
     leaves = _leaves(inputs, force)
     coarse = any(leaf.dtype == np.float32 for leaf in leaves.values())
     dtype = "float32" if coarse else "float64"
     default_step, default_rtol, limit = (_COMPLEX if mode == "complex" else _DIFFERENCES)[dtype]
-    h = _number("step", default_step if step is None else step, most=1.0, zero=False)
+    eps = float(np.finfo(dtype).eps)
+    least = _LEAST_STEP if mode == "complex" else eps  # x + eps * x is rounded to x
+    h = _number("step", default_step if step is None else step, least=least, most=1.0)
     rtol = _number("rtol", default_rtol if rtol is None else rtol, most=1.0)
     atol = _number("atol", atol, most=math.inf)
     rng = _generator(rng)
     middle, g = _cotangent(f, leaves, cotangent, rng)
     gradients, unreached = _analytic(f, leaves, g)
-    eps = float(np.finfo(dtype).eps)
     check = _Check(f, leaves, mode, g, middle, gradients, unreached, eps, h, rtol, atol, limit)
     found = {
         name: check.directions(name, directions, rng)
@@ -190,18 +194,17 @@ def gradcheck(
     raise (GradientMismatch if report.verdict == "wrong" else GradientUndecided)(report)
 
 
-def _number(name: str, value: Any, most: float, zero: bool = True) -> float:
-    """Return value as a finite float from 0 to `most`; without `zero`, it must be above 0."""
+def _number(name: str, value: Any, most: float, least: float = 0.0) -> float:
+    """Return value as a finite float from `least` to `most`."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, not {value!r}")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
-    if not (0.0 <= number <= most and number < math.inf and (zero or number)):
-        lower = "at least 0" if zero else "above 0"
+    if not (least <= number <= most and number < math.inf):
         upper = "finite" if most == math.inf else f"at most {most:g}"
-        raise ValueError(f"{name}={number} must be {lower} and {upper}")
+        raise ValueError(f"{name}={number} must be at least {least:g} and {upper}")
     return number
 
 
@@ -267,7 +270,10 @@ def _cotangent(
         )
     if given is None:
         return value, rng.standard_normal(value.shape)
-    g = np.asarray(given)
+    try:
+        g = np.asarray(given)
+    except ValueError:  # NumPy's message does not name the argument
+        raise ValueError("the rows of the cotangent must have equal lengths") from None
     if g.shape != value.shape:
         raise ValueError(
             f"a cotangent of shape {g.shape} does not fit an output of shape {value.shape}"
@@ -324,8 +330,9 @@ class _Check:
             index: self.judged(name, index, [self.slope(name, index, unit(index), size, self.step)])
             for index in np.ndindex(x.shape)
         }
-        rows = [row for row in first.values() if row.ok]
-        doubtful = {index: row for index, row in first.items() if not row.ok}
+        easy = self.too_easy(name)
+        rows = [row for row in first.values() if row.ok and not easy]
+        doubtful = {index: row for index, row in first.items() if easy or not row.ok}
         for index in sorted(doubtful, key=lambda index: _badness(doubtful[index]), reverse=True):
             rows.append(self.settled(name, index, unit(index)))
             if rows[-1].verdict == "wrong":
@@ -361,7 +368,7 @@ class _Check:
         row = self.judged(
             name, index, [self.slope(name, index, v, sizes(x, self.floors[0]), self.step)]
         )
-        if row.ok:
+        if row.ok and not self.too_easy(name):
             return row
         # A gradient is wrong if it is wrong with both kinds of sizes.
         rows = []
@@ -369,50 +376,95 @@ class _Check:
             rows.append(self.ladder(name, index, v, sizes(x, floor)))
             if rows[-1].ok:
                 return rows[-1]
-        return min(rows, key=_badness)
+        row = min(rows, key=_badness)
+        if self.mode == "complex" and row.verdict == "wrong":
+            # A complex step shows only one side of a kink.
+            step = _DIFFERENCES["float32" if self.eps > 1e-10 else "float64"][0]
+            real = replace(self, mode="full", step=step).settled(name, index, v)
+            if real.reason == "kink" or not (
+                math.isfinite(row.analytic) or real.verdict == "wrong"
+            ):
+                return replace(real, mode="complex")
+        return row
+
+    def too_easy(self, name: str) -> bool:
+        """Whether one step is too little: all of the gradient is 0, and the step may be too small
+        to change f.
+        """
+        return self.mode != "complex" and not self.gradients[name].any()
 
     def ladder(self, name: str, index: Index | None, v: Array, size: Array) -> GradientReport:
         """Judge the derivative along size * v. Try steps until one can judge."""
         powers, needed = ((0,), 1) if self.mode == "complex" else (_POWERS, _CONFIRMED)
-        moved, change = self.moved(name, size * v)
+        moved, change, near, far = self.moved(name, size * v, v)
         nothing = 1e-10 * change / (norm(size * v) or 1.0)
         slopes: list[Slope] = []
         votes = 0  # for "wrong"
         for power in powers:
             slope = self.slope(name, index, v, size, self.step * 8.0**power, moved)
+            if self.mode == "complex":
+                slope = self.visible(name, index, v, size, moved, slope)
             slopes.append(slope)
             apart = abs(slope.analytic - slope.numeric)
             votes += slope.error <= 0.1 * abs(slope.numeric) and not apart <= 10.0 * slope.error
             row = self.judged(name, index, slopes)
-            if slope.typical == 0.0 and abs(slope.numeric) + slope.error <= nothing:
+            small = abs(slope.numeric) + slope.error <= nothing
+            if slope.typical == 0.0 and (small or (math.isfinite(slope.error) and not far)):
                 return replace(row, verdict="right", reason="")
-            if row.ok or (row.verdict == "wrong" and votes >= needed):
+            # If the vjp claims a slope, but the first step does not change f, then f is rounded to
+            # coarse values inside, or it is a staircase. Larger steps cannot tell.
+            first = slopes[0]
+            flat = first.numeric == 0.0 and self.step * abs(first.analytic) > first.invisible
+            if flat and not near and far and self.mode != "complex":
+                return replace(row, verdict="cannot be judged", reason="rounding")
+            if (row.ok and not flat) or (row.verdict == "wrong" and votes >= needed):
                 return row
+        if row.ok:
+            return replace(row, verdict="cannot be judged", reason="rounding")
         best = trusted(slopes)
         # If the vjp returns nothing but rounding errors, and rounding hides the slope, both are as
         # good as 0. At a kink, the mean of both slopes is accepted.
-        hidden = max(best.typical, best.error / 1e3) <= best.invisible < math.inf
+        unclear = self.mode == "complex" or abs(best.numeric) <= max(best.error, abs(best.analytic))
+        hidden = unclear and max(best.typical, best.error / 1e3) <= best.invisible < math.inf
         noise = norm(self.noise[name] * size)
         below_rounding = hidden and norm(self.gradients[name] * size) <= noise
         mean = row.reason == "kink" and row.absolute_error <= self.atol + self.rtol * max(
             best.typical, abs(best.numeric)
         )
         if below_rounding or mean:
-            return replace(row, verdict="right", reason="")
+            return replace(row, verdict="right", reason=row.reason if mean else "")
         if sum(math.isfinite(slope.error) for slope in slopes) < needed:
             return replace(row, verdict="cannot be judged", reason="domain")
         return row
 
-    def moved(self, name: str, w: Array) -> tuple[Array, float]:
-        """Return which outputs depend on an input, and how much a change w of it changes L.
+    def moved(self, name: str, w: Array, v: Array) -> tuple[Array, float, bool, bool]:
+        """Return which outputs depend on an input, how much w changes L, and where f changes.
 
-        An output depends on the input if w or a much larger change moves it. If no output does,
-        all may depend on it.
+        f may change near x, if x changes by its own size, or only far from x, or nowhere. An output
+        depends on the input if it changes somewhere. If none does, all may depend on it.
         """
-        outputs = [_evaluate(self.f, self.leaves, name, t * w) for t in (1.0, -1.0, 1e4, -1e4)]
-        depends = np.any([out != self.middle for out in outputs], axis=0)
+        changes = (w, 3.0 * w, -3.0 * w, v, -v, 1e4 * w, -1e4 * w)
+        outputs = [_evaluate(self.f, self.leaves, name, change) for change in changes]
+        moved = [out != self.middle for out in outputs]
         change = total(np.abs(self.g * (outputs[0] - self.middle)))
-        return depends if depends.any() else ~depends, change
+        depends, near = np.any(moved, axis=0), bool(np.any(moved[:3]))
+        far = bool(depends.any())
+        return depends if far else ~depends, change, near, far
+
+    def visible(
+        self, name: str, index: Index | None, v: Array, size: Array, moved: Array, slope: Slope
+    ) -> Slope:
+        """Return the slope of a complex step; nothing is invisible if it is no rounding error.
+
+        The imaginary part of f may be more accurate than its real part. Then other steps give the
+        same slope, but other rounding errors. `analytic` may be one: then it is far from `numeric`.
+        """
+        steps = [self.step * factor for factor in _RETRIES]
+        found = [self.slope(name, index, v, size, h, moved).numeric for h in steps]
+        spread = max(found) - min(found)
+        alike = abs(slope.analytic - slope.numeric) < 0.5 * abs(slope.numeric)
+        definite = abs(slope.numeric) > 1e3 * spread and (alike or name in self.unreached)
+        return slope._replace(invisible=0.0) if definite else slope
 
     def slope(
         self,
@@ -444,6 +496,8 @@ class _Check:
             analytic, typical = float(gradient[index]), typical / math.sqrt(x.size)
         hidden = _HIDDEN * rounding * h / length  # if x changed by its own size
         error = error / length + 256.0 * self.eps * typical
+        if (size * v).any() and not w.any():  # the step is lost in rounding
+            error = math.inf
         return Slope(w / length, length, analytic, numeric / length, error, typical, hidden)
 
     @cached_property
@@ -491,22 +545,23 @@ class _Check:
             noise = self.noise_of(name, index, best)
             allowed += noise
             precise = noise <= enough or max(abs(best.analytic), abs(best.numeric)) <= noise
+        invisible = 0.0 if name in self.unreached else best.invisible  # the vjp rounded nothing
         verdict: Verdict = "cannot be judged"
         reason: Reason = ""
         if not math.isfinite(error + total(self.g * self.middle)):
             reason = "domain"
-        elif difference <= allowed and precise:
+        elif difference <= allowed < math.inf and precise:
             verdict = "right"
         elif (
-            difference > max(allowed + 4.0 * best.invisible, 10.0 * best.error)
+            difference > max(allowed + 4.0 * invisible, 10.0 * best.error)
             if math.isfinite(difference)
             else precise
         ):
             verdict, reason = "wrong", "no path" if name in self.unreached else ""
         else:
             # Of smaller steps, the rounding error is larger; a kink stays as it is.
-            smallest = min((s for s in slopes if math.isfinite(s.error)), key=lambda s: s.length)
-            hidden = self.mode == "complex" or smallest.error > 30.0 * best.error
+            smaller = [s.error for s in slopes if s.length < best.length and s.error < math.inf]
+            hidden = self.mode == "complex" or max(smaller, default=0.0) > 30.0 * best.error
             reason = "rounding" if precise or hidden else "kink"
         return GradientReport(
             self.mode,

@@ -29,7 +29,8 @@ class GradientReport:
         one, one place that cannot be judged makes it "cannot be judged".
     reason
         Why the verdict is not "right", if known: "no path" (the backward pass does not reach the
-        input), "kink", "rounding" or "domain" (f is NaN or infinite). Otherwise "".
+        input), "kink", "rounding" or "domain" (f is NaN or infinite). Otherwise "". At a kink, a
+        gradient that is the mean of both slopes is "right", with the reason "kink".
     input
         Name or position of the worst input.
     index

@@ -186,14 +186,15 @@ class Module:
 
 
 def _children(
-    container: Mapping[Any, Any] | Sequence[Any], prefix: str
+    container: Mapping[Any, Any] | Sequence[Any], prefix: str, above: frozenset[int] = frozenset()
 ) -> Iterator[tuple[str, Parameter | Module]]:
+    above |= {id(container)}  # a list may contain itself
     items = container.items() if isinstance(container, Mapping) else enumerate(container)
     for key, value in items:
         if isinstance(value, _CHILD):
             yield f"{prefix}{key}", value
-        elif isinstance(value, _CONTAINER):
-            yield from _children(value, f"{prefix}{key}.")
+        elif isinstance(value, _CONTAINER) and id(value) not in above:
+            yield from _children(value, f"{prefix}{key}.", above)
 
 
 _CHILD = (Parameter, Module)

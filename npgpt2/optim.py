@@ -64,14 +64,20 @@ class Optimizer:
 
 def _distinct(parameters: Iterable[Tensor]) -> list[Tensor]:
     """Return each parameter once; TypeError if one is not a leaf that can get a gradient."""
+    if not isinstance(parameters, Iterable):
+        raise _not_parameters(parameters)
     distinct = list({id(p): p for p in parameters}.values())
     for p in distinct:
         if not (isinstance(p, Tensor) and p.requires_grad and p.parents == ()):
-            raise TypeError(
-                "expected Parameters, e.g. model.parameters(), or a list of other leaf Tensors "
-                f"with requires_grad=True, not {type(p).__name__}"
-            )
+            raise _not_parameters(p)
     return distinct
+
+
+def _not_parameters(given: Any) -> TypeError:
+    return TypeError(
+        "expected Parameters, e.g. model.parameters(), or a list of other leaf Tensors "
+        f"with requires_grad=True, not {type(given).__name__}"
+    )
 
 
 def _betas(name: str, value: Any) -> tuple[float, float]:
@@ -233,13 +239,16 @@ class AdamW(Optimizer):
             Something is missing, or the number or shapes of the moments do not match the
             parameters. The optimizer has not changed.
         """
+        way_out = "pass a dict as state_dict() returns it"
+        validate.instance("state", state, Mapping, way_out)  # type: ignore[type-abstract]
         missing = {"step_count", "m", "v"} - state.keys()
         if missing:
             raise ValueError(f"optimizer state has no {', '.join(sorted(missing))}")
         step_count = validate.integer("step_count", state["step_count"], minimum=0)
         shapes = [p.shape for p in self.parameters]
         for key in ("m", "v"):
-            if any(np.asarray(moment).dtype.kind != "f" for moment in state[key]):
+            validate.instance(f"optimizer state {key!r}", state[key], list, way_out)
+            if any(_kind(moment) != "f" for moment in state[key]):
                 raise ValueError(f"optimizer state {key!r} must be real floats")
             found = [np.shape(moment) for moment in state[key]]
             if found != shapes:
@@ -250,6 +259,13 @@ class AdamW(Optimizer):
             for moment, array in zip(self._moments(key), state[key], strict=True):
                 moment[...] = array
         self.step_count = step_count
+
+
+def _kind(moment: Any) -> str:
+    try:
+        return np.asarray(moment).dtype.kind
+    except ValueError:  # rows of different lengths
+        return "O"
 
 
 class SGD(Optimizer):

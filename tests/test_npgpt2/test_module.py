@@ -472,3 +472,13 @@ def test_parameters_of_another_module_are_a_state():
     other.weight.data[...] = 5.0
     node.load_state_dict(dict(other.named_parameters()))
     assert node.weight.data.tolist() == [5.0, 5.0]
+
+
+def test_a_list_may_contain_itself():
+    root = Module()
+    root.parts = [Parameter(np.ones(2)), {"more": (Parameter(np.ones(3)),)}]
+    root.parts.append(root.parts)
+    root.again = root.parts
+    assert [name for name, _ in root.named_parameters()] == ["parts.0", "parts.1.more.0"]
+    names = [name for name, _ in root.named_parameters(aliases=True)]
+    assert names == ["parts.0", "parts.1.more.0", "again.0", "again.1.more.0"]

@@ -328,6 +328,7 @@ def test_adamw_goes_on_from_its_state_bit_for_bit():
         ({"v": []}, r"'v' has shapes \[\]"),
         ({"v": [1.0]}, r"'v' has shapes \[\(\)\]"),
         ({"v": [[["a"] * 2] * 2]}, "'v' must be real floats"),
+        ({"v": [[[1.0], [1.0, 2.0]]]}, "'v' must be real floats"),
         ({"m": [np.ones((2, 2), dtype=complex)]}, "'m' must be real floats"),
         ({"step_count": -1}, "step_count=-1 must be at least 0"),
     ],
@@ -340,6 +341,16 @@ def test_a_state_of_other_parameters_is_refused(change, message):
     assert optimizer.step_count == 0 and not optimizer.m[0].any() and not optimizer.v[0].any()
     with pytest.raises(ValueError, match="optimizer state has no step_count, v"):
         optimizer.load_state_dict({"m": wrong["m"]})
+
+
+@pytest.mark.parametrize("state", ["x", None, [], 5])
+def test_a_state_of_another_type_is_refused(state):
+    optimizer = AdamW([Parameter(np.ones((2, 2)))])
+    with pytest.raises(TypeError, match=r"state must be a Mapping, not .*; pass a dict as state"):
+        optimizer.load_state_dict(state)
+    with pytest.raises(TypeError, match="optimizer state 'm' must be a list, not"):
+        optimizer.load_state_dict({"step_count": 1, "m": {"0": state}, "v": []})
+    assert optimizer.step_count == 0
 
 
 def test_any_leaf_that_requires_a_gradient_may_be_optimized():
@@ -618,6 +629,10 @@ SCHEDULE = {"max_lr": 1.0, "min_lr": 0.1, "warmup_steps": 2, "total_steps": 6}
         (lambda: AdamW(P), TypeError, "expected Parameters"),
         (lambda: SGD(P, lr=0.1), TypeError, "expected Parameters"),
         (lambda: clip_grad_norm(P, 1.0), TypeError, "expected Parameters"),
+        (lambda: AdamW(None), TypeError, "model.parameters.*not NoneType"),
+        (lambda: SGD(5, lr=0.1), TypeError, "model.parameters.*not int"),
+        (lambda: AdamW("abc"), TypeError, "model.parameters.*not str"),
+        (lambda: clip_grad_norm(0.5, 1.0), TypeError, "model.parameters.*not float"),
         (lambda: AdamW([("p", P)]), TypeError, "model.parameters.*not tuple"),
         (lambda: AdamW([np.ones(3)]), TypeError, "not ndarray"),
         (lambda: AdamW([Tensor([1.0])]), TypeError, "requires_grad=True, not Tensor"),
