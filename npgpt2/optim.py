@@ -247,7 +247,8 @@ class AdamW(Optimizer):
         step_count = validate.integer("step_count", state["step_count"], minimum=0)
         shapes = [p.shape for p in self.parameters]
         for key in ("m", "v"):
-            validate.instance(f"optimizer state {key!r}", state[key], list, way_out)
+            if not isinstance(state[key], list | tuple):
+                validate.instance(f"optimizer state {key!r}", state[key], list, way_out)
             if any(_kind(moment) != "f" for moment in state[key]):
                 raise ValueError(f"optimizer state {key!r} must be real floats")
             found = [np.shape(moment) for moment in state[key]]
