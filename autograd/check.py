@@ -52,6 +52,7 @@ _COMPLEX = {"float64": (1e-20, 1e-9, 1e-5), "float32": (1e-10, 1e-4, 1e-2)}
 _POWERS = (0, -1, -2, 3, -3, -4, -5, -6, -7, -8, 1, 2, 4, 5, 6, 7, 8, 10, 12)
 _FLOORS = (0.1, 0.0)  # first steps of similar sizes for all entries, then each entry's own size
 _RETRIES = (1.0, 3.0, 0.7)  # complex steps that round differently, relative to `step`
+_ASIDE = 1e-3  # how far from x complex steps are compared, relative to the entries
 _HIDDEN = 16.0  # the rounding error of a vjp, in rounding errors of f
 _NOISE = 4.0  # the rounding error of a gradient, in its distances from a straight line
 _LINES, _SHORT = 4, 1e-5  # the number of lines, and their length relative to the entries
@@ -454,17 +455,28 @@ class _Check:
     def visible(
         self, name: str, index: Index | None, v: Array, size: Array, moved: Array, slope: Slope
     ) -> Slope:
-        """Return the slope of a complex step; nothing is invisible if it is no rounding error.
+        """Return the slope of a complex step; little is invisible if it is no rounding error.
 
         The imaginary part of f may be more accurate than its real part. Then other steps give the
-        same slope, but other rounding errors. `analytic` may be one: then it is far from `numeric`.
+        same slope, but other rounding errors; and the slopes on both sides of x lie on a line with
+        it, up to rounding. `analytic` may be a rounding error: then it is far from `numeric`.
         """
         steps = [self.step * factor for factor in _RETRIES]
         found = [self.slope(name, index, v, size, h, moved).numeric for h in steps]
+        leaf, sides = self.leaves[name], list[float]()
+        x, aside = leaf.data, _ASIDE * sizes(leaf.data, _FLOORS[0])
+        try:
+            for sign in (1.0, -1.0):
+                leaf.data = np.asarray(x + sign * aside, dtype=x.dtype)
+                sides.append(self.slope(name, index, v, size, self.step, moved).numeric)
+        finally:
+            leaf.data = x
         spread = max(found) - min(found)
         alike = abs(slope.analytic - slope.numeric) < 0.5 * abs(slope.numeric)
         definite = abs(slope.numeric) > 1e3 * spread and (alike or name in self.unreached)
-        return slope._replace(invisible=0.0) if definite else slope
+        bent = abs(sides[0] - 2.0 * slope.numeric + sides[1])
+        rounded = max(bent, 0.25 * self.limit * abs(slope.numeric))
+        return slope._replace(invisible=min(slope.invisible, rounded)) if definite else slope
 
     def slope(
         self,
