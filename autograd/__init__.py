@@ -17,8 +17,9 @@ Import these names from `autograd`:
     checks:     gradcheck GradientReport GradientMismatch GradientUndecided
 
 Read `backward.py` first, because it is the algorithm. `tensor.py` has Tensor and its ops.
-`ownership.py` saves copies, and `rows.py` saves memory. `check.py` checks gradients. `testing/`
-helps you to test your own ops. Only `testing/` needs more than NumPy: it needs hypothesis.
+`numpy_protocols.py` lets NumPy's functions record them. `ownership.py` saves copies, and `rows.py`
+saves memory. `check.py` checks gradients. `testing/` helps you to test your own ops. Only
+`testing/` needs more than NumPy: it needs hypothesis.
 """
 
 import autograd.numpy_protocols  # noqa: F401 (it sets two methods of Tensor)

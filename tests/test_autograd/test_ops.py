@@ -140,7 +140,7 @@ def test_every_op_has_a_spec():
 
 @each_op
 def test_every_op_has_all_properties(name):
-    check_op(OPS[name], max_examples=max(100, settings.default.max_examples))
+    check_op(OPS[name], max_examples=max(50, settings.default.max_examples))
 
 
 @needs("torch")
