@@ -115,7 +115,7 @@ def trusted(slopes: Sequence[Slope]) -> Slope:
         known = [s for s in known if s.numeric or not s.analytic]
     if len(known) < 3:
         return known[-1] if known else slopes[0]
-    rounding = 0.0  # of L, so that of a slope is rounding / length
+    rounding = 0.0  # of L; the rounding error of a slope is rounding / length
     kink = math.inf
     first = max(s.error * s.length for s in known[:2])
     found: list[Slope] = []

@@ -169,7 +169,7 @@ def as_tensor(x: Operand, like: Operand | None = None) -> Tensor:
 
 def _array(x: ArrayLike) -> Array:
     """Return np.asarray(x); TypeError if x is a list with Tensors in it."""
-    if isinstance(x, (list, tuple)) and _holds_tensor(x):  # noqa: UP038 (a tuple is faster)
+    if isinstance(x, (list, tuple)) and _holds_tensor(x):  # a tuple is faster than list | tuple
         raise _joined_without_stack()
     return np.asarray(x)
 

@@ -620,7 +620,7 @@ def _hidden(n: int) -> Array:
 
 
 def _add_product(a: Array, b: Array, out: Array, first: bool) -> None:
-    """Add a @ b to out, in place; the first product replaces what is in out."""
+    """Add a @ b to out, in place; the first product replaces the old values."""
     if first:
         np.matmul(a, b, out=out)
     else:

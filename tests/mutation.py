@@ -54,7 +54,7 @@ ROOT = Path(__file__).parents[1]
 FILES = [
     f"autograd/{name}.py"
     for name in (
-        "backward tensor einsum numpy_protocols rows ownership check difference verdict"
+        "backward tensor einsum numpy_protocols rows ownership check comparison difference verdict"
     ).split()
 ] + [
     f"npgpt2/{name}.py"
@@ -65,6 +65,7 @@ FILES = [
 ]
 ALSO = {  # more tests of a file, besides its doctests and the test file of its name
     "autograd/tensor.py": "tests/test_autograd/test_ops.py",
+    "autograd/comparison.py": "tests/test_autograd/test_check.py",
     "npgpt2/composed.py": "tests/test_npgpt2/test_functional.py",
     "npgpt2/training/data.py": "tests/test_npgpt2/test_training/test_trainer.py",
     "npgpt2/functional.py": "tests/test_npgpt2/test_cache.py",

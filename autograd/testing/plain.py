@@ -86,7 +86,7 @@ def check_backward(
         `GradientMismatch`, and its `.report` says where.
     TypeError, ValueError
         `inputs` does not fit, or there is no property of this name. Or `forward` or `backward` did
-        not return what is described above. Notes on the error name the smallest arguments. All
+        not return a result of this kind. Notes on the error name the smallest arguments. All
         other errors of the functions pass through, also with these notes.
 
     Examples

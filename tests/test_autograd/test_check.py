@@ -753,7 +753,7 @@ def test_step_of_the_complex_mode_is_relative(h):
     np.testing.assert_allclose(report.numeric, 3.0 * 1.5**2 - (1.5 * h) ** 2, rtol=1e-13)
 
 
-LOST = {  # the first step does not change f, because f rounds what is inside
+LOST = {  # the first step does not change f, because f rounds inside
     "log(1 + x**2)": (lambda x: log(1.0 + x * x), [1e-12, -2e-12]),
     "exp(x) - 1": (lambda x: exp(x) - 1.0, [1e-20, -2e-20]),
     "(x + c) - c": (lambda x: (x + 1e8) - 1e8, [1e-10, -2e-12]),

@@ -155,7 +155,7 @@ def slopes(f, arguments, g):
 
 
 def outcome(name, arguments):
-    """Call a function of Tensors; check the result, and say what it did."""
+    """Call a function of Tensors, check the result, and return "records", "raises" and so on."""
     f = FUNCTIONS[name]
     leaves = [Tensor(a.copy(), requires_grad=True) for a in (V, M)]
     result, error = call(f, arguments(*leaves))
@@ -341,7 +341,8 @@ def test_arguments_mean_the_same_as_in_numpy(of_numpy, ours):
 
 
 def test_without_a_gradient_every_function_works_on_the_arrays():
-    x, read_only = Tensor(V), Tensor(np.broadcast_to(V, V.shape))
+    x, read_only = Tensor(V), Tensor(V.copy())
+    read_only.data.flags.writeable = False
     for result, expected in (
         (np.sort(x), np.sort(V)),
         (np.linalg.norm(x), np.linalg.norm(V)),
@@ -388,7 +389,7 @@ def leaves_of(arguments):
 
 
 def forward_arguments(name, draw):
-    """Return arguments of an exercise's forward pass, made from those of its backward pass."""
+    """Return arguments of an exercise's forward pass; its backward pass has most of them."""
     given, sizes, rng = EXERCISES[name].draws[draw], SIZES[draw], np.random.default_rng(draw)
     weights = rng.standard_normal((4, sizes.C, sizes.C))
     parts = [lambda x, w=w: np.tanh(x @ w) for w in weights]
