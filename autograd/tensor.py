@@ -214,8 +214,8 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
     return _sum(g, axes).reshape(shape)
 
 
-_TERMS = 16  # that are added up one after the other
-_FEW = 256  # the entries of an array whose sums are short enough for NumPy
+_TERMS = 16  # rows that are added up one after the other
+_FEW = 256  # an array with so few entries has short sums: NumPy adds them up well enough
 
 
 def _sum(x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
