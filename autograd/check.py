@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from autograd.comparison import Comparison, analytic, evaluate, settings, worst_of
+from autograd.comparison import Comparison, settings, worst_of
+from autograd.evaluation import analytic, evaluate
 from autograd.rows import Array
 from autograd.tensor import Tensor
 from autograd.verdict import GradientMismatch, GradientReport, GradientUndecided, Mode

@@ -108,7 +108,8 @@ def trusted(slopes: Sequence[Slope]) -> Slope:
     Smaller steps show three things. The rounding error of L is about the same at each step; the two
     smallest steps serve only to show it, because a single error may be 0 by chance. An error that
     does not shrink with the step is a kink: no larger step removes it. And two slopes must agree up
-    to their errors.
+    to their errors. Smaller or larger, some other step must confirm a slope: its error is at least
+    the distance to the nearest other slope.
     """
     known = sorted((s for s in slopes if math.isfinite(s.error)), key=lambda s: s.length)
     if any(s.numeric for s in known):  # where f does not change, the step may be lost in rounding
@@ -126,12 +127,17 @@ def trusted(slopes: Sequence[Slope]) -> Slope:
         error = max(rounding / slope.length, kink if found else 0.0)
         kink = min(kink, error - 2.0 * first / slope.length)
         for other in found:
-            # The directions may differ by rounding, so compare the distances from `analytic`.
-            apart = (slope.numeric - slope.analytic) - (other.numeric - other.analytic)
-            if math.isfinite(apart):
-                error = max(error, abs(apart) - other.error)
+            if math.isfinite(distance := apart(slope, other)):
+                error = max(error, distance - other.error)
+        others = (apart(slope, other) for other in known if other is not slope)
+        error = max(error, min(filter(math.isfinite, others), default=0.0))
         found.append(slope._replace(error=error))
     return min(found, key=lambda slope: slope.error)
+
+
+def apart(a: Slope, b: Slope) -> float:
+    """Return the distance of two slopes; their directions may differ by rounding."""
+    return abs((a.numeric - a.analytic) - (b.numeric - b.analytic))
 
 
 def sizes(x: Array, floor: float) -> Array:

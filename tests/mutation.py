@@ -54,7 +54,8 @@ ROOT = Path(__file__).parents[1]
 FILES = [
     f"autograd/{name}.py"
     for name in (
-        "backward tensor einsum numpy_protocols rows ownership check comparison difference verdict"
+        "backward tensor einsum numpy_protocols rows ownership check comparison evaluation "
+        "difference verdict"
     ).split()
 ] + [
     f"npgpt2/{name}.py"

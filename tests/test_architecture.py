@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 ENGINE = (
     "autograd autograd.backward autograd.rows autograd.ownership autograd.tensor autograd.einsum "
-    "autograd.check autograd.comparison autograd.difference autograd.verdict"
+    "autograd.check autograd.comparison autograd.difference autograd.evaluation autograd.verdict"
 )
 
 # A room is a directory, or a file at the top of a package. Each may import the rooms named here,
@@ -28,8 +28,11 @@ ALLOWED = {
     "autograd.einsum": "autograd.rows autograd.tensor",
     "autograd.numpy_protocols": "autograd.rows autograd.tensor autograd.einsum",
     "autograd.difference": "autograd.rows",
-    "autograd.comparison": "autograd.rows autograd.tensor autograd.difference autograd.verdict",
-    "autograd.check": "autograd.rows autograd.tensor autograd.comparison autograd.verdict",
+    "autograd.evaluation": "autograd.rows autograd.tensor autograd.difference",
+    "autograd.comparison": "autograd.rows autograd.tensor autograd.difference "
+    "autograd.evaluation autograd.verdict",
+    "autograd.check": "autograd.rows autograd.tensor autograd.evaluation autograd.comparison "
+    "autograd.verdict",
     "autograd": "autograd.rows autograd.tensor autograd.einsum autograd.numpy_protocols "
     "autograd.check autograd.verdict",
     "autograd.testing": "autograd autograd.rows autograd.tensor autograd.einsum autograd.check "

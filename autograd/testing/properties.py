@@ -441,6 +441,7 @@ def check_op(
     own = settings(
         report_multiple_bugs=False,
         deadline=None,  # the first call of a library may be slow, and that is no fault
+        print_blob=False,  # its decorator needs a test function; the smallest call is printed
         # This phase traces every line, so a failure would take seconds instead of milliseconds.
         phases=[phase for phase in settings().phases if phase is not Phase.explain],
         max_examples=settings().max_examples if max_examples is None else max_examples,
