@@ -102,8 +102,9 @@ def gradcheck(
         worst entry of the wrong input, if this input has at most 20,000 entries.
     GradientUndecided
         No gradient is wrong, but one cannot be judged: at all steps, the estimated error of the
-        numeric derivative is more than 1e-5 of the gradient (1e-2 for float32). `.report` says
-        where and why: f has a kink there, rounding hides the slope, or f is NaN or infinite.
+        numeric derivative is more than 1e-5 of the gradient (1e-2 for float32). Or a difference
+        finds an error that is beyond the tolerance, but smaller than this. `.report` says where and
+        why: f has a kink there, rounding hides the slope, or f is NaN or infinite.
     TypeError
         f does not return a Tensor. Or an argument has the wrong type: `inputs` is a single array,
         an input is complex. Or an input is float32, without `force`: differences of float32 values
@@ -117,6 +118,10 @@ def gradcheck(
     If L is much larger than a gradient times the size of its input, rounding hides the gradient.
     Where no step shows it, a gradient of 0 is accepted: for example, the bias of the keys does not
     change attention, and both derivatives are only rounding errors.
+
+    The vjp rounds too. If it subtracts two numbers that are nearly equal, few digits are right: for
+    example 1 - tanh(x)**2 for large x. The check measures how much the vjp rounds. If few digits
+    are right, the gradient is not called wrong: it cannot be judged.
 
     At a kink, the mean of the slopes to the left and to the right is accepted, because a central
     difference gives this mean too: for example, `max` shares its gradient among equal entries.

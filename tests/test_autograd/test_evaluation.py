@@ -50,8 +50,30 @@ def test_a_rounded_gradient_jumps():
     def rounded(x):
         return record(x.data**2, (x,), lambda g, a=x.data: (g * np.round(2e3 * a) / 1e3,))
 
-    (near,), (far,), _ = errors(rounded, np.array([1.0]))
-    assert near == 0.0 and far >= 1e-3
+    (near,), (far,), _ = errors(rounded, np.array([0.05]))
+    assert near == 0.0 and far / 4.0 == pytest.approx(1e-3)  # the first jump is one unit
+
+
+def test_only_the_first_jump_is_a_rounding_error():
+    def jumps(x):
+        def vjp(g, a=x.data):
+            away = np.abs(a - 1.0)
+            return (g * (1.0 + 0.02 * (away > 1e-7) + 5.0 * (away > 1e-3)),)
+
+        return record(x.data, (x,), vjp)
+
+    (near,), (far,), _ = errors(jumps, np.array([1.0]))
+    assert near == far == pytest.approx(0.08)
+
+
+def test_the_vjp_is_not_called_more_often_than_needed():
+    calls = []
+
+    def noisy(x):
+        return record(x.data, (x,), lambda g: (calls.append(1), np.full(2, float(len(calls))))[1:])
+
+    errors(noisy, np.array([1.0, 2.0]))
+    assert len(calls) == 1 + 2 * 4  # at x, and at four points on two lines
 
 
 def test_a_kink_far_from_x_shows_only_there():
