@@ -363,6 +363,26 @@ def test_a_slope_that_two_steps_show_by_chance_accuses_nobody():
         assert report.verdict != "wrong", (mode, seed, str(report))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_few_lost_digits_are_allowed(seed):
+    """At z = 20, eight digits of p - 1 are right, but the tolerance of the complex step is 1e-9."""
+    z = np.array([[20.0, 0.0, np.random.default_rng(seed).standard_normal()]])
+    report = gradcheck(lambda z: F.cross_entropy(z, [0]), [z], mode="complex", rng=seed)
+    assert report.ok and report.tolerance < 1e-8 * abs(report.numeric)
+
+
+@pytest.mark.parametrize("mode", ["directional", "full"])
+def test_atol_allows_what_rounding_hides(mode):
+    f, x = (lambda x: (1.0 + x**4).sum()), [np.array([3e-3])]
+    undecided(f, x, mode=mode)
+    assert gradcheck(f, x, mode=mode, atol=1e-3).ok
+
+
+@each_mode
+def test_a_constant_that_claims_a_slope_is_wrong(mode):
+    mismatch(lambda x: record(np.ones(3), (x,), lambda g: (g,)), [entries(0, 3)], mode=mode)
+
+
 @each_mode
 @pytest.mark.parametrize("offset", [1e2, 1e5, 1e8])
 def test_a_large_offset_hides_no_wrong_gradient(offset, mode):

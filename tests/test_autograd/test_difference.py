@@ -114,3 +114,12 @@ def test_norms_do_not_overflow():
     np.testing.assert_allclose(norm(np.array([3e200, -4e200])), 5e200, rtol=1e-15)
     np.testing.assert_allclose(norm(np.array([3e-200, 4e-200])), 5e-200, rtol=1e-15)
     assert norm(np.array([np.nan, 2.0, np.inf])) == 2.0 and norm(np.zeros(0)) == 0.0
+
+
+def test_of_two_slopes_the_longer_is_trusted():
+    assert trusted([slope(1e-3, 1.0, 1e-9), slope(1e-5, 2.0, 1e-12)]).length == 1e-3
+
+
+def test_no_slope_is_better_than_its_distance_to_the_nearest_other():
+    best = trusted([slope(h, n, 0.0) for h, n in ((1e-6, 1.0), (1e-5, 1.5), (1e-4, 1.25))])
+    assert (best.length, best.error) == (1e-4, 0.25)
