@@ -102,9 +102,8 @@ def gradcheck(
         worst entry of the wrong input, if this input has at most 20,000 entries.
     GradientUndecided
         No gradient is wrong, but one cannot be judged: at all steps, the estimated error of the
-        numeric derivative is more than 1e-5 of the gradient (1e-2 for float32). Or a difference
-        finds an error that is beyond the tolerance, but smaller than this. `.report` says where and
-        why: f has a kink there, rounding hides the slope, or f is NaN or infinite.
+        numeric derivative is more than 1e-5 of the gradient (1e-2 for float32). `.report` says
+        where and why: f has a kink there, rounding hides the slope, or f is NaN or infinite.
     TypeError
         f does not return a Tensor. Or an argument has the wrong type: `inputs` is a single array,
         an input is complex. Or an input is float32, without `force`: differences of float32 values

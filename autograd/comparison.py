@@ -16,7 +16,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autograd.difference import Slope, apart, central, complex_step, norm, sizes, total, trusted
+from autograd.difference import (
+    FLOOR,
+    Slope,
+    apart,
+    central,
+    complex_step,
+    norm,
+    sizes,
+    total,
+    trusted,
+)
 from autograd.evaluation import at, evaluate, largest_value, rounding_errors
 from autograd.rows import Array
 from autograd.tensor import Tensor
@@ -54,12 +64,12 @@ def settings(mode: Mode, dtype: str) -> Settings:
 # inside, steps that are multiples of each other may agree on a wrong slope: so it is no integer.
 _BASE = 7.3
 _POWERS = (0, -1, -2, 3, -3, -4, -5, -6, -7, -8, 1, 2, 4, 5, 6, 7, 8, 10, 12)
-_FLOORS = (0.1, 0.0)  # first steps of similar sizes for all entries, then each entry's own size
+_FLOORS = (FLOOR, 0.0)  # first steps of similar sizes for all entries, then each entry's own size
 _RETRIES = (1.0, 3.0, 0.7)  # complex steps that round differently, relative to `step`
 _ASIDE = 1e-3  # how far from x complex steps are compared, relative to the entries
 _HIDDEN = 16.0  # the rounding error of a vjp, in rounding errors of f
-_LOST = 64.0  # the rounding error of a vjp, in rounding errors of values far from x
-_GROSS = 1.5e-4  # rounding errors of a gradient that are larger may not show near x
+_LOST = 64.0  # the rounding error of a vjp, in eps times values of L far from x
+_GROSS = 1.5e-4  # a rounding error may not show near x if it is a larger part of the gradient
 _CONFIRMED = 4  # a gradient is wrong if so many steps show it, or if no other step is left
 _SEARCH_LIMIT = 20_000  # larger inputs are not searched for the worst entry
 
@@ -93,7 +103,7 @@ class Comparison:
     def directions(self, name: str, n: int, rng: np.random.Generator) -> list[GradientReport]:
         """Compare an input's gradient along n random directions."""
         x = self.leaves[name].data
-        scaled = self.gradients[name] * sizes(x, _FLOORS[0])
+        scaled = self.gradients[name] * sizes(x, FLOOR)
         rows = []
         for _ in range(n if x.size else 0):
             v = rng.standard_normal(x.shape)
@@ -255,7 +265,7 @@ class Comparison:
         steps = [self.step * factor for factor in _RETRIES]
         found = [self.slope(name, index, v, size, h, moved).numeric for h in steps]
         x = self.leaves[name].data
-        aside, sides = _ASIDE * sizes(x, _FLOORS[0]), []
+        aside, sides = _ASIDE * sizes(x, FLOOR), []
         for sign in (1.0, -1.0):
             with at(self.leaves, {name: x + sign * aside}):
                 sides.append(self.slope(name, index, v, size, self.step, moved).numeric)
@@ -328,9 +338,9 @@ class Comparison:
         error = best.error + (best.invisible if best.error + best.invisible <= enough else 0.0)
         tolerance = allowed = self.atol + self.rtol * own + error
         difference = abs(best.analytic - best.numeric)
-        precise, grain = error <= enough, 0.0 if self.mode == "complex" else self.limit * own
+        precise, coarse = error <= enough, 0.0
         if self.mode == "complex" and precise and tolerance < difference < math.inf:
-            noise, grain = (float(part[name][index]) for part in self.noise)
+            noise, coarse = (float(part[name][index]) for part in self.noise)
             allowed += noise
             both = max(abs(best.analytic), abs(best.numeric))
             precise = noise <= enough or both <= noise <= best.invisible
@@ -344,7 +354,7 @@ class Comparison:
         elif difference <= allowed < math.inf and precise:
             verdict = "right"
         elif (
-            difference > max(allowed + 4.0 * invisible, 10.0 * best.error, grain, spread)
+            difference > max(allowed + 4.0 * invisible, 10.0 * best.error, coarse, spread)
             if math.isfinite(difference)
             else precise
         ):

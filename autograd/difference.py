@@ -32,6 +32,7 @@ import numpy as np
 
 from autograd.rows import Array
 
+FLOOR = 0.1  # for `sizes`: entries that are small beside the others change like these
 _ROUNDINGS = 16.0  # an op rounds several times, so the error of its values is several times eps
 
 

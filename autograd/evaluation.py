@@ -12,17 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from autograd.difference import sizes, total
+from autograd.difference import FLOOR, sizes, total
 from autograd.rows import Array
 from autograd.tensor import Tensor, enable_grad, no_grad
 
 Arrays = dict[str, Array]
 
-_FLOOR = 0.1  # see `sizes`
 _LINES = 2  # the number of random lines through x
 _NEAR, _FAR = 1e-5, 1e-2  # the largest distances, relative to the sizes of the entries
-_LITTLE = 1e-2  # a relative change of a gradient is little up to here
-_JUMP = 50.0  # at 4 times the distance, a smooth function does not change so many times as much
+_LITTLE = 1e-2  # the largest relative change of a gradient that is little
+_JUMP = 50.0  # if the distance grows by 4, the change of a smooth gradient grows by less than this
 
 
 def evaluate(
@@ -65,7 +64,7 @@ def analytic(
 
 @contextmanager
 def at(leaves: dict[str, Tensor], values: Arrays) -> Iterator[None]:
-    """Let leaves hold other values, in the leaves' own precision."""
+    """Let leaves hold other values inside the block, in the leaves' own precision."""
     original = {name: leaves[name].data for name in values}
     try:
         for name, value in values.items():
@@ -82,7 +81,7 @@ def at(leaves: dict[str, Tensor], values: Arrays) -> Iterator[None]:
 def largest_value(f: Callable[..., Tensor], leaves: dict[str, Tensor], g: Array) -> float:
     """Return the largest of some values of L far from x that are finite.
 
-    L may be small at x only because f subtracts two numbers that are nearly equal.
+    L may be small at x only because f subtracts two numbers there that are nearly equal.
     """
     found = [0.0]
     for factor in (-1.0, 0.0, 2.0):
@@ -94,11 +93,11 @@ def largest_value(f: Callable[..., Tensor], leaves: dict[str, Tensor], g: Array)
 def rounding_errors(
     f: Callable[..., Tensor], leaves: dict[str, Tensor], g: Array, gradients: Arrays, eps: float
 ) -> tuple[Arrays, Arrays]:
-    """Return the rounding errors of the gradients: those that show near x, and those up to far.
+    """Return the rounding errors of the gradients, twice: as they show near x, and farther from x.
 
-    A fourth difference of a cubic function is 0. So it shows the rounding errors of a gradient, as
-    long as the gradient changes little. A gradient may also be rounded so coarsely that it does not
-    change at all, until it jumps. Then the jump is its rounding error, or there is a kink.
+    The fourth difference of a cubic function is 0. So it shows the rounding errors of a gradient,
+    as long as the gradient changes little. But rounding may be so coarse that a gradient does not
+    change at all, until it jumps. Then the jump is the rounding error, or f has a kink there.
     """
     rng = np.random.default_rng(0)
     near = far = before = {name: np.zeros(x.shape) for name, x in gradients.items()}
@@ -134,7 +133,7 @@ def _changes(
     """Return how much the gradients change at 1, 2, 3 and 4 times a random step."""
     original = {name: leaf.data for name, leaf in leaves.items()}
     steps = {
-        name: distance * rng.standard_normal(x.shape) * sizes(x, _FLOOR)
+        name: distance * rng.standard_normal(x.shape) * sizes(x, FLOOR)
         for name, x in original.items()
     }
     found = []

@@ -348,7 +348,7 @@ def test_lost_digits_are_not_called_wrong(name, mode):
         assert report.verdict != "wrong", (z, str(report))
         judged += report.ok
         wrong = verdict_of(lambda t: f(times(1.0001)(t)), [x], mode=mode, rng=int(z))
-        assert wrong.verdict != "right", (z, str(report))
+        assert wrong.verdict != "right", (z, str(wrong))
     assert judged >= 3
 
 
@@ -376,6 +376,13 @@ def test_atol_allows_what_rounding_hides(mode):
     f, x = (lambda x: (1.0 + x**4).sum()), [np.array([3e-3])]
     undecided(f, x, mode=mode)
     assert gradcheck(f, x, mode=mode, atol=1e-3).ok
+
+
+@each_mode
+@pytest.mark.parametrize("error", [3e-6, -8e-6])
+def test_a_small_error_is_wrong_too(error, mode):
+    """It is beyond rtol, but below the error that a numeric derivative may have."""
+    mismatch(cube_with(lambda g, x: (1.0 + error) * right(g, x)), [entries()], mode=mode)
 
 
 @each_mode

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autograd import Tensor, exp, record, sin, tanh, where
+from autograd import Tensor, exp, record, relu, sin, tanh
 from autograd.evaluation import analytic, at, evaluate, largest_value, rounding_errors
 
 EPS = float(np.finfo(float).eps)
@@ -77,9 +77,6 @@ def test_the_vjp_is_not_called_more_often_than_needed():
 
 
 def test_a_kink_far_from_x_shows_only_there():
-    def relu(x):
-        return where(x.data > 0.0, x, 0.0 * x)
-
     (near,), (far,), _ = errors(relu, np.array([1e-3, -1.0, 1.0]))
     np.testing.assert_array_equal(near, np.zeros(3))
     assert far[0] >= 1.0 and not far[1:].any()
@@ -87,10 +84,8 @@ def test_a_kink_far_from_x_shows_only_there():
 
 def test_one_input_hides_no_rounding_error_of_another():
     """The gradient of x changes with y at once, but its rounding error shows only as x changes."""
-    (near, _), (far, _), (gradient, _) = errors(
-        lambda x, y: y * tanh(x), np.array([13.0]), np.array([1.0])
-    )
-    assert near + far >= abs(gradient - 1.0 / np.cosh(13.0) ** 2) > 0.0
+    _, (far, _), (gradient, _) = errors(lambda x, y: y * tanh(x), np.array([13.0]), np.array([1.0]))
+    assert far >= abs(gradient - 1.0 / np.cosh(13.0) ** 2) > 0.0
 
 
 def test_nan_is_no_rounding_error():
